@@ -1,0 +1,223 @@
+"""The only door to host processes: run a tool to its end, identify a process, signal it, watch for its exit.
+
+A pid alone proves nothing, since the kernel reuses it; `ProcessId` pairs it with the start time, and every signal
+goes through a pidfd whose process was compared first, so nothing foreign is ever signalled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpctl.errors import HostError, VpctlError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessId:
+    """A process that cannot be mistaken for another: pid and start time (clock ticks after boot)."""
+
+    pid: int
+    start_time: int
+
+    def is_alive(self) -> bool:
+        """Whether that very process still exists and is no zombie."""
+        stat = read_stat(self.pid)
+        return stat is not None and stat.start_time == self.start_time and stat.state not in "ZX"
+
+    def open_pidfd(self) -> int | None:
+        """Return a pidfd that is proven to belong to this process, or None if it is gone."""
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return None
+        stat = read_stat(self.pid)
+        if stat is None or stat.start_time != self.start_time:
+            os.close(fd)
+            return None
+        return fd
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal; False if the process is gone."""
+        fd = self.open_pidfd()
+        if fd is None:
+            return False
+        try:
+            signal.pidfd_send_signal(fd, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(fd)
+        return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stat:
+    """What /proc/PID/stat tells: state letter (R S D T Z …) and start time in clock ticks after boot."""
+
+    state: str
+    start_time: int
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Read /proc/PID/stat; None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name may contain spaces and parentheses: what counts begins after the last one.
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(state=fields[0], start_time=int(fields[19]))
+
+
+def identify(pid: int) -> ProcessId | None:
+    """Return the identity of a running process, or None if there is none."""
+    stat = read_stat(pid)
+    return None if stat is None else ProcessId(pid=pid, start_time=stat.start_time)
+
+
+async def wait_readable(fd: int) -> None:
+    """Wait until a descriptor (a pidfd: until the process has ended) is readable."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def readable() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    loop.add_reader(fd, readable)
+    try:
+        await done
+    finally:
+        loop.remove_reader(fd)
+
+
+async def wait_gone(process: ProcessId) -> None:
+    """Wait until a process has ended (not necessarily a child); returns at once if it is gone."""
+    fd = process.open_pidfd()
+    if fd is None:
+        return
+    try:
+        await wait_readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def end(process: ProcessId, *, grace: float) -> bool:
+    """SIGTERM, up to `grace` seconds, then SIGKILL; returns when it is gone, True if it needed the kill."""
+    for number, limit in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        if not process.signal(number):
+            return False
+        try:
+            async with asyncio.timeout(limit):
+                await wait_gone(process)
+                return number is signal.SIGKILL
+        except TimeoutError:
+            continue
+    raise HostError(f"process {process.pid} does not end after SIGKILL", hint="it hangs in the kernel: see dmesg")
+
+
+class ToolError(VpctlError):
+    """A host tool ended with an error; carries what it was and what it said."""
+
+    def __init__(self, argv: Sequence[str], status: int, output: str) -> None:
+        tail = output.strip().splitlines()[-1:] or ["no output"]
+        super().__init__(
+            f"`{argv[0]}` {describe_status(status)}: {tail[0]}", hint=f"run it by hand: {shlex.join(argv)}"
+        )
+        self.argv = tuple(argv)
+        self.status = status
+        self.output = output
+
+
+def describe_status(status: int) -> str:
+    """Put an exit status in words: negative is a signal, as subprocess has it."""
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"was killed by signal {-status}"
+    return f"ended with exit code {status}"
+
+
+def find_tool(name: str, *, package: str | None = None) -> str:
+    """Return the path of a host tool; HostError with the Debian package to install if it is missing."""
+    # sbin holds ip, mkfs and the like, and is often not on an ordinary user's PATH.
+    path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise HostError(f"`{name}` is not installed", hint=f"apt install {package or name}")
+    return found
+
+
+@asynccontextmanager
+async def running(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: int | None = asyncio.subprocess.DEVNULL,
+    stdout: int | None = asyncio.subprocess.PIPE,
+    stderr: int | None = asyncio.subprocess.STDOUT,
+    pass_fds: Sequence[int] = (),
+    grace: float = 2.0,
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a process for as long as the block lasts; its whole process group is gone afterwards."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        env=dict(env) if env is not None else None,
+        cwd=cwd,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=tuple(pass_fds),
+        start_new_session=True,  # the terminal's Ctrl-C is ours to pass on, in our order
+    )
+    try:
+        yield process
+    finally:
+        for number, limit in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            if process.returncode is not None and number is signal.SIGTERM:
+                continue  # the leader is gone: what it left behind in its group gets the kill at once
+            try:
+                async with asyncio.timeout(limit):
+                    await process.wait()
+            except TimeoutError:
+                continue
+
+
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout: float | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    on_line: Callable[[str], None] | None = None,
+    check: bool = True,
+) -> tuple[int, str]:
+    """Run a tool to its end; return its exit status (negative: signal) and its output, stderr included.
+
+    `on_line` sees each line as it comes. Raises ToolError on a status other than 0 (if `check`), TimeoutError
+    when `timeout` seconds have passed; in both cases, and on cancellation, the process group is gone.
+    """
+    lines: list[str] = []
+    async with asyncio.timeout(timeout), running(argv, env=env, cwd=cwd) as process:
+        assert process.stdout is not None
+        async for raw in process.stdout:
+            line = raw.decode(errors="replace").rstrip("\n")
+            lines.append(line)
+            if on_line is not None:
+                on_line(line)
+        status = await process.wait()
+    output = "\n".join(lines)
+    if check and status != 0:
+        raise ToolError(argv, status, output)
+    return status, output

@@ -1,0 +1,242 @@
+"""Every path that vpctl uses, and who may touch it: locks, liveness, permissions.
+
+    run    sockets, keys, locks    $VPCTL_RUN_DIR    or  <system tmp>/vpctl-$UID/    + <topology>/
+    state  journal, logs, status   $VPCTL_STATE_DIR  or  $XDG_STATE_HOME/vpctl/      + <topology>/
+    cache  guest images            $VPCTL_CACHE_DIR  or  $XDG_CACHE_HOME/vpctl/      + images/
+
+The run directory is not under XDG_RUNTIME_DIR, because that vanishes at logout and the guests live on. It holds
+secrets (the run's ssh keys), so it is 0700 and its owner is checked before anything is written into it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpctl.errors import HostError, UsageError
+
+SOCKET_PATH_MAX = 107
+"""Bytes in a unix socket's path (sun_path less its final NUL): unix(7)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Directories:
+    """The three roots; constructed once from the environment and passed on."""
+
+    run: Path
+    state: Path
+    cache: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Directories:
+        """Resolve the roots; the `VPCTL_*_DIR` variables win. Creates nothing."""
+        home = Path(environ.get("HOME") or "~").expanduser()
+        run = environ.get("VPCTL_RUN_DIR") or f"{tempfile.gettempdir()}/vpctl-{os.getuid()}"
+        state_home = environ.get("XDG_STATE_HOME") or home / ".local/state"
+        cache_home = environ.get("XDG_CACHE_HOME") or home / ".cache"
+        return cls(
+            run=Path(run).absolute(),
+            state=Path(environ.get("VPCTL_STATE_DIR") or Path(state_home) / "vpctl").absolute(),
+            cache=Path(environ.get("VPCTL_CACHE_DIR") or Path(cache_home) / "vpctl").absolute(),
+        )
+
+    @property
+    def images(self) -> Path:
+        """Where built guest images live."""
+        return self.cache / "images"
+
+    def topology(self, name: str) -> RunDir:
+        """Return the paths of one topology."""
+        return RunDir(name=name, run=self.run / name, state=self.state / name)
+
+    def topologies(self) -> list[str]:
+        """Return the names that have a run directory, running or left over, sorted."""
+        if not self.run.is_dir():
+            return []
+        return sorted(entry.name for entry in self.run.iterdir() if entry.is_dir())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDir:
+    """The paths of one topology; a method or property for each file, so that no name is spelled twice."""
+
+    name: str
+    run: Path
+    state: Path
+
+    @property
+    def broker_socket(self) -> Path:
+        """The broker's own socket: spawn, signal, list, stop."""
+        return self.run / "broker.sock"
+
+    @property
+    def broker_lock(self) -> Path:
+        """Locked by the broker for as long as it lives."""
+        return self.run / "broker.lock"
+
+    @property
+    def control_socket(self) -> Path:
+        """The supervisor's control socket (QMP wire format)."""
+        return self.run / "control.sock"
+
+    @property
+    def identity(self) -> Path:
+        """The run's private ssh key; `identity.pub` lies beside it."""
+        return self.run / "identity"
+
+    @property
+    def known_hosts(self) -> Path:
+        """The guests' host keys, for people's own ssh."""
+        return self.run / "known_hosts"
+
+    def qmp_socket(self, vm: str) -> Path:
+        """The QMP socket that the supervisor uses."""
+        return self.run / f"{vm}.qmp"
+
+    def people_qmp_socket(self, vm: str) -> Path:
+        """The second QMP socket: for `vpctl qmp` and other tools."""
+        return self.run / f"{vm}.qmp2"
+
+    def console_socket(self, vm: str) -> Path:
+        """The serial console."""
+        return self.run / f"{vm}.con"
+
+    def link_socket(self, link: str, generation: int) -> Path:
+        """The socket of one generation of a link."""
+        return self.run / f"{link}.{generation}"
+
+    def guest_config(self, vm: str) -> Path:
+        """The directory of what goes into a guest by fw_cfg."""
+        return self.run / f"{vm}.cfg"
+
+    @property
+    def spec(self) -> Path:
+        """The resolved topology, as JSON; what the supervisor works from."""
+        return self.state / "topology.json"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor knows, rewritten at every change: its successor starts from it."""
+        return self.state / "status.json"
+
+    @property
+    def processes(self) -> Path:
+        """The broker's list of processes, rewritten at every change: `down` works from it alone."""
+        return self.state / "processes.json"
+
+    @property
+    def journal(self) -> Path:
+        """The journal: one JSON object per line."""
+        return self.state / "journal.jsonl"
+
+    def service_log(self, service: str) -> Path:
+        """The stderr of `broker` or `supervisor`."""
+        return self.state / f"{service}.log"
+
+    def generation(self, vm: str, generation: int) -> Path:
+        """The logs of one life of a VM: argv, qemu.log, serial.log, exit.json."""
+        return self.state / "vms" / vm / str(generation)
+
+    def sockets(self, vms: list[str], links: list[str]) -> list[Path]:
+        """Every socket path that the topology will need (links: of generation 9999), for the length check."""
+        paths = [self.broker_socket, self.control_socket]
+        for vm in vms:
+            paths += [self.qmp_socket(vm), self.people_qmp_socket(vm), self.console_socket(vm)]
+        return paths + [self.link_socket(link, 9999) for link in links]
+
+    def check_socket_paths(self, vms: list[str], links: list[str]) -> None:
+        """Raise HostError if a socket's path would not fit into a `sockaddr_un`."""
+        longest = max(self.sockets(vms, links), key=lambda path: len(os.fsencode(path)))
+        length = len(os.fsencode(longest))
+        if length > SOCKET_PATH_MAX:
+            raise HostError(
+                f"socket path of {length} bytes is longer than {SOCKET_PATH_MAX}: {longest}",
+                hint="set VPCTL_RUN_DIR to a shorter directory, for instance VPCTL_RUN_DIR=/tmp/v",
+            )
+
+
+def private_directory(path: Path) -> None:
+    """Create a directory that only we can enter, or check that an existing one is such; parents as they are.
+
+    Raises HostError if it belongs to another user, is a symbolic link, or is open to others.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        info = path.lstat()
+    except OSError as error:
+        raise HostError(f"cannot create {path}: {error.strerror}", hint="see the VPCTL_*_DIR variables") from error
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        raise HostError(f"{path} is not a directory of this user", hint="remove it, or set VPCTL_RUN_DIR")
+    if info.st_mode & 0o077:
+        raise HostError(f"{path} is open to other users", hint=f"chmod 700 {path}")
+
+
+def write_atomic(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace a file as a whole: readers see the old or the new text, never a part.
+
+    Raises HostError when the disk is full or the directory cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(fd, "w") as stream:
+            stream.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise HostError(f"cannot write {path}: {error.strerror}", hint="see `df` for the disk's space") from error
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> object | None:
+    """Read a JSON file; None if it is missing or damaged (a host that crashed may leave that)."""
+    try:
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive flock on a file (created if need be); UsageError if it is taken and `wait` is False."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise UsageError(f"another vpctl holds {path}") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether some process holds the lock on a file."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def host_boot_id() -> str:
+    """Return the host kernel's boot id: what was recorded under another one is stale."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
