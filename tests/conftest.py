@@ -1,0 +1,47 @@
+"""Rules for every test: own directories, nothing left running, asyncio's debug mode, no silent skips in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.support import IN_CI, isolated_directories
+from vpctl.rundir import Directories
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register our marker, and find coroutines that were never awaited or that block the loop."""
+    config.addinivalue_line("markers", "mandatory: must run in CI; elsewhere it may be skipped, with its reason")
+    config.option.asyncio_debug = True
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked `long` out unless `-m` says what to run."""
+    if config.option.markexpr:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test that CI relies on into a failure."""
+    report = yield
+    relied_on = any(item.get_closest_marker(name) for name in ("vm", "mandatory"))
+    if IN_CI and report.skipped and relied_on and not hasattr(report, "wasxfail"):
+        reason = call.excinfo.value if call.excinfo is not None else "no reason"
+        report.outcome = "failed"
+        report.longrepr = f"skipped, but mandatory where CI is set: {reason}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def directories() -> Iterator[Directories]:
+    """Run and state directories of this test alone; at its end no process may be left that knows them."""
+    with isolated_directories(os.environ) as own:
+        yield own
