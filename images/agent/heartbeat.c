@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "heartbeat.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PORT_NAME "org.vpctl.heartbeat"
+#define PORTS "/sys/class/virtio-ports"
+
+size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
+			const struct links *links)
+{
+	const char *separator = "";
+	int used = snprintf(line, size, "vpctl1 seq=%" PRIu64 " uptime_ms=%" PRIu64 " boot_id=%s links=", sequence,
+			    uptime_ms, boot_id);
+
+	for (size_t i = 0; i < links->count && used >= 0 && (size_t)used < size; i++) {
+		if (!links->link[i].index)
+			continue;
+		used += snprintf(line + used, size - (size_t)used, "%s%s", separator, links->link[i].name);
+		separator = ",";
+	}
+	if (used < 0 || (size_t)used > size - 2)
+		used = (int)size - 2;
+	line[used] = '\n';
+	return (size_t)used + 1;
+}
+
+static void read_word(const char *path, char *word, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t length = fd < 0 ? 0 : read(fd, word, size - 1);
+
+	if (fd >= 0)
+		close(fd);
+	word[length > 0 ? length : 0] = '\0';
+	word[strcspn(word, "\n")] = '\0';
+}
+
+void heartbeat_init(struct heartbeat *heartbeat, const char *path)
+{
+	heartbeat->path = path;
+	heartbeat->fd = -1;
+	heartbeat->sequence = 0;
+	read_word("/proc/sys/kernel/random/boot_id", heartbeat->boot_id, sizeof(heartbeat->boot_id));
+}
+
+/* There is no udev here to make a link of the port's name: the name is in sysfs. */
+static int find_port(char *path, size_t size)
+{
+	DIR *ports = opendir(PORTS);
+	struct dirent *entry;
+	int found = -1;
+
+	if (!ports)
+		return -1;
+	while (found < 0 && (entry = readdir(ports))) {
+		char file[300], name[64];
+
+		snprintf(file, sizeof(file), PORTS "/%s/name", entry->d_name);
+		read_word(file, name, sizeof(name));
+		if (strcmp(name, PORT_NAME) != 0)
+			continue;
+		snprintf(path, size, "/dev/%s", entry->d_name);
+		found = 0;
+	}
+	closedir(ports);
+	return found;
+}
+
+static int open_port(const char *path)
+{
+	char found[300];
+
+	if (!path) {
+		if (find_port(found, sizeof(found)) < 0)
+			return -1;
+		path = found;
+	}
+	return open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
+static uint64_t uptime_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_BOOTTIME, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void heartbeat_beat(struct heartbeat *heartbeat, const struct links *links)
+{
+	char line[2048];
+	size_t length;
+
+	/* The port may come later than the agent, or be unplugged: it is looked for again at every beat. */
+	if (heartbeat->fd < 0)
+		heartbeat->fd = open_port(heartbeat->path);
+	if (heartbeat->fd < 0)
+		return;
+	length = heartbeat_format(line, sizeof(line), heartbeat->sequence++, uptime_ms(), heartbeat->boot_id, links);
+	if (write(heartbeat->fd, line, length) < 0 && errno != EAGAIN) {
+		close(heartbeat->fd);
+		heartbeat->fd = -1;
+	}
+}

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One line a second to the host, by a virtio port that nobody may be reading. */
+#ifndef VPCTL_HEARTBEAT_H
+#define VPCTL_HEARTBEAT_H
+
+#include <stdint.h>
+
+#include "links.h"
+
+struct heartbeat {
+	/* NULL: the port of our name, wherever it is. */
+	const char *path;
+	int fd;
+	uint64_t sequence;
+	char boot_id[37];
+};
+
+/* Pure: writes the line, newline included, and returns its length. */
+size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
+			const struct links *links);
+
+void heartbeat_init(struct heartbeat *heartbeat, const char *path);
+/* Never blocks: a beat that the port does not take now is lost. */
+void heartbeat_beat(struct heartbeat *heartbeat, const struct links *links);
+
+#endif

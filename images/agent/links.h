@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of a VM's links, plugged or not: one line each, "MAC NAME ADDRESS/PREFIX MTU". Pure. */
+#ifndef VPCTL_LINKS_H
+#define VPCTL_LINKS_H
+
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define LINKS_MAX 64
+
+struct link {
+	uint8_t mac[6];
+	char name[IFNAMSIZ];
+	struct in_addr address;
+	unsigned int prefix;
+	unsigned int mtu;
+	/* The interface that was set up for it; 0 while there is none. */
+	int index;
+};
+
+struct links {
+	struct link link[LINKS_MAX];
+	size_t count;
+};
+
+/* Returns 0, or the number of the first line that is wrong. Empty lines and # comments are skipped. */
+int links_parse(const char *text, struct links *links);
+struct link *links_by_mac(struct links *links, const uint8_t mac[6]);
+struct link *links_by_index(struct links *links, int index);
+int parse_mac(const char *text, uint8_t mac[6]);
+
+#endif
