@@ -32,7 +32,7 @@ _REMOVAL: tuple[tuple[str, Meaning], ...] = (
 
 _ADDITION: tuple[tuple[str, Meaning], ...] = (
     (r"duplicate|already exists", Meaning.DUPLICATE),
-    (r"guest is busy|power indicator|in the process of unplug", Meaning.BUSY),
+    (r"guest is busy|power indicator", Meaning.BUSY),
 )
 
 _HINTS: tuple[tuple[str, str], ...] = (
