@@ -129,12 +129,17 @@ def _override(environ: Mapping[str, str]) -> Accelerator | None:
     raise UsageError(f"VPCTL_ACCELERATOR is `{value}`", hint="it may be auto, kvm or tcg")
 
 
+def open_device(device: Path) -> None:
+    """Open a device and close it again; raises OSError as the kernel has it."""
+    os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+
+
 def _obstacle(qemu: QemuInfo, device: Path) -> Trial | None:
     """Return why KVM cannot even be tried, or None."""
     if "kvm" not in qemu.accelerators:
         return Trial(works=False, reason=f"QEMU {qemu.version_text} was built without KVM")
     try:
-        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+        open_device(device)
     except FileNotFoundError:
         hint = "enable virtualization in the firmware, or nested virtualization where this host is itself a guest"
         return Trial(works=False, reason=f"there is no {device}", hint=hint)

@@ -115,30 +115,41 @@ async def probe(argv: Sequence[str], *, cache: Path, fresh: bool = False) -> Qem
 
 
 async def probe_for(
-    argv: Sequence[str], *, cache: Path, devices: Iterable[str] = (), version: tuple[int, int] = MINIMUM
+    argv: Sequence[str],
+    *,
+    cache: Path,
+    devices: Iterable[str] = (),
+    netdevs: Iterable[str] = (),
+    version: tuple[int, int] = MINIMUM,
 ) -> QemuInfo:
-    """Return what a QEMU can do, or raise HostError naming everything that it lacks for these devices.
+    """Return what a QEMU can do, or raise HostError naming everything that it lacks for what is to run on it.
 
     Devices may sit in modules that are packages of their own, so what a remembered answer lacks is asked again.
     """
-    devices = tuple(devices)
+    devices, netdevs = tuple(devices), tuple(netdevs)
     info = await probe(argv, cache=cache)
-    if lacks(info, devices=devices, version=version):
+    if lacks(info, devices=devices, netdevs=netdevs, version=version):
         info = await probe(argv, cache=cache, fresh=True)
-    if problems := lacks(info, devices=devices, version=version):
+    if problems := lacks(info, devices=devices, netdevs=netdevs, version=version):
         raise HostError(f"{info.argv[0]} (QEMU {info.version_text}) {'; '.join(problems)}", hint=INSTALL)
     return info
 
 
-def lacks(info: QemuInfo, *, devices: Iterable[str] = (), version: tuple[int, int] = MINIMUM) -> list[str]:
-    """Return what a QEMU lacks to run a VM with these devices; empty if nothing."""
+def lacks(
+    info: QemuInfo,
+    *,
+    devices: Iterable[str] = (),
+    netdevs: Iterable[str] = (),
+    version: tuple[int, int] = MINIMUM,
+) -> list[str]:
+    """Return what a QEMU lacks to run a VM with these devices and back-ends; empty if nothing."""
     problems = []
     oldest = max(version, MINIMUM)
     if info.version[:2] < oldest:
         problems.append(f"is too old: {oldest[0]}.{oldest[1]} or later is needed")
     if missing := sorted({*BASE_DEVICES, *devices} - info.devices):
         problems.append(f"lacks the device {', '.join(missing)}")
-    if missing := sorted(set(BASE_NETDEVS) - info.netdevs):
+    if missing := sorted({*BASE_NETDEVS, *netdevs} - info.netdevs):
         problems.append(f"lacks the network back-end {', '.join(missing)}")
     return problems
 
