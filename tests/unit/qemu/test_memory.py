@@ -22,22 +22,20 @@ HugePages_Total:       0
 """
 
 
-def host(root: Path, *, cgroup: str = "0::/\n", overcommit: int = 0, **limits: str) -> dict[str, Path]:
-    """Write a /proc and a /sys/fs/cgroup; `limits` are files of the latter, `__` for a slash, `_DOT_` for a dot."""
-    proc, cgroups = root / "proc", root / "cgroup"
-    for path, text in (
-        ("meminfo", MEMINFO),
-        ("self/cgroup", cgroup),
-        ("sys/vm/overcommit_memory", f"{overcommit}\n"),
-    ):
-        (proc / path).parent.mkdir(parents=True, exist_ok=True)
-        (proc / path).write_text(text)
-    cgroups.mkdir()
-    for name, text in limits.items():
-        path = cgroups / name.replace("__", "/").replace("_DOT_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return {"proc": proc, "cgroups": cgroups}
+def host(
+    root: Path, *, cgroup: str = "0::/\n", overcommit: int = 0, limits: Mapping[str, str] | None = None
+) -> dict[str, Path]:
+    """Write a /proc and a /sys/fs/cgroup; `limits` are files of the latter."""
+    files = {
+        "proc/meminfo": MEMINFO,
+        "proc/self/cgroup": cgroup,
+        "proc/sys/vm/overcommit_memory": f"{overcommit}\n",
+        **{f"cgroup/{name}": text for name, text in (limits or {}).items()},
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return {"proc": root / "proc", "cgroups": root / "cgroup"}
 
 
 def topology(*memories: int) -> Topology:
