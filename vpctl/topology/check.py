@@ -194,22 +194,24 @@ def subnets_are_usable(draft: Draft) -> Iterator[Finding]:
 
 
 def subnets_do_not_overlap(draft: Draft) -> Iterator[Finding]:
-    """Two links never share an address."""
-    order = {name: place for place, (name, _) in enumerate(draft.links())}
-    by_address = sorted(given_subnets(draft).items(), key=lambda item: (item[1].network_address, order[item[0]]))
-    widest: tuple[str, IPv4Network] | None = None
-    for name, subnet in by_address:
-        if widest is not None and subnet.overlaps(widest[1]):
-            first, second = sorted((widest[0], name), key=lambda link: order[link])
-            subnets = {name: subnet, widest[0]: widest[1]}
+    """Two links never share an address; the later one is told."""
+    given = given_subnets(draft)
+    holders: dict[IPv4Network, str] = {}
+    parts: dict[IPv4Network, str] = {}
+    for name, subnet in given.items():
+        # Two subnets overlap only if one lies within the other.
+        around = [subnet.supernet(new_prefix=length) for length in range(subnet.prefixlen + 1)]
+        first = parts.get(subnet) or next((holders[wider] for wider in around if wider in holders), None)
+        if first is not None:
+            message = f"subnet `{subnet}` overlaps that of link {quoted(first)}, `{given[first]}`"
             yield Finding(
-                path=("links", second, "subnet"),
-                message=f"link {quoted(second)}: subnet `{subnets[second]}` overlaps that of link {quoted(first)}, "
-                f"`{subnets[first]}`",
+                path=("links", name, "subnet"),
+                message=f"link {quoted(name)}: {message}",
                 hint="without `subnet`, a free one is chosen",
             )
-        if widest is None or subnet.broadcast_address > widest[1].broadcast_address:
-            widest = (name, subnet)
+        holders.setdefault(subnet, name)
+        for wider in around:
+            parts.setdefault(wider, name)
 
 
 RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (

@@ -205,7 +205,9 @@ class _Composer:
         if len(path) > DEEPEST:
             raise _TooDeepError(mark)
         if isinstance(event, yaml.AliasEvent):
-            self._problems.add(path, mark, "aliases (`*name`) are not supported", NO_ALIASES)
+            self._problems.add(
+                path, mark, f"aliases ({quoted('*' + str(event.anchor))}) are not supported", NO_ALIASES
+            )
             return None
         assert isinstance(event, yaml.NodeEvent)
         refused = self._refuse_properties(event, path, mark)

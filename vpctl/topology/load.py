@@ -64,13 +64,15 @@ def _structure(root: Node, problems: Problems, hints: Mapping[str, str]) -> File
         return FileRaw.model_validate(plain)
     except ValidationError as error:
         explain(error, root, problems, hints)
+        broken = list(broken_paths(error, root))
     for _ in range(document.DEEPEST):
+        for path in broken:
+            _remove(plain, path)
         try:
             return FileDraft.model_validate(plain)
         except ValidationError as error:
-            # Taking something out can make its owner incomplete: that goes in the next round.
-            for path in broken_paths(error, root):
-                _remove(plain, path)
+            # Taking something out can leave its owner incomplete: that goes in the next round.
+            broken = list(broken_paths(error, root))
     return None  # the root itself is no mapping
 
 

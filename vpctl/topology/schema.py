@@ -43,7 +43,7 @@ def schema(kinds: Mapping[str, KindRules]) -> JsonSchema:
 def _named(field: JsonSchema, definition: str, pattern: str, *, null: bool) -> JsonSchema:
     """Return the schema of a mapping by name."""
     item: JsonSchema = {"$ref": f"#/$defs/{definition}"}
-    kept = {key: field[key] for key in ("description", "minProperties") if key in field}
+    kept: JsonSchema = {key: field[key] for key in ("description", "minProperties") if key in field}
     return {
         **kept,
         "type": "object",
@@ -73,7 +73,7 @@ def _narrowed(rules: KindRules, *, foreign: set[str]) -> JsonSchema:
         "queues": {"maximum": rules.max_queues},
         "mtu": {"minimum": rules.min_mtu, "maximum": rules.max_mtu},
         **{name: _key(key) for name, key in rules.keys.items()},
-        **{name: False for name in sorted(foreign)},
+        **dict.fromkeys(sorted(foreign), False),
     }
     return {
         "if": {"properties": {"kind": {"const": rules.name}}, "required": ["kind"]},
@@ -111,7 +111,7 @@ def _or_reference(field: JsonSchema) -> JsonSchema:
     narrow = {"enum", "const", "pattern"} & field.keys()
     if not narrow and field.get("type") not in ("integer", "boolean"):
         return field
-    about = {key: field[key] for key in ("description", "default") if key in field}
+    about: JsonSchema = {key: field[key] for key in ("description", "default") if key in field}
     rule = {key: value for key, value in field.items() if key not in (*about, "title")}
     return {**about, "anyOf": [rule, REFERENCE]}
 
