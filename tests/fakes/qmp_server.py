@@ -169,6 +169,8 @@ class FakeQemu:
         if command == "qom-list" and arguments["path"] == "/machine/peripheral":
             devices = sorted(name for kind, name in self.parts if kind == "device")
             return [Reply([{"name": "type", "type": "string"}] + [{"name": d, "type": "child<x>"} for d in devices])]
+        if command == "human-monitor-command":
+            return [Reply("")]
         if command == "system_reset":
             deleted = [action for device in sorted(self.pending) for action in self.deletion(device)]
             return [Reply(), Event("RESET", {"guest": False, "reason": "host-qmp-system-reset"}), *deleted]

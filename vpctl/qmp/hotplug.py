@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vpctl import wait
-from vpctl.errors import HotplugError, QmpError, QmpLostError, QmpTimeoutError
+from vpctl.errors import HotplugError, QmpError, QmpLostError, QmpTimeoutError, ReadyTimeoutError
 from vpctl.qmp.device import Command, DeviceIds, DevicePlan, removal_of
 from vpctl.qmp.events import Event, Expectation
 from vpctl.qmp.replies import Meaning, hint, meaning
@@ -166,6 +166,8 @@ async def _add(session: Session, plan: DevicePlan, times: HotplugTimes) -> None:
 async def _add_part(session: Session, plan: DevicePlan, command: Command, times: HotplugTimes) -> None:
     """Carry out one adding command; for a netdev with an event, until that has come."""
     name, arguments = command
+    if name == "device_add" and plan.objects:
+        await _wait_for_old_memory(session, plan, times)
     if name != "netdev_add" or plan.netdev_event is None:
         await _retry_busy(session, command, limit=times.add, times=times)
         return
@@ -182,6 +184,27 @@ async def _add_part(session: Session, plan: DevicePlan, command: Command, times:
             raise QmpTimeoutError(
                 f"{error.message}: netdev `{arguments['id']}` is not connected", hint=remedy
             ) from error
+
+
+async def _wait_for_old_memory(session: Session, plan: DevicePlan, times: HotplugTimes) -> None:
+    """Wait until QEMU has freed the memory of earlier objects of the same ids.
+
+    That happens some 50 ms after `object-del` (RCU). Until then the memory is registered as `SLOT/ID`, and a
+    `device_add` that would register the same name aborts 7.2: `RAMBlock "…/m1" already registered, abort!`.
+    """
+    old = {arguments["id"] for arguments in plan.objects}
+
+    async def freed() -> bool | None:
+        blocks = await session.execute("human-monitor-command", {"command-line": "info ramblock"})
+        names = [line.split()[0] for line in str(blocks).splitlines() if line.strip()]
+        return None if any(name.rpartition("/")[2] in old for name in names if "/" in name) else True
+
+    what = f"{session.vm}: memory of an earlier {' or '.join(f'`{name}`' for name in sorted(old))} to be freed"
+    try:
+        await wait.until(freed, timeout=times.remove, what=what, every=0.01)
+    except ReadyTimeoutError as error:
+        remedy = "use a new object id: adding this one again would abort QEMU"
+        raise StepError(error.message, step="device_add", reply=None, hint=remedy) from error
 
 
 def _refusal(vm: str, plan: DevicePlan, error: QmpRefusedError, left: str | None) -> StepError:

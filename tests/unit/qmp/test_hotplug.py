@@ -37,7 +37,8 @@ FULL = DevicePlan(
     device={"driver": "virtio-net-pci", "id": "d1", "netdev": "n1", "bus": "rp1"},
 )
 PARTS = {("object", "m1"), ("chardev", "c1"), ("netdev", "n1"), ("device", "d1")}
-ADDS = ["object-add", "chardev-add", "netdev_add", "device_add"]
+ADDS = ["object-add", "chardev-add", "netdev_add", "human-monitor-command", "device_add"]
+ASKS = "human-monitor-command"  # is the memory of an earlier object still there?
 REMOVES = ["device_del", "netdev_del", "chardev-remove", "object-del"]
 PLUGGED: set[tuple[str, str]] = set(PARTS)
 
@@ -82,7 +83,7 @@ async def session(directories: Directories, plugged: FakeQemu) -> AsyncIterator[
 
 
 def test_plan_lists_its_commands_in_qemus_order() -> None:
-    assert [name for name, _ in FULL.commands()] == ADDS
+    assert [name for name, _ in FULL.commands()] == [name for name in ADDS if name != ASKS]
     assert [name for name, _ in FULL.ids().commands()] == REMOVES
     assert FULL.ids().commands()[0] == ("device_del", {"id": "d1"})
 
@@ -103,7 +104,7 @@ def test_plan_of_a_bare_device_is_one_command_each_way() -> None:
 
 async def test_plug_adds_every_part_in_order(fake: FakeQemu, empty: Session) -> None:
     await plug(empty, FULL, times=TIMES)
-    assert fake.received == FULL.commands()
+    assert [command for command in fake.received if command[0] != ASKS] == FULL.commands()
     assert fake.parts == PARTS
     assert await present(empty, "d1")
     assert not await present(empty, "d2")
@@ -136,8 +137,29 @@ async def test_refused_step_is_named_and_the_steps_before_it_are_taken_back(
     assert (caught.value.step, caught.value.reply) == (command, text)
     assert f"`d1` failed at `{command}`: {text}" in caught.value.message
     assert (hint is None and caught.value.hint is None) or (hint or "?") in (caught.value.hint or "")
-    done = ADDS.index(command)
-    assert fake.names() == ADDS[: done + 1] + REMOVES[len(REMOVES) - done :]
+    done = [name for name, _ in FULL.commands()].index(command)
+    assert fake.names() == ADDS[: ADDS.index(command) + 1] + REMOVES[len(REMOVES) - done :]
+    assert fake.parts == set()
+
+
+OLD = "Block Name PSize Offset Used Total\n0000:00:01.0:00.0/m1 4 KiB 0x0 0x1000 0x1000\n"
+
+
+async def test_device_waits_until_qemu_has_freed_the_memory_of_an_earlier_object(
+    fake: FakeQemu, empty: Session
+) -> None:
+    """7.2 aborts at a device_add that comes within some 50 ms of the object-del of the same id."""
+    fake.script(ASKS, [Reply(OLD)], [Reply(OLD)], [Reply(OLD.replace("/m1", "/m11"))])
+    await plug(empty, FULL, times=TIMES)
+    assert fake.names()[-4:] == [ASKS] * 3 + ["device_add"]
+
+
+async def test_memory_that_is_never_freed_is_an_error_not_an_abort(fake: FakeQemu, empty: Session) -> None:
+    fake.script(ASKS, *[[Reply(OLD)]] * 100)
+    with pytest.raises(StepError, match="memory of an earlier `m1`") as caught:
+        await plug(empty, FULL, times=TIMES)
+    assert "new object id" in (caught.value.hint or "")
+    assert "device_add" not in fake.names()
     assert fake.parts == set()
 
 
@@ -201,7 +223,7 @@ async def test_device_add_without_reply_is_unplugged_properly(fake: FakeQemu, em
     fake.script("device_add", [Delay(0.35), Model()])
     with pytest.raises(StepError, match="no reply to `device_add`"):
         await plug(empty, FULL, times=TIMES)
-    assert fake.names()[4:] == REMOVES
+    assert fake.names()[len(ADDS) :] == REMOVES
     assert fake.parts == set()
 
 
@@ -229,7 +251,7 @@ async def test_cancelled_plug_is_taken_back(fake: FakeQemu, empty: Session) -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     assert fake.parts == set()
-    assert fake.names()[4:] == REMOVES
+    assert fake.names()[len(ADDS) :] == REMOVES
 
 
 STREAM = DevicePlan(
