@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from vpctl.topology import values
 from vpctl.topology.model import Key, KindRules, Topology
 from vpctl.topology.problems import Path, listed, quoted, unknown
-from vpctl.topology.raw import FileRaw, LinkRaw, VmRaw
+from vpctl.topology.raw import FileRaw, LinkRaw, RecoveryRaw, VmRaw
 
 LINKS_PER_VM = 24
 """PCI slots that a VM keeps free for links: q35 has 32, the rest belong to the machine and its disks."""
@@ -136,7 +136,10 @@ def keys_fit_the_kind(draft: Draft) -> Iterator[Finding]:
                 continue
             known = [*LinkRaw.model_fields, *(rules.keys if rules is not None else ())]
             message = f"link {quoted(name)}: unknown key {quoted(key)}"
-            yield Finding(path=path, message=message, hint=unknown(key, known, plural="keys"), at_key=True)
+            hint = unknown(key, known, plural="keys")
+            if key in RecoveryRaw.model_fields:
+                hint = f"it belongs into `recovery: {{{key}: …}}`"
+            yield Finding(path=path, message=message, hint=hint, at_key=True)
 
 
 def options_are_sound(draft: Draft) -> Iterator[Finding]:

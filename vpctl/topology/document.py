@@ -17,6 +17,7 @@ from vpctl.topology.problems import Mark, Path, Problems, quoted
 
 LARGEST_FILE = 1 << 20
 DEEPEST = 16
+LONGEST_NUMBER = 60
 
 Scalar = None | bool | int | float | str
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
@@ -120,9 +121,6 @@ def resolve(text: str) -> Scalar:
     if _FLOAT.fullmatch(text) and len(text) < LONGEST_NUMBER:
         return float(text)
     return text
-
-
-LONGEST_NUMBER = 60
 
 
 class _TooDeepError(Exception):

@@ -54,7 +54,10 @@ def _named(field: JsonSchema, definition: str, pattern: str, *, null: bool) -> J
 
 def _link(link: JsonSchema, kinds: Mapping[str, KindRules]) -> JsonSchema:
     """Return a link's schema: the keys of all kinds, then what each kind narrows."""
-    keys = {name: _key(key) for rules in kinds.values() for name, key in rules.keys.items()}
+    # Two kinds may mean different things by one key: here it is only allowed, what it may be is said per kind.
+    keys: JsonSchema = {
+        name: {"description": key.help} for rules in kinds.values() for name, key in rules.keys.items()
+    }
     kind = {**link["properties"]["kind"], "anyOf": [{"enum": list(kinds)}, REFERENCE]}
     kind.pop("type", None)
     return {

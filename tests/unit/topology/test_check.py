@@ -44,6 +44,10 @@ def of_links(text: str) -> list[str]:
             "unknown key `sise` (keys are `kind`, `endpoints`, `subnet`, `queues`, `mtu`, `recovery`)",
         ),
         (
+            "kind: wire, endpoints: [vm1, vm2], policy: replug",
+            "unknown key `policy` (it belongs into `recovery: {policy: …}`)",
+        ),
+        (
             "kind: shared, endpoints: [vm1, vm2], sise: 1M",
             "unknown key `sise` (did you mean `size`? keys are `kind`, `endpoints`, `subnet`, `queues`, `mtu`, "
             "`recovery`, `size`, `vectors`, `label`, `polling`)",

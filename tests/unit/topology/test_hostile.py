@@ -70,34 +70,21 @@ VALUES = [
     "wire",
 ]
 TOKENS = st.sampled_from([*SYNTAX, *REFERENCES, *SPACE, *VALUES])
-KEYS = st.sampled_from(
-    [
-        "version",
-        "name",
-        "defaults",
-        "vms",
-        "links",
-        "vm1",
-        "vm2",
-        "lan0",
-        "kind",
-        "endpoints",
-        "subnet",
-        "size",
-        "image",
-        "health",
-        "recovery",
-        "policy",
-        "memory",
-        "kernel",
-        "[key]",
-        "<own",
-        "0",
-        "queues",
-        "mtu",
-        "qemu_args",
-    ]
-)
+OUTER_KEYS = ["version", "name", "defaults", "vms", "links", "vm1", "vm2", "lan0", "[key]", "<own image>", "0"]
+INNER_KEYS = [
+    "kind",
+    "endpoints",
+    "subnet",
+    "size",
+    "image",
+    "kernel",
+    "health",
+    "recovery",
+    "policy",
+    "memory",
+    "mtu",
+]
+KEYS = st.sampled_from([*OUTER_KEYS, *INNER_KEYS])
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | KEYS | TOKENS
 TREES = st.recursive(
     SCALARS,

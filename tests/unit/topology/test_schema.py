@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,10 +11,12 @@ import pytest
 from tests.unit.topology.loading import HEAD, KINDS, VMS, links, loaded
 from vpctl.errors import TopologyError
 from vpctl.topology.document import Plain, parse
+from vpctl.topology.model import Key, KindRules
 from vpctl.topology.problems import Problems
 from vpctl.topology.raw import FileRaw, HealthRaw, ImageRaw, LinkRaw, RecoveryRaw, VmRaw
 from vpctl.topology.schema import schema
 
+REFERENCE = Path(__file__).parents[3] / "docs/topology.md"
 ENVIRON = {"CPUS": "2", "KIND": "shared"}
 
 
@@ -217,6 +220,22 @@ def test_only_the_given_kinds_are_in_it() -> None:
     assert "vectors" not in text
 
 
+def test_a_key_may_mean_something_else_to_each_kind() -> None:
+    keys = {
+        "a": Key(kind="integer", default=1, help="a number"),
+        "b": Key(kind="string", default="x", help="a word"),
+    }
+    kinds = {name: KindRules(name=name, policies=("replug",), keys={"size": key}) for name, key in keys.items()}
+    for kind, value, valid in (("a", 1, True), ("a", "x", False), ("b", "x", True), ("b", 1, False)):
+        file = {
+            "version": 1,
+            "name": "n",
+            "vms": {"v": None, "w": None},
+            "links": {"l": {"kind": kind, "endpoints": ["v", "w"], "size": value}},
+        }
+        assert jsonschema.Draft202012Validator(schema(kinds)).is_valid(file) is valid
+
+
 def test_every_key_is_described() -> None:
     definitions = schema(KINDS)["$defs"]
     undescribed = [
@@ -226,6 +245,12 @@ def test_every_key_is_described() -> None:
         if "description" not in field
     ]
     assert undescribed == []
+
+
+def test_every_key_stands_in_the_reference() -> None:
+    text = REFERENCE.read_text()
+    models = (FileRaw, VmRaw, ImageRaw, HealthRaw, LinkRaw, RecoveryRaw)
+    assert [key for model in models for key in model.model_fields if f"\n| `{key}` |" not in text] == []
 
 
 def test_every_key_stands_in_the_corpus() -> None:
