@@ -116,11 +116,13 @@ def flow(tree: object) -> str:
     return str(tree)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes(data: bytes) -> None:
     judged(data)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
 @example('a: "\\UFFFFFFFF"')
 @example("%YAML 99999999999.1\n---\na: 1")
@@ -129,12 +131,13 @@ def test_any_text(text: str) -> None:
     judged(text)
 
 
+@settings(deadline=None)
 @given(TREES)
 def test_any_tree(tree: object) -> None:
     judged(flow(tree))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(SEED)), st.integers(0, 12), TOKENS | st.text(max_size=3)), max_size=4))
 def test_any_damage_to_a_good_file(damage: list[tuple[int, int, str]]) -> None:
     text = SEED
@@ -143,6 +146,7 @@ def test_any_damage_to_a_good_file(damage: list[tuple[int, int, str]]) -> None:
     judged(text)
 
 
+@settings(deadline=None)
 @given(st.permutations(SEED.splitlines(keepends=True)), st.integers(0, 17))
 def test_any_shuffle_of_a_good_file(lines: list[str], count: int) -> None:
     judged("".join(lines[:count]))

@@ -6,7 +6,7 @@ import json
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.topology.loading import links, loaded
@@ -74,6 +74,7 @@ TOPOLOGIES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(TOPOLOGIES)
 def test_reads_back_what_was_written(topology: Topology) -> None:
     assert topology_from_json(json.loads(json.dumps(topology_to_json(topology)))) == topology
@@ -84,6 +85,7 @@ def test_a_loaded_topology_reads_back() -> None:
     assert topology_from_json(json.loads(json.dumps(topology_to_json(topology)))) == topology
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES, NAMES)
 def test_a_mac_is_locally_administered_and_unicast(topology: str, link: str, vm: str) -> None:
     octets = [int(octet, 16) for octet in mac_address(topology, link, vm).split(":")]
