@@ -29,18 +29,24 @@ class VpctlError(Exception):
     code: ClassVar[str] = "internal"
     exit_code: ClassVar[int] = 70
 
-    def __init__(self, message: str, *, hint: str | None = None, where: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, where: str | None = None, details: str | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.where = where
         """`file:line:column` of the cause, where there is one."""
+        self.details = details
+        """Lines to look at: a serial console's last ones, the end of a log."""
 
     def as_json(self) -> dict[str, object]:
         """Return the `error` object of the JSON contract."""
         error: dict[str, object] = {"code": self.code, "message": self.message, "hint": self.hint}
         if self.where is not None:
             error["where"] = self.where
+        if self.details is not None:
+            error["details"] = self.details
         return error
 
 

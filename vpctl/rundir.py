@@ -82,6 +82,11 @@ class RunDir:
         return self.run / "broker.lock"
 
     @property
+    def stopping(self) -> Path:
+        """Exists while the topology is being stopped: nothing may be started under it any more."""
+        return self.run / "stopping"
+
+    @property
     def control_socket(self) -> Path:
         """The supervisor's control socket (QMP wire format)."""
         return self.run / "control.sock"
@@ -179,16 +184,16 @@ def private_directory(path: Path) -> None:
         raise HostError(f"{path} is open to other users", hint=f"chmod 700 {path}")
 
 
-def write_atomic(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace a file as a whole: readers see the old or the new text, never a part.
+def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
+    """Replace a file as a whole: readers see the old or the new content, never a part.
 
     Raises HostError when the disk is full or the directory cannot be written to.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(fd, "w") as stream:
-            stream.write(text)
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

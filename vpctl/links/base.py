@@ -1,10 +1,12 @@
 """What a link kind is: pure functions from a resolved link to argv and hotplug steps.
 
-A new kind is one new file beside this one and one line in `LINK_KINDS`.
+A new kind is one new file beside this one and one line in `LINK_KINDS`. `plan` shows what these functions return,
+`recovery` and `supervisor` carry it out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,10 +17,18 @@ from vpctl.topology.model import KindRules, LinkSpec, VmSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a kind needs of a QEMU: version, devices (`-device help` names), and a word for what lacks."""
+    """What a kind needs of a QEMU: its version, devices and network back-ends."""
 
-    qemu: tuple[int, int] = (7, 2)
+    qemu: tuple[int, int]
     devices: tuple[str, ...] = ()
+    netdevs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a link's end goes in its VM: the bus that takes the hot-added device."""
+
+    bus: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +39,8 @@ class PlugStep:
     device: DevicePlan
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a link's end goes in its VM: the bus that takes the hot-added device."""
-
-    vm: VmSpec
-    bus: str
-
-
 class LinkKind(Protocol):
-    """One kind of link. Everything here is pure; `supervisor` and `recovery` carry it out."""
+    """One kind of link; everything here is pure."""
 
     @property
     def rules(self) -> KindRules:
@@ -48,10 +50,35 @@ class LinkKind(Protocol):
     def requirements(self) -> Requirements:
         """What it needs of QEMU."""
 
-    def port_args(self, link: LinkSpec, vm: VmSpec, *, port: str, number: int) -> list[str]:
-        """Return the argv that a VM needs from its start: the root port of the link's end and the like."""
+    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
+        """Return the argv that a VM needs from its start, for instance the root port of the link's end.
+
+        `number` counts a VM's ports from 1.
+        """
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: dict[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
-        """Return how one generation of the link is plugged, beginning at VM `first` (after a crash: the survivor)."""
+        """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor)."""
+
+
+def device_id(link: str, generation: int) -> str:
+    """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
+    return f"{link}.g{generation}"
+
+
+def place_of(link: LinkSpec, vm: VmSpec) -> Place:
+    """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc."""
+    return Place(bus=f"port-{link.name}" if vm.machine == "q35" else "pci.0")
+
+
+def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, reserve: str = "") -> list[str]:
+    """Return the root port for a link's end on q35, nothing on pc.
+
+    io-reserve=0: a modern virtio device has no I/O BAR, and a 4 KiB window for each of two dozen ports would
+    exhaust the I/O space, which stops SeaBIOS. `reserve` adds what a kind with a large BAR needs.
+    """
+    if vm.machine != "q35":
+        return []
+    options = f"pcie-root-port,id=port-{link.name},bus=pcie.0,chassis={number},slot={number},io-reserve=0{reserve}"
+    return ["-device", options]

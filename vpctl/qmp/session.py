@@ -30,12 +30,14 @@ DEFAULT_TIMEOUT = 10.0
 class QmpRefusedError(QmpError):
     """QEMU carried out nothing and said why; nearly always `GenericError`, so the text is what tells."""
 
-    def __init__(self, vm: str, command: str, error_class: str, description: str) -> None:
-        super().__init__(f"{vm}: `{command}` was refused: {description}")
+    def __init__(self, vm: str, command: str, response: Mapping[str, Any]) -> None:
+        super().__init__(f"{vm}: `{command}` was refused: {response['desc']}")
         self.vm = vm
         self.command = command
-        self.error_class = error_class
-        self.description = description
+        self.response = response
+        """The reply's `error` object, as it came."""
+        self.error_class = str(response["class"])
+        self.description = str(response["desc"])
 
 
 class Journal(Protocol):
@@ -147,7 +149,9 @@ class Session:
         except TimeoutError:
             return {"timeout": limit}
         except ExecuteError as error:
-            return {"error": {"class": error.error_class, "desc": str(error)}}
+            # The whole object: our own control socket speaks this format too, and says more than class and text.
+            refusal: Any = error.received["error"]
+            return {"error": dict(refusal)}
         except (ExecInterruptedError, StateError):
             await self.closed()  # only then is the reason known
             return {"lost": self.lost.message if self.lost is not None else ""}
@@ -162,7 +166,7 @@ class Session:
             )
         if "error" in outcome:
             error = outcome["error"]
-            raise QmpRefusedError(self.vm, command, error["class"], error["desc"])
+            raise QmpRefusedError(self.vm, command, error)
         if "lost" in outcome:
             raise self._lost_during(command, outcome["lost"])
         return outcome["return"]

@@ -1,0 +1,101 @@
+"""The entry point: the only `asyncio.run` of a command, the only `sys.exit`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from typing import Any
+
+from vpctl.errors import InternalError, InterruptedByUserError, UsageError, VpctlError
+
+
+async def perform(work: Any, context: Any) -> Any:
+    """Run a verb; the first SIGINT or SIGTERM cancels it, later ones wait for its cleanup."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _cancel_once(task))
+    return await work.verb(context, **work.arguments)
+
+
+def _cancel_once(task: asyncio.Task[Any]) -> Any:
+    def cancel() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    return cancel
+
+
+def run_work(work: Any) -> int:
+    """Run a verb and write its result or error; return the exit code."""
+    from vpctl.cli import live, render
+    from vpctl.cli.verb import Context, OutputFormat
+    from vpctl.rundir import Directories
+
+    common = work.common
+    as_json = common.format is OutputFormat.JSON
+    log = live.make_log(quiet=common.quiet, verbose=common.verbose)
+    try:
+        context = Context(common=common, log=log, directories=Directories.from_environment())
+        outcome = asyncio.run(perform(work, context))
+        render.result(outcome, context)
+        return int(outcome.exit_code)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        caught: VpctlError = InterruptedByUserError("interrupted")
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`| head`); what is left in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if common.debug:
+            import traceback
+
+            traceback.print_exc()
+        caught = _as_ours(error)
+    render.error(caught, as_json=as_json)
+    return caught.exit_code
+
+
+def _as_ours(error: BaseException) -> VpctlError:
+    """Return the one cause of a group, or the error itself; anything unknown is an internal error."""
+    while isinstance(error, BaseExceptionGroup) and error.exceptions:
+        ours = [e for e in error.exceptions if isinstance(e, VpctlError)]
+        error = ours[0] if ours else error.exceptions[0]
+    if isinstance(error, VpctlError):
+        return error
+    return InternalError(
+        f"unexpected {type(error).__name__}: {error}", hint="run again with --debug for the traceback"
+    )
+
+
+def main() -> None:
+    """Run the command line and exit with the contract's code."""
+    import typer
+    from typer._click import exceptions as click_exceptions
+
+    from vpctl.cli import render
+    from vpctl.cli.app import build_app
+
+    try:
+        outcome = build_app()(standalone_mode=False)
+    except click_exceptions.ClickException as error:
+        if isinstance(error, click_exceptions.NoArgsIsHelpError):
+            error.show()
+            sys.exit(2)
+        as_json = "--json" in sys.argv or "json" in sys.argv
+        render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=as_json)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(outcome if isinstance(outcome, int) else run_work(outcome) if outcome is not None else 0)
+
+
+def _usage_hint(error: Any) -> str:
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "vpctl"
+    return f"{path} --help"
+
+
+if __name__ == "__main__":
+    main()

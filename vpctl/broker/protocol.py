@@ -1,0 +1,90 @@
+"""What goes over the broker's socket: one JSON object per line, in both directions.
+
+request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
+reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
+event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vpctl.process import ProcessId
+
+LINE_LIMIT = 1 << 20
+"""Bytes in one message at most; an argv is some 3 KiB."""
+
+SUPERVISOR = "supervisor"
+"""The name under which the broker keeps the supervisor; no VM can be called that, see `process_name`."""
+
+
+def process_name(vm: str) -> str:
+    """Return the name of a VM's process in the broker's list."""
+    return f"vm/{vm}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """A process in the broker's care. `generation` counts the lives of what it is (a VM's, from 1)."""
+
+    name: str
+    generation: int
+    process: ProcessId
+    directory: str
+    """Where its log is, and where `exit.json` will be."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "generation": self.generation,
+            "pid": self.process.pid,
+            "start_time": self.process.start_time,
+            "directory": self.directory,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Child:
+        return cls(
+            name=data["name"],
+            generation=data["generation"],
+            process=ProcessId(pid=data["pid"], start_time=data["start_time"]),
+            directory=data["directory"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exit:
+    """The end of a process.
+
+    `status` is as subprocess has it (negative: signal), or None: it was adopted from a broker that died, so the
+    kernel told somebody else. `monotonic` is CLOCK_MONOTONIC in seconds, the same clock for every process.
+    """
+
+    name: str
+    generation: int
+    pid: int
+    status: int | None
+    monotonic: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in Exit.__slots__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Exit:
+        return cls(**{key: data[key] for key in Exit.__slots__})
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return a message as a line."""
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """Read a line; ValueError unless it is a JSON object."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - the caller catches one kind for all bad input
+    return message

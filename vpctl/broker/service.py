@@ -1,0 +1,261 @@
+"""The broker's event loop: spawn, reap, restart the supervisor, stop everything.
+
+It is the parent of the QEMUs so that the death of the supervisor is no event for any link, and it does nothing
+that takes time. After its own death a new broker adopts the processes that still run, by pidfd; their exit status
+is then unknown, since only a parent is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
+from vpctl.errors import HostError, UsageError, VpctlError
+from vpctl.process import end, identify, wait_readable
+from vpctl.rundir import RunDir, host_boot_id, read_json, write_atomic, write_json
+from vpctl.wait import pause
+
+GRACE_SECONDS = 2.0
+"""From SIGTERM to SIGKILL. A QEMU that works ends within milliseconds; guests keep nothing that a stop could lose."""
+
+RESTART_SECONDS = (0.05, 5.0)
+"""First and longest pause before a supervisor that died is started again."""
+
+STABLE_SECONDS = 10.0
+"""A supervisor that lived this long is started again without a long pause."""
+
+
+def known_children(rundir: RunDir) -> Iterator[Child]:
+    """Yield the recorded processes that still run; a record from before a host reboot counts for nothing."""
+    record = read_json(rundir.processes)
+    if not isinstance(record, dict) or record.get("boot_id") != host_boot_id():
+        return
+    for entry in record.get("processes", ()):
+        child = Child.from_json(entry)
+        if child.process.is_alive():
+            yield child
+
+
+class Broker:
+    """One topology's broker; `run` lasts until everything is stopped."""
+
+    def __init__(self, rundir: RunDir, listener: socket.socket) -> None:
+        self._rundir = rundir
+        self._listener = listener
+        self._children: dict[str, Child] = {}
+        self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
+        self._watchers: asyncio.TaskGroup | None = None
+        self._clients: set[asyncio.StreamWriter] = set()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Adopt what runs, serve, and at the end leave no process and no run directory."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        server = await asyncio.start_unix_server(self._serve, sock=self._listener, limit=LINE_LIMIT)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._watchers = group
+                for child in known_children(self._rundir):
+                    self._watch(child)
+                keeper = group.create_task(self._keep_supervisor(), name="keep-supervisor")
+                await self._stop.wait()
+                keeper.cancel()
+                await self._end_everything()
+        finally:
+            server.close()
+            for writer in self._clients:
+                writer.close()
+            self._record()
+            shutil.rmtree(self._rundir.run, ignore_errors=True)
+
+    # Section: processes
+
+    def spawn(
+        self, *, name: str, generation: int, argv: list[str], directory: str, cwd: str, log: str = "qemu.log"
+    ) -> Child:
+        """Start a process in a session of its own, its output in `directory`/`log`; HostError if that fails."""
+        if self._stop.is_set() or self._rundir.stopping.exists():
+            raise UsageError(f"`{self._rundir.name}` is being stopped")
+        if name in self._children:
+            raise UsageError(f"{name} runs already, pid {self._children[name].process.pid}")
+        place = Path(directory)
+        try:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with (place / log).open("ab") as output:
+                popen = subprocess.Popen(
+                    argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+        except OSError as error:
+            raise HostError(f"cannot start `{argv[0]}`: {error.strerror}", hint="see `vpctl doctor`") from error
+        process = identify(popen.pid)
+        assert process is not None  # a child that was not yet waited for is at least a zombie
+        child = Child(name=name, generation=generation, process=process, directory=directory)
+        self._parents_of[name] = popen
+        self._watch(child)
+        return child
+
+    def _watch(self, child: Child) -> None:
+        assert self._watchers is not None
+        self._children[child.name] = child
+        self._record()
+        self._watchers.create_task(self._reap(child), name=f"reap-{child.name}")
+
+    async def _reap(self, child: Child) -> None:
+        """Wait for one process, record its exit, tell every client."""
+        pidfd = child.process.open_pidfd()
+        if pidfd is not None:
+            try:
+                await wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        ended = time.monotonic()
+        popen = self._parents_of.pop(child.name, None)
+        status = popen.wait() if popen is not None else None
+        exit_ = Exit(
+            name=child.name, generation=child.generation, pid=child.process.pid, status=status, monotonic=ended
+        )
+        del self._children[child.name]
+        with contextlib.suppress(HostError):  # a full disk must not cost the event
+            write_json(Path(child.directory) / "exit.json", exit_.as_json())
+            self._record()
+        self._tell({"event": "exit", **exit_.as_json()})
+
+    def _record(self) -> None:
+        """Write down what runs: `down`, and a broker after this one, work from it."""
+        processes = [child.as_json() for child in self._children.values()]
+        with contextlib.suppress(HostError):
+            write_json(self._rundir.processes, {"boot_id": host_boot_id(), "processes": processes})
+
+    async def _keep_supervisor(self) -> None:
+        """Start the supervisor, and again whenever it dies; one that ends by itself (0) ends the topology."""
+        shortest, longest = RESTART_SECONDS
+        delay = shortest
+        while True:
+            started = time.monotonic()
+            child = self._children.get(SUPERVISOR)
+            if child is None:
+                argv = [sys.executable, "-m", "vpctl.supervisor", self._rundir.name]
+                child = self.spawn(
+                    name=SUPERVISOR,
+                    generation=1,
+                    argv=argv,
+                    directory=str(self._rundir.state),
+                    cwd="/",
+                    log=self._rundir.service_log(SUPERVISOR).name,
+                )
+            while SUPERVISOR in self._children:
+                await self._exit_of(child)
+            record = read_json(self._rundir.state / "exit.json")
+            if isinstance(record, dict) and record.get("pid") == child.process.pid and record.get("status") == 0:
+                self._stop.set()
+                return
+            delay = shortest if time.monotonic() - started > STABLE_SECONDS else min(delay * 2, longest)
+            await pause(delay)
+
+    async def _exit_of(self, child: Child) -> None:
+        """Wait until a process has ended and was reaped."""
+        pidfd = child.process.open_pidfd()
+        if pidfd is not None:
+            try:
+                await wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        await pause(0)  # the reaper, woken by the same pidfd, comes first or at the next turn
+
+    async def _end_everything(self) -> None:
+        """End the supervisor first, so that it takes no stopped QEMU for a crash, then all QEMUs at once."""
+        with contextlib.suppress(OSError):
+            self._rundir.stopping.touch(mode=0o600)
+        for names in ([SUPERVISOR], [name for name in self._children if name != SUPERVISOR]):
+            async with asyncio.TaskGroup() as group:
+                for name in names:
+                    if name in self._children:
+                        group.create_task(end(self._children[name].process, grace=GRACE_SECONDS), name=f"end-{name}")
+        while self._children:
+            await pause(0.002)
+
+    # Section: clients
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        for writer in self._clients:
+            writer.write(encode(message))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one client's requests in order; events go to it in between."""
+        self._clients.add(writer)
+        try:
+            while line := await reader.readline():
+                writer.write(encode(await self._answer(line)))
+                await writer.drain()
+        except (OSError, ValueError):
+            pass  # a client that breaks off or writes an endless line is its own loss
+        finally:
+            self._clients.discard(writer)
+            writer.close()
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        number: object = None
+        try:
+            request = decode(line)
+            number = request.pop("id", None)
+            return {"id": number, "return": await self._do(request.pop("do", None), request)}
+        except VpctlError as error:
+            return {"id": number, "error": error.message, "code": error.code, "hint": error.hint}
+        except (ValueError, TypeError, KeyError) as error:
+            return {"id": number, "error": f"bad request: {error}", "code": "usage", "hint": None}
+
+    async def _do(self, verb: object, arguments: dict[str, Any]) -> Mapping[str, Any]:
+        if verb == "spawn":
+            return self.spawn(**arguments).as_json()
+        if verb == "list":
+            return {"processes": [child.as_json() for child in self._children.values()]}
+        if verb == "end":
+            child = self._children.get(arguments["name"])
+            if child is None or child.generation != arguments["generation"]:
+                return {"killed": False}
+            return {"killed": await end(child.process, grace=arguments["grace"])}
+        if verb == "stop":
+            self._stop.set()
+            return {}
+        raise ValueError(f"unknown verb {verb!r}")
+
+
+def listen(rundir: RunDir) -> socket.socket:
+    """Bind the broker's socket in place of a stale one; the caller holds the lock."""
+    rundir.broker_socket.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(rundir.broker_socket))
+    listener.listen(64)
+    return listener
+
+
+def hold(rundir: RunDir) -> int:
+    """Take the broker's lock for the life of this process, and mark the run directory as in use.
+
+    The lock on the directory itself keeps systemd-tmpfiles from cleaning it (tmpfiles.d(5)). Raises UsageError
+    if another broker runs.
+    """
+    lock = os.open(rundir.broker_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise UsageError(f"`{rundir.name}` has a broker already") from error
+    directory = os.open(rundir.run, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    write_atomic(rundir.run / "broker.pid", f"{os.getpid()}\n")
+    return lock

@@ -1,0 +1,1 @@
+"""The command line: one module per verb, `render` alone prints, nothing heavy is imported before it is needed."""

@@ -1,0 +1,41 @@
+"""`vpctl doctor`: what this host lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vpctl.cli.verb import Context, Result
+
+
+async def doctor(
+    context: Context,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE...]", help="Topologies that are to run together.")
+    ] = None,
+) -> Result:
+    """Look at everything that `up` depends on: QEMU, accelerator, memory, tools, limits; 3 if something lacks."""
+    from vpctl.cli.render import table
+    from vpctl.qemu.doctor import Needs, examine
+    from vpctl.supervisor.prepare import built_kernel, load_file, qemu_needs
+
+    topologies = [load_file(file, context.environ) for file in files or ()]
+    needs_of = [qemu_needs(topology) for topology in topologies]
+    needs = Needs(
+        topologies=topologies,
+        devices=[device for devices, _, _ in needs_of for device in devices],
+        netdevs=[netdev for _, netdevs, _ in needs_of for netdev in netdevs],
+        kernel=built_kernel(context.directories),
+    )
+    findings = await examine(context.directories, needs, log=context.log, environ=context.environ)
+    rows = [(finding.name, finding.ok, finding.message, finding.remedy or "") for finding in findings]
+    data = {
+        "schema_version": 1,
+        "ok": all(finding.ok != "failed" for finding in findings),
+        "findings": [{"name": f.name, "ok": f.ok, "message": f.message, "remedy": f.remedy} for f in findings],
+    }
+    return Result(
+        data=data, table=table(("what", "result", "found", "remedy"), rows), exit_code=0 if data["ok"] else 3
+    )

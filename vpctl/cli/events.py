@@ -1,0 +1,68 @@
+"""`vpctl events`: the journal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from vpctl.cli.verb import Context, Result
+
+
+async def events(
+    context: Context,
+    follow: Annotated[bool, typer.Option("--follow", "-F", help="Go on with what happens from now on.")] = False,
+) -> Result:
+    """Print the journal of a topology: states, faults, QMP events and commands, recoveries."""
+    from vpctl.cli import choose
+    from vpctl.supervisor.journal import read
+    from vpctl.supervisor.lifetime import is_running
+
+    rundir = choose.topology(context)
+    seen = 0
+    for entry in read(rundir.journal):
+        seen = max(seen, entry["seq"])
+        show(entry, as_json=context.json)
+    while follow:
+        from vpctl import wait
+
+        await wait.pause(0.2)
+        for entry in read(rundir.journal):
+            if entry["seq"] > seen:
+                seen = entry["seq"]
+                show(entry, as_json=context.json)
+        if not is_running(rundir):
+            break
+    return Result()
+
+
+def show(entry: dict[str, Any], *, as_json: bool) -> None:
+    """Print one entry: a JSON line, or a line for people."""
+    print(json.dumps(entry) if as_json else line(entry), flush=True, file=sys.stdout)
+
+
+def line(entry: dict[str, Any]) -> str:
+    """Return an entry as people read it."""
+    moment = time.strftime("%H:%M:%S", time.localtime(entry["time"])) + f".{int(entry['time'] % 1 * 1000):03d}"
+    who = entry.get("vm") or entry.get("link") or "-"
+    return f"{moment} {entry['seq']:>5} {entry['type']:<14} {who:<10} {summary(entry['type'], entry['attributes'])}"
+
+
+def summary(type_: str, attributes: dict[str, Any]) -> str:
+    """Return the attributes of an entry in short."""
+    if type_ == "qmp.command":
+        outcome = attributes["outcome"]
+        said = "ok" if "return" in outcome else json.dumps(outcome)
+        arguments = attributes["arguments"]
+        target = arguments.get("id") or arguments.get("command-line") or ""
+        return f"{attributes['command']} {target} → {said} ({attributes['ms']:.1f} ms)".replace("  ", " ")
+    if type_ == "qmp.event":
+        data = json.dumps(attributes["data"]) if attributes["data"] else ""
+        return f"{attributes['event']} {data}".rstrip()
+    if type_ == "recovery.end" and "total_ms" in attributes:
+        verdict = "ok" if attributes.get("ok") else "failed"
+        return f"{attributes['fault']}: {verdict}, {attributes['total_ms']:.0f} ms"
+    return " ".join(f"{key}={value}" for key, value in attributes.items() if value is not None)

@@ -1,0 +1,80 @@
+"""`vpctl status`: VMs and links of one topology."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vpctl.cli.verb import Context, Result
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+async def status(
+    context: Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="The topology; not needed if one runs.")
+    ] = None,
+) -> Result:
+    """Show the VMs and links of a running topology; exit code 1 if one is not well, 8 if nothing runs."""
+    from vpctl.cli import choose
+    from vpctl.supervisor.client import connect
+
+    rundir = choose.topology(context, name)
+    async with connect(rundir) as supervisor:
+        data = await supervisor.execute("query-status")
+    return Result(data=data, table=status_table(data), exit_code=0 if is_well(data) else 1)
+
+
+def is_well(data: Mapping[str, Any]) -> bool:
+    """Whether every VM is ready and every link up."""
+    return all(vm["state"] == "ready" for vm in data["vms"]) and all(link["state"] == "up" for link in data["links"])
+
+
+def status_table(data: Mapping[str, Any], *, checks: Sequence[Mapping[str, Any]] = ()) -> RenderableType:
+    """Return the tables of VMs and links, with what was verified if it was."""
+    from rich.console import Group
+
+    from vpctl.cli.render import table
+
+    vms = [
+        (
+            vm["name"],
+            vm["state"],
+            str(vm["pid"] or "-"),
+            vm["accelerator"],
+            vm["qemu_version"],
+            str(vm["generation"]),
+            f"{vm['ssh']['host']}:{vm['ssh']['port']}" if vm["ssh"]["port"] else "-",
+        )
+        for vm in data["vms"]
+    ]
+    parts = [table(("vm", "state", "pid", "accel", "qemu", "gen", "ssh"), vms)]
+    if data["links"]:
+        columns = ["link", "kind", "state", "gen", "from", "to"] + (["verified"] if checks else [])
+        parts.append(table(columns, _link_rows(data, checks)))
+    spaced: list[RenderableType] = []
+    for part in parts:
+        spaced += ["", part] if spaced else [part]
+    return Group(*spaced)
+
+
+def _link_rows(data: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows = []
+    for link in data["links"]:
+        ends = [f"{end['vm']} {end['address']}" for end in link["endpoints"]]
+        row = (link["name"], link["kind"], link["state"], str(link["generation"]), *ends)
+        if checks:
+            row += (_verified([check for check in checks if check["link"] == link["name"]]),)
+        rows.append(row)
+    return rows
+
+
+def _verified(checks: Sequence[Mapping[str, Any]]) -> str:
+    if not all(check["ok"] for check in checks):
+        return "no"
+    rtt = max(check["rtt_ms"] for check in checks)
+    return f"both ways, rtt {rtt:.2f} ms"

@@ -1,0 +1,72 @@
+"""The keys of one run: a client key and a host key, both ed25519, made afresh for each run and gone with it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+
+from vpctl.rundir import RunDir, write_atomic
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunKeys:
+    """What guests and clients need; the host key is the same for all guests of a run."""
+
+    public: str
+    """The client's public key, in authorized_keys form."""
+    host_public: str
+    """The guests' host key, in known_hosts form (type and base64)."""
+    host_key_dropbear: bytes
+
+
+def run_keys(rundir: RunDir) -> RunKeys:
+    """Return the run's keys, making them if there are none yet.
+
+    The client's private key stays in `rundir.identity`; HostError if it cannot be written.
+    """
+    host_private = rundir.run / "host_key"
+    public, known = rundir.identity.with_suffix(".pub"), rundir.known_hosts
+    if not (host_private.exists() and public.exists() and known.exists()):
+        _make(rundir)
+    host_public = known.read_text().split(" ", 1)[1].strip()
+    return RunKeys(
+        public=public.read_text().strip(), host_public=host_public, host_key_dropbear=host_private.read_bytes()
+    )
+
+
+def _make(rundir: RunDir) -> None:
+    # Imported here, because only the first start of a run needs it and it costs a tenth of a second.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+    )
+
+    client, host = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+    private = client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = client.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    host_public = host.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    write_atomic(rundir.identity, private)
+    write_atomic(rundir.identity.with_suffix(".pub"), f"{public} vpctl-{rundir.name}\n")
+    seed = host.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    point = host.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    write_atomic(rundir.run / "host_key", dropbear_host_key(seed, point))
+    # Written last: it is what says that the keys are whole. `*`: guests are told apart by their port alone.
+    write_atomic(rundir.known_hosts, f"* {host_public}\n")
+
+
+def dropbear_host_key(seed: bytes, point: bytes) -> bytes:
+    """Return an ed25519 host key as dropbear stores it: two SSH strings, the type and private + public bytes."""
+
+    def string(value: bytes) -> bytes:
+        return struct.pack(">I", len(value)) + value
+
+    return string(b"ssh-ed25519") + string(seed + point)
+
+
+def new_run_id() -> str:
+    """Return a random word that tells this run from every other."""
+    return os.urandom(6).hex()

@@ -1,0 +1,202 @@
+"""Traffic between guests, by the agent in each: quick probes, and the full check with contents compared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vpctl.errors import VerificationError, VpctlError
+from vpctl.guest import ssh as guest_ssh
+from vpctl.topology.model import Endpoint, LinkSpec
+
+if TYPE_CHECKING:
+    import asyncssh
+
+AGENT = "/usr/bin/vpctl-agent"
+
+PROBE_SECONDS = 20.0
+"""For the first packet over a link that was just plugged: the guest has to find the device and address it."""
+
+CHECK_SECONDS = 60.0
+"""For one direction of the full check; under TCG it takes about two."""
+
+ETHERNET_HEADER = 14
+UDP_SIZES = (1, 64, 512, 1472, 1473, 8192, 65507)
+"""Payloads in bytes: the least and the most that UDP over IPv4 carries, and both sides of the first fragment."""
+
+TCP_BYTES = 65536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guest:
+    """A guest at one end of a link, and the way into it."""
+
+    end: Endpoint
+    ssh: asyncssh.SSHClientConnection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckTest:
+    """One size of one protocol in one direction: messages sent, received once, and received with wrong contents."""
+
+    from_: str
+    to: str
+    protocol: str
+    size: int
+    sent: int
+    received: int
+    corrupt: int
+    reason: str = ""
+    """Why a test is not ok although its messages came."""
+
+    @property
+    def ok(self) -> bool:
+        return self.sent > 0 and self.received == self.sent and self.corrupt == 0 and not self.reason
+
+    def as_json(self) -> dict[str, Any]:
+        entry: dict[str, Any] = {"from": self.from_, "to": self.to, "protocol": self.protocol, "size": self.size}
+        entry |= {"sent": self.sent, "received": self.received, "corrupt": self.corrupt, "ok": self.ok}
+        return entry | ({"reason": self.reason} if self.reason else {})
+
+
+async def probe(link: str, source: Guest, target: Endpoint, *, count: int) -> dict[str, Any]:
+    """Send numbered, patterned echo requests until one comes back intact, then `count` more.
+
+    Returns an entry of `up`'s `checks`: {"link", "from", "to", "ok", "loss_percent", "rtt_ms"}.
+    """
+    argv = [AGENT, "probe", link, str(target.address.ip), "--count", str(count)]
+    argv += ["--timeout-ms", f"{PROBE_SECONDS * 1000:.0f}"]
+    entry: dict[str, Any] = {"link": link, "from": source.end.vm, "to": target.vm}
+    try:
+        done = await guest_ssh.run(source.ssh, argv, vm=source.end.vm, timeout=PROBE_SECONDS + 10)
+        result = _object(done.stdout)
+    except (VpctlError, ValueError) as error:
+        return {**entry, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": str(error)}
+    ok = done.status == 0 and bool(result.get("ok")) and not result.get("corrupt")
+    entry |= {"ok": ok, "loss_percent": result.get("loss_percent", 100.0), "rtt_ms": result.get("rtt_ms")}
+    return entry if ok else entry | {"reason": result.get("error") or done.stderr.strip() or "no intact reply"}
+
+
+async def probe_both_ways(link: LinkSpec, first: Guest, second: Guest, *, count: int) -> list[dict[str, Any]]:
+    """Probe a link in both directions at once."""
+    async with asyncio.TaskGroup() as group:
+        there = group.create_task(probe(link.name, first, second.end, count=count), name=f"probe-{link.name}")
+        back = group.create_task(probe(link.name, second, first.end, count=count), name=f"probe-{link.name}")
+    return [there.result(), back.result()]
+
+
+def require(checks: Sequence[dict[str, Any]]) -> None:
+    """Raise VerificationError if a probe failed."""
+    for check in checks:
+        if not check["ok"]:
+            what = f"link `{check['link']}`: no packets from `{check['from']}` to `{check['to']}`"
+            raise VerificationError(f"{what}: {check['reason']}", hint=f"vpctl check --link {check['link']}")
+
+
+def frame_sizes(mtu: int) -> list[int]:
+    """Return the sizes of whole frames (without FCS) that a check sends: 60 bytes to MTU + 14."""
+    largest = mtu + ETHERNET_HEADER
+    sizes = [size for size in (60, 61, 64, 128, 256, 512, 1024, 1280, 1514, 4096, 9014) if size < largest]
+    return [*sizes, largest]
+
+
+def check_plan(mtu: int) -> str:
+    """Return the agent's plan of one direction: protocol, size and count of each test."""
+    frames = [f"frame:{size}x8" for size in frame_sizes(mtu)]
+    datagrams = [f"udp:{size}x4" for size in UDP_SIZES]
+    return ",".join([*frames, *datagrams, f"tcp:{TCP_BYTES}x1"])
+
+
+async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[CheckTest]:
+    """Check one direction of a link: contents compared, bound to the interface, confirmed by its counters."""
+    plan = check_plan(link.mtu)
+    # A seed of its own per direction, so that no leftover of another one can pass for this.
+    seed = str(zlib.crc32(f"{link.name}/{source.end.vm}/{asyncio.get_running_loop().time()}".encode()))
+    limit = f"{CHECK_SECONDS * 1000:.0f}"
+    ready = asyncio.Event()
+    receive = [AGENT, "recv", link.name, "--plan", plan, "--seed", seed, "--timeout-ms", limit]
+    send = [AGENT, "send", link.name, str(target.end.address.ip), target.end.mac, "--plan", plan, "--seed", seed]
+
+    def heard(line: str) -> None:
+        if line.strip() == "ready":
+            ready.set()
+
+    async def sender() -> guest_ssh.Completed:
+        await ready.wait()
+        return await guest_ssh.run(source.ssh, send, vm=source.end.vm, timeout=CHECK_SECONDS)
+
+    async with asyncio.TaskGroup() as group:
+        receiving = group.create_task(
+            guest_ssh.run(target.ssh, receive, vm=target.end.vm, timeout=CHECK_SECONDS + 10, on_line=heard),
+            name=f"check-recv-{link.name}",
+        )
+        receiving.add_done_callback(lambda _: ready.set())  # a receiver that fails must not leave the sender waiting
+        sending = group.create_task(sender(), name=f"check-send-{link.name}")
+    return judge(source.end.vm, target.end.vm, plan, sending.result(), receiving.result())
+
+
+def judge(
+    source: str, target: str, plan: str, sending: guest_ssh.Completed, receiving: guest_ssh.Completed
+) -> list[CheckTest]:
+    """Return the tests of a direction from what both agents reported."""
+    try:
+        sent, received = _object(sending.stdout), _object(receiving.stdout)
+    except ValueError:
+        said = (sending.stderr + receiving.stderr).strip() or "no result"
+        raise VerificationError(f"check from `{source}` to `{target}`: the agent failed: {said}") from None
+    counts = {(t["protocol"], t["size"]): t["sent"] for t in sent["tests"]}
+    seen = {(t["protocol"], t["size"]): t for t in received["tests"]}
+    reason = counters_disagree(sent, received)
+    tests = []
+    for part in plan.split(","):
+        protocol, size = part.split("x")[0].split(":")
+        arrival = seen.get((protocol, int(size)), {})
+        tests.append(
+            CheckTest(
+                from_=source,
+                to=target,
+                protocol=protocol,
+                size=int(size),
+                sent=counts.get((protocol, int(size)), 0),
+                received=arrival.get("received", 0),
+                corrupt=arrival.get("corrupt", 0),
+                reason=reason,
+            )
+        )
+    return tests
+
+
+def counters_disagree(sent: dict[str, Any], received: dict[str, Any]) -> str:
+    """Return why the interfaces' own counters do not confirm the traffic, or nothing.
+
+    Both count packets that are not ours as well, so they are lower bounds: every raw frame is a packet of its own,
+    and every payload byte crossed both interfaces.
+    """
+    frames = sum(test["sent"] for test in sent["tests"] if test["protocol"] == "frame")
+    octets = sum(test["sent"] * test["size"] for test in sent["tests"])
+    for name, counters, direction in (("sender", sent, "tx"), ("receiver", received, "rx")):
+        packets, size = counters["counters"][f"{direction}_packets"], counters["counters"][f"{direction}_bytes"]
+        if packets < frames or size < octets:
+            return f"the {name}'s interface counted {packets} packets, {size} bytes; {frames}, {octets} at least"
+    return ""
+
+
+async def check_link(link: LinkSpec, first: Guest, second: Guest) -> dict[str, Any]:
+    """Check a link in both directions, one after the other; an entry of `check`'s `links`."""
+    tests: list[CheckTest] = []
+    for source, target in ((first, second), (second, first)):
+        tests += await check_direction(link, source, target)
+    return {"link": link.name, "ok": all(t.ok for t in tests), "tests": [test.as_json() for test in tests]}
+
+
+def _object(text: str) -> dict[str, Any]:
+    """Return the JSON object on the last line of an agent's output; ValueError if there is none."""
+    lines = text.strip().splitlines()
+    value = json.loads(lines[-1]) if lines else None
+    if not isinstance(value, dict):
+        raise ValueError(f"the agent said {text[-200:]!r}")  # noqa: TRY004 - one kind of error for bad output
+    return value

@@ -1,0 +1,190 @@
+"""ssh into a guest, by asyncssh, with the run's key and the guests' pinned host key and nothing of the user's own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpctl.errors import ReadyTimeoutError, VpctlError
+from vpctl.wait import until
+
+if TYPE_CHECKING:
+    import asyncssh
+
+LOGIN_SECONDS = 30.0
+"""Key exchange and login under TCG take a quarter of a second; a starved host takes longer."""
+
+KEEPALIVE = (5.0, 3)
+"""Seconds between keep-alives, and how many may go unanswered; asyncssh sends none by default."""
+
+
+class GuestSshError(VpctlError):
+    """The guest could not be reached by ssh, or broke the connection off; nothing is known of the command."""
+
+    code = "timeout"
+    exit_code = 255  # as ssh itself has it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """How to reach one guest. `host_key` (type and base64) None: an own image, whose key nobody knows beforehand."""
+
+    vm: str
+    port: int
+    user: str
+    identity: Path
+    host_key: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A finished command in a guest. `status` is its exit code, 128 + signal if it was killed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+async def banner(port: int) -> str | None:
+    """Return the guest's ssh banner, or None if nothing answers yet.
+
+    QEMU's user network takes the connection before the guest does, so only bytes from the guest prove anything.
+    """
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return None
+    try:
+        line = await reader.readline()
+    except OSError:
+        return None
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    return line.decode(errors="replace").strip() or None
+
+
+async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -> asyncssh.SSHClientConnection:
+    """Log in; GuestSshError says why not."""
+    import asyncssh
+
+    interval, count = KEEPALIVE
+    known: tuple[list[asyncssh.SSHKey], list[str], list[str]] | None = None
+    if address.host_key is not None:
+        known = ([asyncssh.import_public_key(address.host_key)], [], [])
+    try:
+        return await asyncssh.connect(
+            "127.0.0.1",
+            address.port,
+            username=address.user,
+            client_keys=[str(address.identity)],
+            known_hosts=known,
+            # dropbear with an ed25519 key alone asserts when RSA is negotiated.
+            server_host_key_algs=["ssh-ed25519"] if known is not None else (),
+            # The first that both sides have is used: this one costs a guest under TCG the least.
+            kex_algs=["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
+            compression_algs=None,
+            agent_path=None,
+            config=None,
+            preferred_auth=["publickey"],
+            login_timeout=timeout,
+            connect_timeout=timeout,
+            keepalive_interval=interval,
+            keepalive_count_max=count,
+            tcp_keepalive=False,
+            family=socket.AF_INET,
+        )
+    except (OSError, asyncssh.Error, TimeoutError) as error:
+        raise GuestSshError(
+            f"no ssh into {address.vm} (127.0.0.1:{address.port}): {error}", hint=f"vpctl logs {address.vm}"
+        ) from error
+
+
+@asynccontextmanager
+async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnection]:
+    """Be logged in for as long as the block lasts."""
+    opened = await open_connection(address)
+    try:
+        yield opened
+    finally:
+        opened.close()
+        await opened.wait_closed()
+
+
+async def wait_for_ssh(address: Address, *, timeout: float) -> asyncssh.SSHClientConnection:
+    """Wait for the guest's ssh server and log in; ReadyTimeoutError tells how far it got."""
+    seen = "no answer from the guest"
+
+    async def ask() -> str | None:
+        async with asyncio.timeout(5.0):
+            return await banner(address.port)
+
+    async def ask_again() -> str | None:
+        try:
+            return await ask()
+        except TimeoutError:
+            return None
+
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout
+    seen = await until(ask_again, timeout=timeout, what=f"ssh of {address.vm}", every=0.02, last_seen=lambda: seen)
+    try:
+        return await open_connection(address, timeout=max(1.0, end - loop.time()))
+    except GuestSshError as error:
+        raise ReadyTimeoutError(f"{error.message} (it said {seen!r})", hint=error.hint) from error
+
+
+async def run(
+    ssh: asyncssh.SSHClientConnection,
+    argv: Sequence[str],
+    *,
+    vm: str,
+    timeout: float,
+    on_line: Callable[[str], None] | None = None,
+    term_on_cancel: bool = False,
+) -> Completed:
+    """Run a command in a guest and return what it said.
+
+    Raises GuestSshError if the connection breaks or `timeout` seconds pass. `on_line` sees each line of stdout.
+    """
+    import asyncssh
+
+    command = " ".join(quote(word) for word in argv)
+    try:
+        async with asyncio.timeout(timeout), ssh.create_process(command, encoding="utf-8", errors="replace") as proc:
+            lines: list[str] = []
+            try:
+                async for line in proc.stdout:
+                    lines.append(line)
+                    if on_line is not None:
+                        on_line(line.rstrip("\n"))
+                stderr = await proc.stderr.read()
+                await proc.wait_closed()
+            except asyncio.CancelledError:
+                if term_on_cancel:
+                    proc.terminate()
+                raise
+            status = proc.exit_status if proc.exit_status is not None and proc.exit_status >= 0 else None
+    except TimeoutError as error:
+        raise GuestSshError(f"`{argv[0]}` in {vm}: not done within {timeout:g} s", hint=f"vpctl logs {vm}") from error
+    except (OSError, asyncssh.Error) as error:
+        raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke: {error}") from error
+    if status is None:
+        if proc.exit_signal is None:
+            raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke")
+        status = 128
+    return Completed(status=status, stdout="".join(lines), stderr=stderr)
+
+
+def quote(word: str) -> str:
+    """Quote a word for the guest's shell."""
+    import shlex
+
+    return shlex.quote(word)

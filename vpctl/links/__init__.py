@@ -1,0 +1,10 @@
+"""The link kinds, each in a file of its own; this mapping is the only registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vpctl.links.base import LinkKind
+from vpctl.links.stream import StreamKind
+
+LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind()}

@@ -1,0 +1,53 @@
+"""Kind `stream`: virtio-net over `-netdev stream` on a unix socket (QEMU 7.2 and newer).
+
+The end that is plugged first listens; after a crash that is the survivor, so that its side is repaired while the
+other guest still boots. Every generation has a socket of its own: QEMU 7.2 as a client does not reconnect, and
+`netdev_add` without a listener answers `{}` and leaves the link dead, so the listener always comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vpctl.links.base import Place, PlugStep, Requirements, device_id, root_port_args
+from vpctl.qmp.hotplug import DevicePlan
+from vpctl.rundir import RunDir
+from vpctl.topology.model import KindRules, LinkSpec, VmSpec
+
+
+class StreamKind:
+    """One virtio-net device at each end; QEMU's own stream back-end carries whole frames between them."""
+
+    rules = KindRules(name="stream", policies=("replug",), max_mtu=65535)
+    requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("stream",))
+
+    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
+        return root_port_args(link, vm, number=number)
+
+    def plug_steps(
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+    ) -> tuple[PlugStep, PlugStep]:
+        listener, client = link.end_of(first), link.peer_of(first)
+        path = rundir.link_socket(link.name, generation)
+        address = {"type": "unix", "path": str(path)}
+
+        def device(vm: str, mac: str, *, server: bool) -> DevicePlan:
+            name = device_id(link.name, generation)
+            netdev: dict[str, Any] = {"type": "stream", "id": f"{name}.net", "server": server, "addr": address}
+            frontend = {
+                "driver": "virtio-net-pci",
+                "id": name,
+                "netdev": netdev["id"],
+                "mac": mac,
+                "bus": places[vm].bus,
+                "romfile": "",
+            }
+            return DevicePlan(
+                device=frontend, netdev=netdev, netdev_event=None if server else "NETDEV_STREAM_CONNECTED"
+            )
+
+        return (
+            PlugStep(vm=listener.vm, device=device(listener.vm, listener.mac, server=True)),
+            PlugStep(vm=client.vm, device=device(client.vm, client.mac, server=False)),
+        )

@@ -1,0 +1,124 @@
+"""Carrying recoveries out. The order of steps is here, what each does is the `Hands`' (the supervisor's) part."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from vpctl.errors import RecoveryError, VpctlError
+from vpctl.recovery.plan import RecoveryPlan, Repair
+from vpctl.recovery.report import Recorder
+
+
+class Hands(Protocol):
+    """What recovery needs done; each method is done when it is done, and raises a VpctlError if it failed."""
+
+    async def fence(self, vm: str) -> None:
+        """Make sure that a VM's QEMU is gone: killed, and its pidfd has signalled."""
+
+    async def boot(self, vm: str) -> float:
+        """Create a VM again, to authenticated ssh; return the milliseconds from spawn."""
+
+    async def until_ready(self, vm: str) -> None:
+        """Wait until a VM is ready, whoever boots it; raises if it fails instead."""
+
+    def repair_of(self, link: str) -> Repair | None:
+        """Plan the repair of a link from what is known now; None if both ends are plugged and up already."""
+
+    async def unplug(self, vm: str, link: str, generation: int) -> None:
+        """Take a link's device out of a VM."""
+
+    async def plug(self, vm: str, repair: Repair) -> None:
+        """Put a link's end into a VM."""
+
+    async def prove(self, link: str) -> None:
+        """See verified packets each way over a link; raises VerificationError if none come."""
+
+    def link_lock(self, link: str) -> asyncio.Lock:
+        """Return the lock that whoever repairs a link holds."""
+
+    def link_broken(self, link: str) -> None:
+        """Learn that the repair of a link failed."""
+
+    def is_alive(self, vm: str) -> bool:
+        """Whether a VM is ready, so that it counts as a survivor."""
+
+
+async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
+    """Repair one link: the survivors' side at once, the other end as soon as its guest is there, then prove it.
+
+    Two recoveries may meet at a link; the second finds it repaired.
+    """
+    async with hands.link_lock(link):
+        repair = hands.repair_of(link)
+        if repair is None:
+            return
+        try:
+            await _repair(repair, hands, recorder)
+        except BaseException:
+            hands.link_broken(link)
+            raise
+        recorder.outages[link] = recorder.since_fault()
+
+
+async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
+    for vm, generation in repair.unplug:
+        with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
+            await hands.unplug(vm, repair.link, generation)
+    for vm in (repair.first, repair.second):
+        survivor = hands.is_alive(vm)
+        if not survivor:
+            await hands.until_ready(vm)
+        with recorder.step("plug", f"{vm}/{repair.link}.g{repair.generation}"):
+            await hands.plug(vm, repair)
+        if survivor:
+            recorder.survivor_ms = max(recorder.survivor_ms, recorder.since_fault())
+    with recorder.step("verify", repair.link):
+        await hands.prove(repair.link)
+
+
+async def connect_links(links: Sequence[str], hands: Hands, recorder: Recorder) -> list[VpctlError]:
+    """Repair several links at once; a failure of one is no reason to leave another. Returns the errors."""
+    errors: list[VpctlError] = []
+
+    async def one(link: str) -> None:
+        try:
+            await repair_link(link, hands, recorder)
+        except VpctlError as error:
+            errors.append(error)
+
+    async with asyncio.TaskGroup() as group:
+        for link in links:
+            group.create_task(one(link), name=f"repair-{link}")
+    return errors
+
+
+async def recover_vm(plan: RecoveryPlan, hands: Hands, recorder: Recorder) -> None:
+    """Fence a VM, create it again and repair its links meanwhile.
+
+    Raises RecoveryError from the first cause: the boot's, else a link's. Whatever could be repaired, was.
+    """
+    if plan.recreate:
+        with recorder.step("fence", plan.vm):
+            await hands.fence(plan.vm)
+    boot_error: list[VpctlError] = []
+
+    async def boot() -> None:
+        if not plan.recreate:
+            return
+        try:
+            with recorder.step("boot", plan.vm):
+                recorder.boot_ms = await hands.boot(plan.vm)
+        except VpctlError as error:
+            boot_error.append(error)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(boot(), name=f"boot-{plan.vm}")
+        repairs = group.create_task(
+            connect_links([repair.link for repair in plan.repairs], hands, recorder), name="repair-links"
+        )
+    causes = boot_error + repairs.result()
+    if causes:
+        cause = causes[0]
+        raise RecoveryError(f"recovery of `{plan.vm}` failed: {cause.message}", hint=cause.hint) from cause

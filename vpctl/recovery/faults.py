@@ -1,0 +1,46 @@
+"""What can happen to a VM, told apart by its signs. Pure.
+
+The signs were seen on QEMU 7.2: a guest that powers off ends QEMU with 0 after SHUTDOWN guest-shutdown; a panic with
+`-action panic=pause` gives GUEST_PANICKED and leaves QEMU paused; a QEMU that was killed or aborted sends nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Fault(StrEnum):
+    """A fault, in the words of the user contract; those that a later version detects are not here yet."""
+
+    QEMU_EXIT = "qemu-exit"
+    GUEST_PANIC = "guest-panic"
+    GUEST_POWEROFF = "guest-poweroff"
+    BROKER_EXIT = "broker-exit"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Signs:
+    """What QEMU said before it ended: the reason of SHUTDOWN, and whether the guest panicked."""
+
+    shutdown_reason: str | None = None
+    panicked: bool = False
+
+    def after(self, event: Mapping[str, Any]) -> Signs:
+        """Return the signs with one more QMP event taken in."""
+        if event["event"] == "SHUTDOWN":
+            return Signs(shutdown_reason=event["data"].get("reason", "unknown"), panicked=self.panicked)
+        if event["event"] == "GUEST_PANICKED":
+            return Signs(shutdown_reason=self.shutdown_reason, panicked=True)
+        return self
+
+
+def fault_of_exit(status: int | None, signs: Signs) -> Fault:
+    """Return what the end of a QEMU means. An unknown status (None) without SHUTDOWN counts as a crash."""
+    if signs.panicked:
+        return Fault.GUEST_PANIC
+    if signs.shutdown_reason == "guest-shutdown" and status in (0, None):
+        return Fault.GUEST_POWEROFF
+    return Fault.QEMU_EXIT

@@ -1,0 +1,45 @@
+"""The states of VMs and links, and what is known of both: the ground that recovery plans stand on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class VmState(StrEnum):
+    """A VM's state, as `status` shows it.
+
+    starting → booting → ready → crashed → recovering → booting → ready;  stopped: it powered off by itself;
+    failed: it did not come up, or not again, and nothing more is tried.
+    """
+
+    STARTING = "starting"
+    BOOTING = "booting"
+    READY = "ready"
+    CRASHED = "crashed"
+    RECOVERING = "recovering"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class LinkState(StrEnum):
+    """A link's state: `up` means that packets were seen to flow both ways after the last repair."""
+
+    UP = "up"
+    DOWN = "down"
+    RECOVERING = "recovering"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkView:
+    """What is known of a link.
+
+    `plugged` maps a VM to the generations of the link whose device may be in it: written down before a plug and
+    taken away after an unplug, so that a supervisor which was killed in between leaves nothing unknown.
+    """
+
+    state: LinkState
+    generation: int
+    plugged: Mapping[str, tuple[int, ...]]

@@ -1,0 +1,1 @@
+"""The supervisor: policy, QMP, ssh, recovery and the journal of one topology."""

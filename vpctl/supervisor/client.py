@@ -1,0 +1,121 @@
+"""The supervisor as commands see it: qemu.qmp's client on the control socket, jobs awaited, errors raised as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from vpctl import wait
+from vpctl.errors import InternalError, VpctlError, errors_by_code
+from vpctl.qmp.session import Session, open_session
+from vpctl.rundir import RunDir
+
+CONNECT_SECONDS = 20.0
+"""For a supervisor that was just started, or killed and started again, to open its socket."""
+
+COMMAND_SECONDS = 60.0
+
+
+class SupervisorLostError(InternalError):
+    """The supervisor went away in the middle of a command."""
+
+
+class Supervisor:
+    """A connection to a supervisor."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def execute(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Execute a command; raises the error that the supervisor said."""
+        from vpctl.errors import QmpLostError
+        from vpctl.qmp.session import QmpRefusedError
+
+        given = {key: value for key, value in arguments.items() if value is not None}
+        try:
+            returned: dict[str, Any] = await self._session.execute(command, given, timeout=COMMAND_SECONDS)
+        except QmpRefusedError as error:
+            raise revive(error.response) from error
+        except QmpLostError as error:
+            raise SupervisorLostError("the supervisor went away") from error
+        return returned
+
+    async def job(
+        self,
+        command: str,
+        *,
+        on_event: Callable[[Mapping[str, Any]], None] | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Execute a long verb and wait for its end; `on_event` sees journal entries meanwhile.
+
+        Raises the error that the job ended with, SupervisorLostError if the supervisor went away.
+        """
+        with self._session.subscribe() as events:
+            job = (await self.execute(command, **arguments))["job"]
+            async for event in events:
+                data = event.get("data", {})
+                if event["event"] == "JOURNAL" and on_event is not None:
+                    on_event(data)
+                if event["event"] == "JOB_DONE" and data["job"] == job:
+                    if "error" in data:
+                        raise revive(data["error"])
+                    returned: dict[str, Any] = data["return"]
+                    return returned
+        raise SupervisorLostError("the supervisor went away")
+
+
+def revive(error: Mapping[str, Any]) -> VpctlError:
+    """Return an error as the supervisor raised it."""
+    kind = errors_by_code().get(str(error.get("code")), InternalError)
+    return kind(
+        str(error.get("message") or error.get("desc")),
+        hint=error.get("hint"),
+        where=error.get("where"),
+        details=error.get("details"),
+    )
+
+
+@asynccontextmanager
+async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncIterator[Supervisor]:
+    """Be connected for as long as the block lasts; SupervisorLostError if none answers."""
+    try:
+        session = await open_session(rundir.control_socket, vm=rundir.name, timeout=timeout)
+    except VpctlError as error:
+        raise SupervisorLostError(
+            f"the supervisor of `{rundir.name}` does not answer: {error.message}",
+            hint=f"see {rundir.service_log('supervisor')}",
+        ) from error
+    try:
+        yield Supervisor(session)
+    finally:
+        await session.close()
+
+
+async def job_through_restarts(
+    rundir: RunDir,
+    command: str,
+    *,
+    on_event: Callable[[Mapping[str, Any]], None] | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Run a long verb that a new supervisor takes up again (`up`, `recover`), asking again if the old one dies."""
+    while True:
+        try:
+            async with connect(rundir) as supervisor:
+                return await supervisor.job(command, on_event=on_event, **arguments)
+        except SupervisorLostError:
+            if not rundir.broker_socket.exists() or rundir.stopping.exists():
+                raise
+            await wait.pause(0.1)
+
+
+async def try_status(rundir: RunDir) -> dict[str, Any] | None:
+    """Return the status of a topology, or None if its supervisor does not answer."""
+    with contextlib.suppress(VpctlError, TimeoutError):
+        async with asyncio.timeout(CONNECT_SECONDS), connect(rundir, timeout=CONNECT_SECONDS) as supervisor:
+            return await supervisor.execute("query-status")
+    return None

@@ -1,0 +1,176 @@
+"""The control socket: the server side of the QMP wire format (greeting, qmp_capabilities, execute, events).
+
+Clients use qemu.qmp's QMPClient, and any QMP shell can drive it. Long verbs return `{"job": …}` at once; JOB_PROGRESS
+and JOB_DONE events tell the rest. Errors carry `code`, `hint` and `where` beside QMP's `class` and `desc`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vpctl import __version__
+from vpctl.errors import InternalError, UsageError, VpctlError
+
+Handler = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+MESSAGE_LIMIT = 1 << 20
+"""Bytes that a client may send without completing a message."""
+
+
+class MessageStream:
+    """Splits a byte stream into JSON objects; QMP has no framing, and qemu.qmp sends no newline. Pure."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._text = ""
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield each object that is complete; ValueError for what cannot become one."""
+        self._text = (self._text + self._utf8.decode(data)).lstrip()
+        while self._text:
+            if self._text[0] != "{":
+                raise ValueError("not a JSON object")
+            try:
+                message, end = self._decoder.raw_decode(self._text)
+            except json.JSONDecodeError:
+                if len(self._text) > MESSAGE_LIMIT:
+                    raise
+                return  # the rest is still to come
+            self._text = self._text[end:].lstrip()
+            yield message
+
+
+class Client:
+    """One client: negotiates, then executes; its commands are answered in order, events come in between."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._handler = handler
+        self._ready = False
+
+    async def serve(self) -> None:
+        """Serve until the client goes away or sends what is no QMP."""
+        version = {"qemu": {"major": 0, "minor": 0, "micro": 0}, "package": f"vpctl {__version__}"}
+        self._send({"QMP": {"version": version, "capabilities": [], "vpctl": __version__}})
+        stream = MessageStream()
+        try:
+            while data := await self._reader.read(65536):
+                for message in stream.feed(data):
+                    self._send(await self._answer(message))
+                    await self._writer.drain()
+        except ValueError as error:
+            self._send({"error": {"class": "GenericError", "desc": f"invalid JSON: {error}"}})
+        except OSError:
+            return  # a client may go away at any time
+
+    def event(self, name: str, data: Mapping[str, Any]) -> None:
+        """Send an event, if the client has negotiated."""
+        if self._ready:
+            now = time.time()
+            stamp = {"seconds": int(now), "microseconds": int(now % 1 * 1_000_000)}
+            self._send({"event": name, "data": data, "timestamp": stamp})
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        if not self._writer.is_closing():
+            self._writer.write(json.dumps(message, default=str).encode() + b"\r\n")
+
+    async def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        identity = {"id": message["id"]} if "id" in message else {}
+        try:
+            return {"return": await self._execute(message), **identity}
+        except VpctlError as error:
+            return {"error": error_object(error), **identity}
+        except Exception as error:
+            return {"error": error_object(InternalError(f"{type(error).__name__}: {error}")), **identity}
+
+    async def _execute(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
+        command, arguments = message.get("execute"), message.get("arguments", {})
+        if not isinstance(command, str) or not isinstance(arguments, dict):
+            raise UsageError("no command")
+        if command == "qmp_capabilities":
+            self._ready = True
+            return {}
+        if not self._ready:
+            raise UsageError(f"expecting capabilities negotiation with `qmp_capabilities`, not `{command}`")
+        return await self._handler(command, arguments)
+
+
+def error_object(error: VpctlError) -> dict[str, Any]:
+    """Return an error as QMP has it, with the contract's keys beside."""
+    return {"class": "GenericError", "desc": error.message, **error.as_json()}
+
+
+class ControlServer:
+    """Listens, and hands events to every client."""
+
+    def __init__(self, path: Path, handler: Handler) -> None:
+        self._path = path
+        self._handler = handler
+        self._clients: set[Client] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled; a stale socket is replaced."""
+        self._path.unlink(missing_ok=True)
+        server = await asyncio.start_unix_server(self._serve, path=self._path)
+        async with server:
+            await server.serve_forever()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        client = Client(reader, writer, self._handler)
+        self._clients.add(client)
+        try:
+            await client.serve()
+        finally:
+            self._clients.discard(client)
+            writer.close()
+
+    def event(self, name: str, data: Mapping[str, Any]) -> None:
+        """Send an event to every client."""
+        for client in tuple(self._clients):
+            client.event(name, data)
+
+
+class Jobs:
+    """Long verbs: started once per key, joined by whoever asks again while they run."""
+
+    def __init__(self, group: asyncio.TaskGroup, event: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self._group = group
+        self._event = event
+        self._running: dict[str, str] = {}
+        self._count = 0
+
+    def start(self, key: str, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> dict[str, Any]:
+        """Start the work, or join the one of the same key; returns `{"job": id, "joined": …}`."""
+        if key in self._running:
+            return {"job": self._running[key], "joined": True}
+        self._count += 1
+        job = f"{key}#{self._count}"
+        self._running[key] = job
+        self._group.create_task(self._run(key, job, work), name=job)
+        return {"job": job, "joined": False}
+
+    async def _run(self, key: str, job: str, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        try:
+            outcome: dict[str, Any] = {"return": await work()}
+        except VpctlError as error:
+            outcome = {"error": error_object(error)}
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            outcome = {"error": error_object(InternalError(f"{type(error).__name__}: {error}"))}
+        finally:
+            self._running.pop(key, None)
+        self._event("JOB_DONE", {"job": job, **outcome})
+
+    def is_running(self, key: str) -> bool:
+        """Whether a job of this key runs."""
+        return key in self._running

@@ -1,0 +1,75 @@
+"""One link over all its generations: its state, and which devices of it may be where."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vpctl.recovery.state import LinkState, LinkView
+from vpctl.supervisor.journal import Journal
+
+
+class Link:
+    """Every change is written down before what it stands for is done, so that a successor knows of it."""
+
+    def __init__(self, name: str, journal: Journal, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.state = LinkState.DOWN
+        self.generation = 0
+        self.plugged: dict[str, list[int]] = {}
+        self.lock = asyncio.Lock()
+        self._journal = journal
+        self._on_change = on_change
+
+    def view(self) -> LinkView:
+        """Return what recovery plans with."""
+        plugged = {vm: tuple(generations) for vm, generations in self.plugged.items()}
+        return LinkView(state=self.state, generation=self.generation, plugged=plugged)
+
+    def set_state(self, state: LinkState) -> None:
+        """Enter a state; journalled unless it is the present one."""
+        if state is self.state:
+            return
+        self.state = state
+        attributes = {"state": str(state), "generation": self.generation}
+        self._journal.write("link.state", link=self.name, attributes=attributes)
+        self._on_change()
+
+    def begin(self, generation: int) -> None:
+        """A repair begins, as a new generation."""
+        self.generation = generation
+        self.set_state(LinkState.RECOVERING)
+        self._on_change()
+
+    def plugging(self, vm: str, generation: int) -> None:
+        """A device is about to be plugged: from now on it may be there."""
+        self.plugged.setdefault(vm, []).append(generation)
+        self._on_change()
+
+    def unplugged(self, vm: str, generation: int) -> None:
+        """A device is gone for certain."""
+        if generation in self.plugged.get(vm, []):
+            self.plugged[vm].remove(generation)
+            self._on_change()
+
+    def forget(self, vm: str) -> None:
+        """A VM's QEMU is gone, and every device with it."""
+        if self.plugged.pop(vm, None):
+            self._on_change()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the link's own part of `status`."""
+        return {
+            "name": self.name,
+            "state": str(self.state),
+            "generation": self.generation,
+            "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
+        }
+
+    def restore(self, entry: Mapping[str, Any]) -> None:
+        """Take over what a supervisor before this one wrote down; what it had in hand counts as down."""
+        state = LinkState(entry["state"])
+        self.state = state if state is LinkState.UP else LinkState.DOWN
+        self.generation = entry["generation"]
+        self.plugged = {vm: list(generations) for vm, generations in entry["plugged"].items()}

@@ -1,0 +1,407 @@
+"""One VM over all its lives: spawn, the stages of its boot, its sessions, its end.
+
+A *generation* is one QEMU process. Whatever a stage waits for, it also waits for the process's end, so a QEMU that
+dies fails the boot at once, with its reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vpctl import wait
+from vpctl.broker.client import BrokerClient
+from vpctl.broker.protocol import Child, Exit, process_name
+from vpctl.errors import HostError, NotFoundError, QmpError, ReadyTimeoutError, VpctlError, errors_by_code
+from vpctl.guest import ssh as guest_ssh
+from vpctl.guest.config import write_config
+from vpctl.guest.heartbeat import Heartbeat
+from vpctl.guest.keys import run_keys
+from vpctl.plan.run import Run
+from vpctl.process import ProcessId, describe_status
+from vpctl.qemu.argv import MANAGEMENT_NETDEV, machine_argv
+from vpctl.qmp.session import Session, open_session
+from vpctl.recovery.faults import Fault, Signs
+from vpctl.recovery.state import VmState
+from vpctl.rundir import RunDir, private_directory, read_json, write_atomic
+from vpctl.supervisor.journal import Journal
+
+if TYPE_CHECKING:
+    import asyncssh
+
+STAGES = ("process", "qmp", "kernel", "ssh")
+
+STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
+"""Limits per stage: some thirty times what a boot under TCG on two shared cores takes."""
+
+LAST_LINES = 15
+"""How much of a log an error shows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """The end of a generation: QEMU's exit status (None: unknown), what it said before, and when (CLOCK_MONOTONIC).
+
+    `process_ended` is False for a guest that panicked: its QEMU is paused.
+    """
+
+    status: int | None
+    signs: Signs
+    monotonic: float
+    process_ended: bool
+
+
+class Machine:
+    """One VM. `state` changes only through `set_state`, which journals it and tells the supervisor."""
+
+    def __init__(self, name: str, run: Run, rundir: RunDir, journal: Journal, on_change: Callable[[], None]) -> None:
+        self.name = name
+        self.spec = run.machine(name)
+        self.state = VmState.STARTING
+        self.generation = 0
+        self.process: ProcessId | None = None
+        self.ssh_port = 0
+        self.boot_ms = 0.0
+        self.timings: list[dict[str, Any]] = []
+        self.ended: asyncio.Future[Ended] | None = None
+        self.changed = asyncio.Event()
+        """Set, and replaced, at every change of state."""
+        self.needs_resume = False
+        self.fault: tuple[Fault, float, float] | None = None
+        """The fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC)."""
+        self.beats: list[Heartbeat] = []
+        self._run = run
+        self._rundir = rundir
+        self._journal = journal
+        self._on_change = on_change
+        self._signs = Signs()
+        self._session: Session | None = None
+        self._ssh: asyncssh.SSHClientConnection | None = None
+        self._stage = "process"
+        self._argv: list[str] = []
+
+    # Section: state
+
+    def set_state(self, state: VmState, *, reason: str | None = None) -> None:
+        """Enter a state; journalled unless it is the present one."""
+        if state is self.state and self.generation:
+            return
+        self.state = state
+        attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
+        if reason is not None:
+            attributes["reason"] = reason
+        self._journal.write("vm.state", vm=self.name, attributes=attributes)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._on_change()
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    @property
+    def logs(self) -> Path:
+        """The log directory of the present generation."""
+        return self._rundir.generation(self.name, self.generation)
+
+    @property
+    def ssh_address(self) -> guest_ssh.Address:
+        """How to log in."""
+        image = self.spec.vm.image
+        built = image.name is not None
+        return guest_ssh.Address(
+            vm=self.name,
+            port=self.ssh_port,
+            user=image.ssh_user,
+            identity=Path(image.ssh_key) if image.ssh_key else self._rundir.identity,
+            host_key=run_keys(self._rundir).host_public if built else None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the VM as `status` shows it; the extra keys are what a successor needs."""
+        return {
+            "name": self.name,
+            "state": str(self.state),
+            "pid": self.process.pid if self.process is not None else None,
+            "accelerator": self.spec.accelerator,
+            "accelerator_reason": self.spec.accelerator_reason,
+            "qemu_version": ".".join(str(part) for part in self.spec.qemu_version),
+            "generation": self.generation,
+            "ssh": {
+                "host": "127.0.0.1",
+                "port": self.ssh_port or None,
+                "user": self.spec.vm.image.ssh_user,
+                "identity": str(self.ssh_address.identity) if self.ssh_port else None,
+                "host_key": self.ssh_address.host_key if self.ssh_port else None,
+            },
+            "qmp": str(self._rundir.people_qmp_socket(self.name)),
+            "console": str(self._rundir.console_socket(self.name)),
+            "logs": str(self.logs) if self.generation else None,
+        }
+
+    # Section: life
+
+    async def boot(self, broker: BrokerClient) -> float:
+        """Start the next generation and bring it to authenticated ssh; return the milliseconds that took.
+
+        Raises ReadyTimeoutError, HostError or QmpError with the stage, QEMU's end if it ended, its stderr, the
+        last serial lines and the command; the process is left to be fenced.
+        """
+        await self._forget()
+        self.generation += 1
+        self.set_state(VmState.STARTING)
+        return await self._to_ready(broker, adopted=False)
+
+    async def adopt(self, child: Child, *, ready: bool) -> None:
+        """Take over a QEMU that a supervisor before this one started; one that was booting waits for `resume`."""
+        self.process = child.process
+        self.generation = child.generation
+        self.ended = asyncio.get_running_loop().create_future()
+        if not ready:
+            self.needs_resume = True
+            return
+        with contextlib.suppress(VpctlError):  # who needs QMP later asks again and is told what is wrong
+            await self.qmp()
+        self.state = VmState.READY
+
+    async def resume(self, broker: BrokerClient) -> None:
+        """See through a boot that a supervisor before this one began; raises what `boot` does."""
+        self.needs_resume = False
+        await self._to_ready(broker, adopted=True)
+
+    def restore(self, entry: Mapping[str, Any]) -> None:
+        """Take over what a supervisor before this one wrote down."""
+        self.generation = entry["generation"]
+        self.ssh_port = entry["ssh"]["port"] or 0
+        state = VmState(entry["state"])
+        # What it had in hand is begun again; what ran is looked at by `adopt`.
+        unfinished = (VmState.STARTING, VmState.BOOTING)
+        self.state = VmState.CRASHED if state is VmState.RECOVERING else state
+        if state in unfinished:
+            self.state = VmState.STARTING
+
+    def lost_unseen(self, exit_: Exit) -> None:
+        """Take in an end that came while no supervisor was there to see it."""
+        self.ended = asyncio.get_running_loop().create_future()
+        self.take_exit(exit_)
+
+    async def _to_ready(self, broker: BrokerClient, *, adopted: bool) -> float:
+        began = time.monotonic()
+        self.ended = asyncio.get_running_loop().create_future()
+        self._signs = Signs()
+        self.timings = [entry for entry in self.timings if adopted]
+        try:
+            await wait.first(self._stages(broker, adopted=adopted), unless=self._death())
+        except VpctlError as error:
+            raise self._boot_error(error) from error
+        self.boot_ms = (time.monotonic() - began) * 1000
+        self.set_state(VmState.READY)
+        return self.boot_ms
+
+    async def _stages(self, broker: BrokerClient, *, adopted: bool) -> None:
+        if not adopted:
+            with self._timed("process"):
+                await self._spawn(broker)
+        self.set_state(VmState.BOOTING)
+        with self._timed("qmp") as limit:
+            session = await self._open_session(limit)
+            await self._forward_ssh(session)
+        with self._timed("kernel") as limit:
+            await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
+        with self._timed("ssh") as limit:
+            self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit)
+        # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
+        await session.execute("set-action", {"reboot": "reset"})
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[float]:
+        self._stage = stage
+        self._journal.write("vm.state", vm=self.name, attributes={"stage": stage, "state": "begin"})
+        began = time.monotonic()
+        yield self._run.stage_seconds.get(stage, STAGE_SECONDS[stage])
+        ms = round((time.monotonic() - began) * 1000, 1)
+        self.timings.append({"vm": self.name, "stage": stage, "ms": ms})
+        self._journal.write("vm.state", vm=self.name, attributes={"stage": stage, "state": "end", "ms": ms})
+
+    async def _spawn(self, broker: BrokerClient) -> None:
+        keys = run_keys(self._rundir)
+        topology = self._run.topology
+        config = write_config(self._rundir, topology, self.name, keys)
+        private_directory(self._rundir.state / "vms")
+        self._argv = machine_argv(
+            self.spec, topology=topology.name, rundir=self._rundir, generation=self.generation, config=config
+        )
+        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomic(self.logs / "argv", shlex.join(self._argv) + "\n")
+        for stale in (self._rundir.qmp_socket(self.name), self._rundir.people_qmp_socket(self.name)):
+            stale.unlink(missing_ok=True)  # QEMU would replace it, but until then a connect would find the old one
+        source = Path(self._run.source).parent
+        child = await broker.spawn(
+            name=process_name(self.name),
+            generation=self.generation,
+            argv=self._argv,
+            directory=str(self.logs),
+            cwd=str(source if source.is_dir() else "/"),
+        )
+        self.process = child.process
+        self._on_change()
+
+    async def _open_session(self, limit: float) -> Session:
+        self._session = await open_session(
+            self._rundir.qmp_socket(self.name),
+            vm=self.name,
+            timeout=limit,
+            default_timeout=self.spec.vm.health.qmp_timeout,
+            journal=self._journal,
+        )
+        return self._session
+
+    async def _forward_ssh(self, session: Session) -> None:
+        """Forward a port of 127.0.0.1 to the guest's ssh: the one that an earlier generation had, if it is free."""
+        if (port := await self._forwarded_port(session)) is None:
+            for wanted in dict.fromkeys((self.ssh_port, 0)):
+                rule = f"tcp:127.0.0.1:{wanted}-:22"
+                command = f"hostfwd_add {MANAGEMENT_NETDEV} {rule}"
+                await session.execute("human-monitor-command", {"command-line": command})
+                if (port := await self._forwarded_port(session)) is not None:
+                    break
+            else:
+                raise QmpError(f"{self.name}: QEMU forwards no port to the guest's ssh", hint="vpctl doctor")
+        self.ssh_port = port
+        self._on_change()
+
+    async def _forwarded_port(self, session: Session) -> int | None:
+        # Only HMP tells the port that QEMU picked.
+        table = await session.execute("human-monitor-command", {"command-line": "info usernet"})
+        found = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b", table)
+        return int(found[1]) if found is not None else None
+
+    async def _serial_speaks(self) -> bool | None:
+        try:
+            return (self.logs / "serial.log").stat().st_size > 0 or None
+        except FileNotFoundError:
+            return None
+
+    # Section: its end
+
+    def take_event(self, event: Mapping[str, Any]) -> None:
+        """Take in a QMP event; a panic ends the generation although QEMU lives on, paused."""
+        self._signs = self._signs.after(event)
+        if event["event"] == "GUEST_PANICKED":
+            self._end(Ended(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
+
+    def take_exit(self, exit_: Exit) -> None:
+        """Take in the end of a QEMU; one of another generation is of no interest."""
+        if exit_.generation != self.generation:
+            return
+        self.process = None
+        self._end(Ended(status=exit_.status, signs=self._signs, monotonic=exit_.monotonic, process_ended=True))
+        self._on_change()
+
+    def recorded_exit(self) -> Exit | None:
+        """Return the exit that the broker wrote down for the present generation, if it did."""
+        record = read_json(self.logs / "exit.json")
+        return Exit.from_json(record) if isinstance(record, dict) else None
+
+    def _end(self, ended: Ended) -> None:
+        if self.ended is not None and not self.ended.done():
+            self.ended.set_result(ended)
+
+    async def _death(self) -> VpctlError:
+        """Wait for the end of the generation; return it as an error of the boot stage that it fell into."""
+        assert self.ended is not None
+        ended = await asyncio.shield(self.ended)
+        return ReadyTimeoutError(describe_end(ended))
+
+    def _boot_error(self, error: VpctlError) -> VpctlError:
+        """Return an error of the same kind with everything that one wants to see of a failed boot."""
+        parts = []
+        for title, path in (("QEMU said", self.logs / "qemu.log"), ("last serial lines", self.logs / "serial.log")):
+            if lines := last_lines(path, LAST_LINES):
+                parts.append(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
+        command = shlex.join(self._argv) or f"see {self.logs}/argv"
+        parts.append(f"command:\n  {command}")
+        # Who has to act decides the class: the host's and QMP's errors stay what they are.
+        kind = errors_by_code()[error.code] if isinstance(error, HostError | QmpError) else ReadyTimeoutError
+        return kind(
+            f"`{self.name}`: boot stage `{self._stage}`: {error.message}",
+            hint=error.hint or f"logs are in {self.logs}",
+            details="\n".join(parts),
+        )
+
+    async def fence(self, broker: BrokerClient) -> None:
+        """Kill the generation, if it runs, and return when its pidfd has signalled."""
+        await self._forget()
+        if self.generation:
+            await broker.end(name=process_name(self.name), generation=self.generation, grace=0.0)
+        if self.process is not None and self.process.is_alive():
+            self.process = None
+            raise QmpError(f"{self.name}: its QEMU does not end")
+        self.process = None
+        self._on_change()
+
+    async def _forget(self) -> None:
+        """Close what leads into a generation that is over."""
+        if self._ssh is not None:
+            self._ssh.abort()
+            self._ssh = None
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    # Section: ways in
+
+    async def qmp(self) -> Session:
+        """Return the QMP session, connecting again if it was lost while QEMU lives."""
+        if self.process is None:
+            raise NotFoundError(f"VM `{self.name}` does not run", hint=f"vpctl recover {self.name}")
+        if self._session is None or self._session.lost is not None:
+            await self._open_session(self.spec.vm.health.qmp_timeout)
+        assert self._session is not None
+        return self._session
+
+    async def ssh(self) -> asyncssh.SSHClientConnection:
+        """Return the ssh connection, logging in again if it broke."""
+        if self.state is not VmState.READY:
+            raise NotFoundError(f"VM `{self.name}` is {self.state}, not ready", hint="vpctl status")
+        if self._ssh is None or self._ssh.is_closed():
+            self._ssh = await guest_ssh.open_connection(self.ssh_address)
+        return self._ssh
+
+    async def close(self) -> None:
+        """Leave the VM as it is; close our connections."""
+        await self._forget()
+
+
+def describe_end(ended: Ended) -> str:
+    """Put the end of a generation in words."""
+    if ended.signs.panicked:
+        return "the guest's kernel panicked"
+    reason = ended.signs.shutdown_reason
+    if reason == "guest-reset":
+        # -action reboot=shutdown and panic=-1: a panic before pvpanic's driver is loaded comes as a reboot.
+        return "the guest rebooted during its boot, as a kernel that panics early does"
+    if reason is not None:
+        return f"QEMU ended: {reason}"
+    if ended.status is None:
+        return "QEMU ended; its exit status is unknown, since its broker died before it"
+    return f"QEMU {describe_status(ended.status)}"
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log, without control characters; an absent file has none."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, path.stat().st_size - 16384))
+            text = stream.read().decode(errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", line).rstrip() for line in text.splitlines()]
+    return [line for line in lines if line][-count:]

@@ -1,0 +1,211 @@
+"""From a topology to a run: everything that is decided before anything is started.
+
+The host is checked first, so that what cannot work fails with a remedy and nothing has to be taken back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vpctl import image as guest_images
+from vpctl.errors import HostError
+from vpctl.guest.keys import new_run_id
+from vpctl.image import GuestImage
+from vpctl.image.store import image_directory, load_image
+from vpctl.links import LINK_KINDS
+from vpctl.log import Log
+from vpctl.plan.run import Run, link_args
+from vpctl.qemu import accelerator
+from vpctl.qemu.argv import Boot, MachineSpec
+from vpctl.qemu.memory import check_memory
+from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for
+from vpctl.rundir import Directories
+from vpctl.topology.load import load
+from vpctl.topology.model import ImageSpec, KindRules, Topology, VmSpec, topology_to_json
+
+QCOW2_MAGIC = b"QFI\xfb"
+
+
+def kind_rules() -> Mapping[str, KindRules]:
+    """Return what the loader must know of the link kinds."""
+    return {name: kind.rules for name, kind in LINK_KINDS.items()}
+
+
+def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
+    """Load a topology file; TopologyError with everything that is wrong, UsageError if it cannot be read."""
+    from vpctl.errors import UsageError
+
+    try:
+        if file.is_file() and file.stat().st_size > 8 << 20:
+            raise UsageError(f"{file} is too large to be a topology")
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint="vpctl validate FILE") from error
+    return load(content, file=str(file), kinds=kind_rules(), environ=environ, base=file.absolute().parent)
+
+
+def fingerprint(topology: Topology) -> str:
+    """Return a key of what a topology says: `up` of a running one compares it."""
+    return hashlib.sha256(json.dumps(topology_to_json(topology), sort_keys=True).encode()).hexdigest()
+
+
+def qemu_needs(topology: Topology, vm: VmSpec | None = None) -> tuple[list[str], list[str], tuple[int, int]]:
+    """Return the devices, network back-ends and version that the links of a VM (None: of all) need."""
+    links = topology.links if vm is None else topology.links_of(vm.name)
+    kinds = [LINK_KINDS[name].requirements for name in {link.kind for link in links}]
+    devices = [device for kind in kinds for device in kind.devices]
+    netdevs = [netdev for kind in kinds for netdev in kind.netdevs]
+    return devices, netdevs, max((kind.qemu for kind in kinds), default=(0, 0))
+
+
+async def prepare(
+    topology: Topology,
+    *,
+    source: str,
+    directories: Directories,
+    environ: Mapping[str, str],
+    log: Log,
+    keep: bool = False,
+    stage_seconds: Mapping[str, float] | None = None,
+) -> Run:
+    """Check the host, build what is missing of the images, decide on accelerators; starts nothing.
+
+    Raises HostError, with a remedy, for whatever this host cannot do.
+    """
+    rundir = directories.topology(topology.name)
+    rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
+    check_memory(topology)
+    qemus = {vm.name: await probe_qemu(topology, vm, directories, environ) for vm in topology.vms}
+    images = {vm.name: await _image(vm.image, directories, environ, log) for vm in topology.vms}
+    machines: dict[str, MachineSpec] = {}
+    warnings: dict[str, str | None] = {}
+    for vm in topology.vms:
+        verdict = await accelerator.decide(
+            vm.accelerator,
+            qemu=qemus[vm.name],
+            kernel=images[vm.name].kernel,
+            cache=directories.cache,
+            log=log,
+            environ=environ,
+        )
+        if verdict.warning is not None:
+            warnings[verdict.warning] = verdict.hint
+        machines[vm.name] = _machine(topology, vm, qemus[vm.name], images[vm.name], verdict)
+    for warning, hint in warnings.items():
+        log.warning(warning, hint=hint)
+    return Run(
+        topology=topology,
+        machines=machines,
+        run_id=new_run_id(),
+        source=source,
+        keep=keep,
+        stage_seconds=dict(stage_seconds or {}),
+    )
+
+
+async def plan(topology: Topology, *, source: str, directories: Directories, environ: Mapping[str, str]) -> Run:
+    """Decide what can be decided without starting, building or trying anything; the rest is said in words.
+
+    An image that is not built yet stands with the path that it will have, `auto` with the verdict that is
+    remembered, else as `tcg`.
+    """
+    machines = {}
+    for vm in topology.vms:
+        qemu = await probe_qemu(topology, vm, directories, environ)
+        image = _planned_image(vm.image, directories)
+        verdict = accelerator.Verdict(
+            accelerator="tcg",
+            cpu_model=accelerator.cpu_model("tcg", qemu.version),
+            reason="`up` tries KVM first" if vm.accelerator != "tcg" else "TCG was asked for",
+        )
+        machines[vm.name] = _machine(topology, vm, qemu, image, verdict)
+    return Run(topology=topology, machines=machines, run_id="plan", source=source)
+
+
+async def probe_qemu(
+    topology: Topology, vm: VmSpec, directories: Directories, environ: Mapping[str, str]
+) -> QemuInfo:
+    """Find a VM's QEMU and see that it has what the VM and its links need."""
+    devices, netdevs, version = qemu_needs(topology, vm)
+    return await probe_for(
+        find_qemu(vm.qemu, environ), cache=directories.cache, devices=devices, netdevs=netdevs, version=version
+    )
+
+
+async def _image(spec: ImageSpec, directories: Directories, environ: Mapping[str, str], log: Log) -> GuestImage:
+    if spec.name is None:
+        return _own_image(spec)
+    mirror = environ.get("VPCTL_DEBIAN_MIRROR") or None
+    return await guest_images.ensure(spec.name, cache=directories.images, mirror=mirror, log=log)
+
+
+def _planned_image(spec: ImageSpec, directories: Directories) -> GuestImage:
+    if spec.name is None:
+        return _own_image(spec)
+    directory = image_directory(directories.images, spec.name, guest_images.image_key(spec.name))
+    return load_image(directory) or GuestImage(
+        name=spec.name,
+        key=directory.name,
+        directory=directory,
+        kernel=directory / "vmlinuz",
+        initrd=directory / "initrd.img",
+        disk=directory / "root.squashfs",
+        kernel_args="",
+        agent=directory / "vpctl-agent",
+        manifest={},
+    )
+
+
+def _own_image(spec: ImageSpec) -> GuestImage:
+    def path(value: str | None) -> Path | None:
+        return None if value is None else Path(value)
+
+    return guest_images.own(Path(spec.kernel or ""), path(spec.initrd), path(spec.disk))
+
+
+def disk_format(disk: Path | None) -> str:
+    """Return the format that QEMU is told: named, because probing trusts whatever a guest wrote to a raw disk."""
+    if disk is None:
+        return "raw"
+    with contextlib.suppress(OSError), disk.open("rb") as stream:
+        if stream.read(4) == QCOW2_MAGIC:
+            return "qcow2"
+    return "raw"
+
+
+def _machine(
+    topology: Topology, vm: VmSpec, qemu: QemuInfo, image: GuestImage, verdict: accelerator.Verdict
+) -> MachineSpec:
+    boot = Boot(
+        kernel=str(image.kernel),
+        initrd=None if image.initrd is None else str(image.initrd),
+        disk=None if image.disk is None else str(image.disk),
+        disk_format=disk_format(image.disk),
+        disk_overlay=vm.image.name is None,
+        kernel_args=image.kernel_args,
+    )
+    return MachineSpec(
+        vm=vm,
+        qemu=qemu.argv,
+        qemu_version=qemu.version,
+        accelerator=verdict.accelerator,
+        accelerator_reason=verdict.reason,
+        cpu_model=verdict.cpu_model,
+        sandbox=qemu.sandbox,
+        boot=boot,
+        link_args=link_args(topology, vm),
+    )
+
+
+def built_kernel(directories: Directories, names: Iterable[str] = ("micro",)) -> Path | None:
+    """Return the kernel of a built image, for a try of KVM; None as long as there is none."""
+    for name in names:
+        with contextlib.suppress(HostError):
+            image = load_image(image_directory(directories.images, name, guest_images.image_key(name)))
+            if image is not None:
+                return image.kernel
+    return None
