@@ -253,13 +253,14 @@ async def _remove(session: Session, command: Command, times: HotplugTimes) -> No
 async def _retry_busy(session: Session, command: Command, *, limit: float, times: HotplugTimes) -> None:
     """Run a command, again and again with growing pauses while QEMU says that something is busy.
 
-    Raises the last QmpRefusedError when `limit` seconds have passed, and any other at once.
+    Raises the last QmpRefusedError when `limit` seconds have passed, and any other at once. Each attempt has the
+    whole limit for its reply, so that the last one is not cut short.
     """
     end = time.monotonic() + limit
     pauses = times.busy_pauses()
     while True:
         try:
-            await session.execute(*command, timeout=max(0.0, end - time.monotonic()))
+            await session.execute(*command, timeout=limit)
         except QmpRefusedError as error:
             pause = next(pauses)
             busy = meaning(error.command, error.error_class, error.description) is Meaning.BUSY
@@ -326,7 +327,7 @@ class _Removal:
         """Send `device_del` once; None if QEMU took it, or did not answer."""
         self.attempts += 1
         try:
-            limit = min(left, self.session.default_timeout)
+            limit = min(max(left, self.times.repeat), self.session.default_timeout)
             await self.session.execute("device_del", {"id": self.device}, timeout=limit)
         except QmpTimeoutError as error:
             self.seen = error.message

@@ -320,7 +320,7 @@ async def test_deletions_of_others_and_of_the_virtio_part_do_not_count(plugged: 
     virtio, ours = plugged.deletion("d1")
     others = Event("DEVICE_DELETED", {"device": "d2", "path": "/machine/peripheral/d2"})
     plugged.script("device_del", [Reply(), others, virtio, Delay(0.08), ours])
-    result = await unplug(session, FULL.ids(), times=TIMES)
+    result = await unplug(session, FULL.ids(), times=replace(TIMES, unplug=20, first_repeat=10))
     assert result.seconds >= 0.07
     assert result.attempts == 1
 
@@ -356,7 +356,7 @@ async def test_event_that_comes_late_ends_the_wait_between_repeats(plugged: Fake
 async def test_removal_that_is_under_way_is_waited_for(plugged: FakeQemu, session: Session) -> None:
     refusal = Refuse("Device d1 is already in the process of unplug")
     plugged.script("device_del", [refusal, Delay(0.03), *plugged.deletion("d1")])
-    assert (await unplug(session, FULL.ids(), times=TIMES)).attempts == 1
+    assert (await unplug(session, FULL.ids(), times=replace(TIMES, unplug=20, first_repeat=10))).attempts == 1
     assert plugged.parts == set()
 
 
