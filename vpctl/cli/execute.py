@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from typing import Annotated, Any
 
@@ -31,11 +33,23 @@ async def execute(
     async with guest_ssh.connection(address(context, vm)) as connection:
         try:
             done = await connection.run(
-                line, stdin=sys.stdin.buffer, stdout=sys.stdout.buffer, stderr=sys.stderr.buffer, encoding=None
+                line, stdin=standard_input(), stdout=sys.stdout.buffer, stderr=sys.stderr.buffer, encoding=None
             )
         except (OSError, asyncssh.Error) as error:
             raise guest_ssh.GuestSshError(f"`{words[0]}` in {vm}: the connection broke: {error}") from error
     return Result(exit_code=exit_code(done))
+
+
+def standard_input() -> Any:
+    """Return what the guest's command reads: our stdin, unless that is a device like /dev/null.
+
+    epoll takes terminals, pipes and sockets, and asyncssh itself reads regular files; nothing takes the rest.
+    """
+    import asyncssh
+
+    if sys.stdin is None or (stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode) and not sys.stdin.isatty()):
+        return asyncssh.DEVNULL
+    return sys.stdin.buffer
 
 
 async def captured(address: Any, words: list[str], line: str) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 LOGIN_SECONDS = 30.0
 """Key exchange and login under TCG take a quarter of a second; a starved host takes longer."""
+
+ATTEMPT_SECONDS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
+"""How long each attempt at the banner may take, the last again and again."""
+
+LISTENING_SECONDS = 10.0
+"""The same, once the server is known to listen."""
 
 KEEPALIVE = (5.0, 3)
 """Seconds between keep-alives, and how many may go unanswered; asyncssh sends none by default."""
@@ -118,27 +124,52 @@ async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnec
         await opened.wait_closed()
 
 
-async def wait_for_ssh(address: Address, *, timeout: float) -> asyncssh.SSHClientConnection:
-    """Wait for the guest's ssh server and log in; ReadyTimeoutError tells how far it got."""
-    seen = "no answer from the guest"
+async def wait_for_ssh(
+    address: Address, *, timeout: float, listens: Callable[[], bool] | None = None
+) -> asyncssh.SSHClientConnection:
+    """Wait for the guest's ssh server and log in; ReadyTimeoutError tells how far it got.
 
-    async def ask() -> str | None:
-        async with asyncio.timeout(5.0):
-            return await banner(address.port)
+    `listens` tells whether the guest has said by other ways that its server listens. QEMU's user network takes a
+    connection before the guest does and may then hold it for seconds, so each attempt is cut short, the first ones
+    very short, and one that began before the server listened is begun again.
+    """
+    patience = iter(ATTEMPT_SECONDS)
+    heard = False
 
-    async def ask_again() -> str | None:
+    async def attempt() -> str | None:
+        nonlocal heard
+        if listens is not None and not heard:
+            heard = listens()
+            if not heard and next(skips):
+                return None
+        limit = LISTENING_SECONDS if heard else next(patience, ATTEMPT_SECONDS[-1])
         try:
-            return await ask()
+            async with asyncio.timeout(limit):
+                return await banner(address.port)
         except TimeoutError:
             return None
 
+    skips = _mostly()
     loop = asyncio.get_running_loop()
     end = loop.time() + timeout
-    seen = await until(ask_again, timeout=timeout, what=f"ssh of {address.vm}", every=0.02, last_seen=lambda: seen)
+    seen = await until(
+        attempt,
+        timeout=timeout,
+        what=f"ssh of {address.vm}",
+        every=0.02,
+        last_seen=lambda: "its server listens but does not answer" if heard else "no answer from the guest",
+    )
     try:
         return await open_connection(address, timeout=max(1.0, end - loop.time()))
     except GuestSshError as error:
         raise ReadyTimeoutError(f"{error.message} (it said {seen!r})", hint=error.hint) from error
+
+
+def _mostly() -> Iterator[bool]:
+    """Yield True but for every fiftieth time: a guest that cannot say that it listens is tried now and then."""
+    while True:
+        yield from (True for _ in range(49))
+        yield False
 
 
 async def run(

@@ -83,7 +83,8 @@ def boot_args(spec: MachineSpec) -> list[str]:
     """Kernel, initramfs, command line and root disk."""
     boot = spec.boot
     # panic=-1 turns a panic that pvpanic does not see into a reboot at once, and -action makes that an exit.
-    append = " ".join(filter(None, ["console=ttyS0 panic=-1", boot.kernel_args, spec.vm.kernel_args]))
+    ours = dict.fromkeys(f"console=ttyS0 panic=-1 {boot.kernel_args}".split())  # each word once
+    append = " ".join([*ours, *([spec.vm.kernel_args] if spec.vm.kernel_args else [])])
     args = ["-kernel", boot.kernel]
     if boot.initrd is not None:
         args += ["-initrd", boot.initrd]

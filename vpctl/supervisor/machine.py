@@ -42,6 +42,8 @@ STAGES = ("process", "qmp", "kernel", "ssh")
 STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
 """Limits per stage: some thirty times what a boot under TCG on two shared cores takes."""
 
+SSH_MARK = b"vpctl: ssh"
+
 LAST_LINES = 15
 """How much of a log an error shows."""
 
@@ -216,7 +218,8 @@ class Machine:
         with self._timed("kernel") as limit:
             await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
         with self._timed("ssh") as limit:
-            self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit)
+            listens = self._says_ssh if self.spec.vm.image.name is not None else None
+            self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit, listens=listens)
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})
 
@@ -288,6 +291,10 @@ class Machine:
             return (self.logs / "serial.log").stat().st_size > 0 or None
         except FileNotFoundError:
             return None
+
+    def _says_ssh(self) -> bool:
+        """Whether the built image's init has said on the console that its ssh server listens."""
+        return SSH_MARK in (self.logs / "serial.log").read_bytes()
 
     # Section: its end
 
