@@ -83,6 +83,23 @@ def identify(pid: int) -> ProcessId | None:
     return None if stat is None else ProcessId(pid=pid, start_time=stat.start_time)
 
 
+def find_by_argument(text: str) -> list[ProcessId]:
+    """Return this user's processes with `text` in one of their arguments; our own process is left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        process = identify(int(entry.name))
+        try:
+            if entry.stat().st_uid != os.getuid() or os.fsencode(text) not in (entry / "cmdline").read_bytes():
+                continue
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if process is not None:
+            found.append(process)
+    return found
+
+
 async def wait_readable(fd: int) -> None:
     """Wait until a descriptor (a pidfd: until the process has ended) is readable."""
     loop = asyncio.get_running_loop()

@@ -72,6 +72,16 @@ class RunDir:
     state: Path
 
     @property
+    def launch_lock(self) -> Path:
+        """Held by whoever starts or stops the topology; beside the run directory, which `down` removes."""
+        return self.run.with_name(f".{self.name}.lock")
+
+    @property
+    def broker_pid(self) -> Path:
+        """The broker's pid; worth something only while `broker_lock` is held."""
+        return self.run / "broker.pid"
+
+    @property
     def broker_socket(self) -> Path:
         """The broker's own socket: spawn, signal, list, stop."""
         return self.run / "broker.sock"
@@ -215,16 +225,29 @@ def read_json(path: Path) -> object | None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive flock on a file (created if need be); UsageError if it is taken and `wait` is False."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    """Hold an exclusive flock on a file (created if need be); UsageError if it is taken and `wait` is False.
+
+    Whoever holds the lock may remove the file: those who waited for it begin again on the new one.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if not _is_same_file(fd, path):
+                continue
+            yield
         except BlockingIOError as error:
             raise UsageError(f"another vpctl holds {path}") from error
-        yield
-    finally:
-        os.close(fd)
+        finally:
+            os.close(fd)
+        return
+
+
+def _is_same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_locked(path: Path) -> bool:

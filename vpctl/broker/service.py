@@ -257,5 +257,5 @@ def hold(rundir: RunDir) -> int:
         raise UsageError(f"`{rundir.name}` has a broker already") from error
     directory = os.open(rundir.run, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    write_atomic(rundir.run / "broker.pid", f"{os.getpid()}\n")
+    write_atomic(rundir.broker_pid, f"{os.getpid()}\n")
     return lock

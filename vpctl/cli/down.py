@@ -28,7 +28,6 @@ async def down(
             await stop(rundir)
             if not keep_logs:
                 remove_state(rundir)
-        (context.directories.run / f".{chosen}.lock").unlink(missing_ok=True)
         if ran:
             stopped.append(chosen)
             context.log.info(f"{chosen}: stopped")

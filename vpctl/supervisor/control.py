@@ -111,19 +111,21 @@ def error_object(error: VpctlError) -> dict[str, Any]:
 class ControlServer:
     """Listens, and hands events to every client."""
 
-    def __init__(self, path: Path, handler: Handler) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._handler = handler
+        self._handler: Handler | None = None
         self._clients: set[Client] = set()
 
-    async def run(self) -> None:
+    async def run(self, handler: Handler) -> None:
         """Serve until cancelled; a stale socket is replaced."""
+        self._handler = handler
         self._path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, path=self._path)
         async with server:
             await server.serve_forever()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert self._handler is not None
         client = Client(reader, writer, self._handler)
         self._clients.add(client)
         try:

@@ -15,7 +15,7 @@ from vpctl.broker.protocol import SUPERVISOR
 from vpctl.broker.service import GRACE_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, VpctlError
 from vpctl.plan.run import Run, run_to_json
-from vpctl.process import end, identify
+from vpctl.process import ProcessId, end, find_by_argument, identify
 from vpctl.rundir import Directories, RunDir, is_locked, locked, private_directory, write_json
 
 STOP_SECONDS = 30.0
@@ -24,16 +24,24 @@ STOP_SECONDS = 30.0
 
 def is_running(rundir: RunDir) -> bool:
     """Whether a topology has a living broker, or processes that a dead one left."""
-    return is_locked(rundir.broker_lock) or any(True for _ in known_children(rundir))
+    return is_locked(rundir.broker_lock) or next(known_children(rundir), None) is not None
 
 
 @contextmanager
 def launching(directories: Directories, name: str) -> Iterator[RunDir]:
-    """Hold the right to start or clean up a topology; two `up` at the same moment come one after the other."""
-    private_directory(directories.run)
+    """Hold the right to start or stop a topology; two `up` at the same moment come one after the other.
+
+    What is empty at the end is removed: the lock, if nothing runs, and the directory of all topologies.
+    """
     rundir = directories.topology(name)
-    with locked(directories.run / f".{name}.lock"):
+    private_directory(directories.run)
+    with locked(rundir.launch_lock):
         yield rundir
+        if not rundir.run.exists():
+            rundir.launch_lock.unlink(missing_ok=True)
+    for directory in (directories.run, directories.state):
+        with contextlib.suppress(OSError):  # not empty: another topology's
+            directory.rmdir()
 
 
 async def start(run: Run, rundir: RunDir) -> None:
@@ -76,12 +84,12 @@ async def clean_up(rundir: RunDir) -> None:
     left = list(known_children(rundir))
     for child in sorted(left, key=lambda child: child.name != SUPERVISOR):
         await end(child.process, grace=GRACE_SECONDS)
-    if (broker := _broker_pid(rundir)) is not None and is_locked(rundir.broker_lock):
-        process = identify(broker)
-        if process is not None:
-            await end(process, grace=GRACE_SECONDS)
-    for child in known_children(rundir):  # what a broker that was deaf, not dead, spawned meanwhile
-        await end(child.process, grace=GRACE_SECONDS)
+    if is_locked(rundir.broker_lock) and (broker := _broker(rundir)) is not None:
+        await end(broker, grace=GRACE_SECONDS)
+    # A broker that was killed between spawning a QEMU and writing that down has left it to nobody. Its command
+    # line names a socket in our run directory: no process of anyone else's does.
+    for orphan in find_by_argument(f"path={rundir.run}/"):
+        await end(orphan, grace=GRACE_SECONDS)
     rundir.processes.unlink(missing_ok=True)
     try:
         shutil.rmtree(rundir.run)
@@ -91,17 +99,15 @@ async def clean_up(rundir: RunDir) -> None:
         raise HostError(f"cannot remove {rundir.run}: {error.strerror}") from error
 
 
-def _broker_pid(rundir: RunDir) -> int | None:
-    try:
-        pid = int((rundir.run / "broker.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    # The lock is the proof that it lives; the command line, that the pid is still the broker's.
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return None
-    return pid if b"vpctl.broker" in command and rundir.name.encode() in command else None
+def _broker(rundir: RunDir) -> ProcessId | None:
+    """Return the broker that holds the lock: the process of the pid file, if its command line says the same."""
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(rundir.broker_pid.read_text())
+        process = identify(pid)
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"vpctl.broker" in words and rundir.name.encode() in words:
+            return process
+    return None
 
 
 def remove_state(rundir: RunDir) -> None:

@@ -13,25 +13,25 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.protocol import Child, Exit, process_name
-from vpctl.errors import HostError, NotFoundError, QmpError, ReadyTimeoutError, VpctlError, errors_by_code
+from vpctl.errors import NotFoundError, QmpError, ReadyTimeoutError, VpctlError
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.config import write_config
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run
-from vpctl.process import ProcessId, describe_status
+from vpctl.process import ProcessId
 from vpctl.qemu.argv import MANAGEMENT_NETDEV, machine_argv
 from vpctl.qmp.session import Session, open_session
 from vpctl.recovery.faults import Fault, Signs
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, private_directory, read_json, write_atomic
+from vpctl.supervisor.boot_report import Ended, boot_error, describe_end
 from vpctl.supervisor.journal import Journal
 
 if TYPE_CHECKING:
@@ -43,22 +43,6 @@ STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
 """Limits per stage: some thirty times what a boot under TCG on two shared cores takes."""
 
 SSH_MARK = b"vpctl: ssh"
-
-LAST_LINES = 15
-"""How much of a log an error shows."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """The end of a generation: QEMU's exit status (None: unknown), what it said before, and when (CLOCK_MONOTONIC).
-
-    `process_ended` is False for a guest that panicked: its QEMU is paused.
-    """
-
-    status: int | None
-    signs: Signs
-    monotonic: float
-    process_ended: bool
 
 
 class Machine:
@@ -79,7 +63,7 @@ class Machine:
         self.needs_resume = False
         self.fault: tuple[Fault, float, float] | None = None
         """The fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC)."""
-        self.beats: list[Heartbeat] = []
+        self.last_beat: Heartbeat | None = None
         self._run = run
         self._rundir = rundir
         self._journal = journal
@@ -202,7 +186,9 @@ class Machine:
         try:
             await wait.first(self._stages(broker, adopted=adopted), unless=self._death())
         except VpctlError as error:
-            raise self._boot_error(error) from error
+            raise boot_error(
+                error, vm=self.name, stage=self._stage, logs=self.logs, command=shlex.join(self._argv)
+            ) from error
         self.boot_ms = (time.monotonic() - began) * 1000
         self.set_state(VmState.READY)
         return self.boot_ms
@@ -327,22 +313,6 @@ class Machine:
         ended = await asyncio.shield(self.ended)
         return ReadyTimeoutError(describe_end(ended))
 
-    def _boot_error(self, error: VpctlError) -> VpctlError:
-        """Return an error of the same kind with everything that one wants to see of a failed boot."""
-        parts = []
-        for title, path in (("QEMU said", self.logs / "qemu.log"), ("last serial lines", self.logs / "serial.log")):
-            if lines := last_lines(path, LAST_LINES):
-                parts.append(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
-        command = shlex.join(self._argv) or f"see {self.logs}/argv"
-        parts.append(f"command:\n  {command}")
-        # Who has to act decides the class: the host's and QMP's errors stay what they are.
-        kind = errors_by_code()[error.code] if isinstance(error, HostError | QmpError) else ReadyTimeoutError
-        return kind(
-            f"`{self.name}`: boot stage `{self._stage}`: {error.message}",
-            hint=error.hint or f"logs are in {self.logs}",
-            details="\n".join(parts),
-        )
-
     async def fence(self, broker: BrokerClient) -> None:
         """Kill the generation, if it runs, and return when its pidfd has signalled."""
         await self._forget()
@@ -385,30 +355,3 @@ class Machine:
     async def close(self) -> None:
         """Leave the VM as it is; close our connections."""
         await self._forget()
-
-
-def describe_end(ended: Ended) -> str:
-    """Put the end of a generation in words."""
-    if ended.signs.panicked:
-        return "the guest's kernel panicked"
-    reason = ended.signs.shutdown_reason
-    if reason == "guest-reset":
-        # -action reboot=shutdown and panic=-1: a panic before pvpanic's driver is loaded comes as a reboot.
-        return "the guest rebooted during its boot, as a kernel that panics early does"
-    if reason is not None:
-        return f"QEMU ended: {reason}"
-    if ended.status is None:
-        return "QEMU ended; its exit status is unknown, since its broker died before it"
-    return f"QEMU {describe_status(ended.status)}"
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """Return the last lines of a log, without control characters; an absent file has none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 16384))
-            text = stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return []
-    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", line).rstrip() for line in text.splitlines()]
-    return [line for line in lines if line][-count:]

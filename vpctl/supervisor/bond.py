@@ -1,0 +1,103 @@
+"""The supervisor's bond with its broker: when the broker dies another is started, which adopts the QEMUs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from vpctl import wait
+from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
+from vpctl.broker.protocol import Exit, process_name
+from vpctl.errors import VpctlError
+from vpctl.recovery.faults import Fault
+from vpctl.supervisor.world import World
+
+RESTART_PAUSE = 0.2
+"""Seconds between attempts at a new broker."""
+
+
+class TopologyOverError(Exception):
+    """The topology is being stopped: there is nothing left to supervise."""
+
+
+class Bond:
+    """Holds the connection; `client` while there is one."""
+
+    def __init__(self, world: World, take_exit: Callable[[Exit], None]) -> None:
+        self._world = world
+        self._take_exit = take_exit
+        self._client: BrokerClient | None = None
+        self.connected = asyncio.Event()
+
+    def client(self) -> BrokerClient:
+        """Return the connection to the broker; BrokerGoneError while there is none."""
+        if self._client is None:
+            raise BrokerGoneError("the broker is gone")
+        return self._client
+
+    async def keep(self) -> None:
+        """Stay connected for good; raises TopologyOverError once everything is being stopped."""
+        died: float | None = None
+        while True:
+            try:
+                async with connect(self._world.rundir) as client:
+                    self._client = client
+                    if died is not None:
+                        await self._repaired(client, died)
+                        died = None
+                    self.connected.set()
+                    await self._take_exits(client)
+            except BrokerGoneError:
+                pass
+            self._client = None
+            self.connected.clear()
+            if self._world.rundir.stopping.exists() or not self._world.rundir.run.exists():
+                raise TopologyOverError
+            if died is None:
+                died = time.monotonic()
+                self._world.journal.write("fault", attributes={"fault": str(Fault.BROKER_EXIT)})
+            await self._start_another()
+
+    async def _start_another(self) -> None:
+        try:
+            await start_broker(self._world.rundir)
+        except VpctlError as error:
+            # Somebody else may have started one, or is stopping everything; the next round will tell.
+            step = {"name": "start-broker", "target": "broker", "ok": False, "error": error.message}
+            self._world.journal.write("recovery.step", attributes=step)
+            await wait.pause(RESTART_PAUSE)
+
+    async def _repaired(self, client: BrokerClient, died: float) -> None:
+        """Find the QEMUs that ended while there was no broker to see it, and write the repair down."""
+        running = {child.name: child.process for child in await client.list()}
+        for name, machine in self._world.machines.items():
+            if machine.process is not None and running.get(process_name(name)) != machine.process:
+                self._take_exit(
+                    Exit(
+                        name=process_name(name),
+                        generation=machine.generation,
+                        pid=machine.process.pid,
+                        status=None,
+                        monotonic=died,
+                    )
+                )
+        total = round((time.monotonic() - died) * 1000, 1)
+        attributes = {"fault": str(Fault.BROKER_EXIT), "ok": True, "total_ms": total, "adopted": sorted(running)}
+        self._world.journal.write("recovery.end", attributes=attributes)
+
+    async def _take_exits(self, client: BrokerClient) -> None:
+        """Take in the ends of processes until the broker is gone."""
+        gone = asyncio.ensure_future(client.lost.wait())
+        try:
+            while True:
+                news = asyncio.ensure_future(client.exits.get())
+                try:
+                    await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    if not news.done():
+                        return
+                    self._take_exit(news.result())
+                finally:
+                    news.cancel()
+        finally:
+            gone.cancel()

@@ -1,0 +1,84 @@
+"""Recovery's hands: each step of a plan done to real guests, and written down before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from vpctl.broker.client import BrokerClient
+from vpctl.errors import RecoveryError
+from vpctl.guest import network
+from vpctl.plan.run import plug_steps, plugged_device
+from vpctl.qmp import hotplug
+from vpctl.recovery.plan import Repair, plan_repair
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.world import World
+
+
+class Hands:
+    """Implements `recovery.act.Hands`; see there for what each method guarantees."""
+
+    def __init__(self, world: World, broker: Callable[[], BrokerClient], watch: Callable[[Machine], None]) -> None:
+        self._world = world
+        self._broker = broker
+        self._watch = watch
+
+    async def fence(self, vm: str) -> None:
+        await self._world.machines[vm].fence(self._broker())
+        for link in self._world.topology.links_of(vm):
+            self._world.links[link.name].forget(vm)
+
+    async def boot(self, vm: str) -> float:
+        machine = self._world.machines[vm]
+        ms = await machine.boot(self._broker())
+        self._watch(machine)
+        return ms
+
+    async def until_ready(self, vm: str) -> None:
+        machine = self._world.machines[vm]
+        while machine.state is not VmState.READY:
+            if machine.state in (VmState.FAILED, VmState.STOPPED, VmState.CRASHED):
+                raise RecoveryError(f"`{vm}` is {machine.state}", hint=f"vpctl recover {vm}")
+            await machine.changed.wait()
+
+    def is_alive(self, vm: str) -> bool:
+        return self._world.is_ready(vm)
+
+    def link_lock(self, link: str) -> asyncio.Lock:
+        return self._world.links[link].lock
+
+    def link_broken(self, link: str) -> None:
+        self._world.links[link].set_state(LinkState.FAILED)
+
+    def repair_of(self, link: str) -> Repair | None:
+        spec, known = self._world.topology.link(link), self._world.links[link]
+        alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
+        whole = all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
+        if known.state is LinkState.UP and whole and len(alive) == len(spec.endpoints):
+            return None
+        repair = plan_repair(spec, known.view(), alive)
+        known.begin(repair.generation)
+        return repair
+
+    async def unplug(self, vm: str, link: str, generation: int) -> None:
+        world = self._world
+        spec = world.topology.link(link)
+        device = plugged_device(world.topology, spec, generation, vm=vm, rundir=world.rundir)
+        session = await world.machines[vm].qmp()
+        await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
+        world.links[link].unplugged(vm, generation)
+        world.rundir.link_socket(link, generation).unlink(missing_ok=True)
+
+    async def plug(self, vm: str, repair: Repair) -> None:
+        world = self._world
+        spec = world.topology.link(repair.link)
+        steps = plug_steps(world.topology, spec, repair.generation, first=repair.first, rundir=world.rundir)
+        (device,) = (step.device for step in steps if step.vm == vm)
+        session = await world.machines[vm].qmp()
+        world.links[repair.link].plugging(vm, repair.generation)
+        await hotplug.plug(session, device)
+
+    async def prove(self, link: str) -> None:
+        network.require(await self._world.probe(link, count=1))
+        self._world.links[link].set_state(LinkState.UP)

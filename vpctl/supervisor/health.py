@@ -1,0 +1,60 @@
+"""Is a VM that claims to be ready really well? QMP, a new heartbeat and its links must all answer now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vpctl import wait
+from vpctl.errors import VpctlError
+from vpctl.guest import heartbeat
+from vpctl.qemu.argv import HEARTBEAT_CHARDEV, HEARTBEAT_RING_BYTES
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.world import World
+
+BEAT_SECONDS = 5.0
+"""For a new heartbeat; the agent beats once a second."""
+
+
+async def ills(world: World, vm: str) -> list[str]:
+    """Return what is wrong with a VM and its links; nothing if all is well."""
+    if reason := await unresponsive(world.machines[vm]):
+        return [reason]
+    checks: list[dict[str, Any]] = []
+    for link in world.topology.links_of(vm):
+        if world.is_ready(link.peer_of(vm).vm):
+            checks += await world.probe(link.name, count=1)
+    return [f"{check['from']} to {check['to']}: {check['reason']}" for check in checks if not check["ok"]]
+
+
+async def unresponsive(machine: Machine) -> str | None:
+    """Return why a VM does not respond, or None if it does.
+
+    A VM whose image is the user's own need not run the agent: there ssh stands for the heartbeat.
+    """
+    try:
+        session = await machine.qmp()
+        status = (await session.execute("query-status"))["status"]
+        if status != "running":
+            return f"{machine.name} is {status}"
+        if machine.spec.vm.image.name is None:
+            await machine.ssh()
+            return None
+        before = await last_beat(machine)
+
+        async def newer() -> bool | None:
+            return await last_beat(machine) > before or None
+
+        await wait.until(newer, timeout=BEAT_SECONDS, what=f"{machine.name}: a new heartbeat", every=0.1)
+    except VpctlError as error:
+        return error.message
+    return None
+
+
+async def last_beat(machine: Machine) -> int:
+    """Return the number of the newest heartbeat that was ever read, -1 if none was."""
+    session = await machine.qmp()
+    # Reading empties the ring, so what was read last is kept.
+    text = await session.execute("ringbuf-read", {"device": HEARTBEAT_CHARDEV, "size": HEARTBEAT_RING_BYTES})
+    if beats := heartbeat.parse(text):
+        machine.last_beat = beats[-1]
+    return machine.last_beat.seq if machine.last_beat is not None else -1

@@ -1,0 +1,126 @@
+"""What there is of a topology at one moment: its VMs, its links, the journal, and the way to write it all down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from vpctl.errors import HostError, NotFoundError, VpctlError
+from vpctl.guest import network
+from vpctl.plan.run import Run
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.rundir import RunDir, write_json
+from vpctl.supervisor.journal import Journal
+from vpctl.supervisor.link import Link
+from vpctl.supervisor.machine import Machine
+
+
+class World:
+    """The topology as it is now; written down at every change, so that a successor can take over."""
+
+    def __init__(self, run: Run, rundir: RunDir) -> None:
+        self.run = run
+        self.rundir = rundir
+        self.topology = run.topology
+        self.journal = Journal(rundir.journal)
+        self.machines = {vm.name: Machine(vm.name, run, rundir, self.journal, self.save) for vm in run.topology.vms}
+        self.links = {link.name: Link(link.name, self.journal, self.save) for link in run.topology.links}
+        self.up: dict[str, Any] | None = None
+        """What `up` measured and checked, once it has."""
+        self.loaded = False
+        """Whether what a predecessor wrote down was read: before that nothing may overwrite it."""
+
+    def save(self) -> None:
+        """Write everything down; called at every change."""
+        if not self.loaded:
+            return
+        with contextlib.suppress(HostError):  # a full disk costs the successor's knowledge, not the guests
+            write_json(self.rundir.status, self.status())
+
+    def status(self) -> dict[str, Any]:
+        """Return the contract's `status`, with what a successor needs in extra keys."""
+        links = []
+        for spec in self.topology.links:
+            ends = [
+                {"vm": end.vm, "interface": spec.name, "address": str(end.address), "mac": end.mac}
+                for end in spec.endpoints
+            ]
+            links.append({**self.links[spec.name].as_json(), "kind": spec.kind, "endpoints": ends})
+        return {
+            "schema_version": 1,
+            "name": self.topology.name,
+            "state": self._overall(),
+            "supervisor": {"pid": os.getpid()},
+            "run_id": self.run.run_id,
+            "source": self.run.source,
+            "vms": [machine.as_json() for machine in self.machines.values()],
+            "links": links,
+            "up": self.up,
+        }
+
+    def _overall(self) -> str:
+        states = [machine.state for machine in self.machines.values()]
+        if all(s is VmState.READY for s in states) and all(
+            link.state is LinkState.UP for link in self.links.values()
+        ):
+            return "up"
+        return "starting" if self.up is None and VmState.FAILED not in states else "degraded"
+
+    def is_ready(self, vm: str) -> bool:
+        """Whether a VM is ready."""
+        return self.machines[vm].state is VmState.READY
+
+    async def guests(self, link: str) -> tuple[network.Guest, network.Guest]:
+        """Return both ends of a link with an ssh connection each; NotFoundError if a VM is not ready."""
+        one, other = self.topology.link(link).endpoints
+        return (
+            network.Guest(end=one, ssh=await self.machines[one.vm].ssh()),
+            network.Guest(end=other, ssh=await self.machines[other.vm].ssh()),
+        )
+
+    async def probe(self, link: str, *, count: int) -> list[dict[str, Any]]:
+        """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok."""
+        spec = self.topology.link(link)
+        try:
+            first, second = await self.guests(link)
+        except VpctlError as error:
+            one, other = (end.vm for end in spec.endpoints)
+            entry = {"link": link, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": error.message}
+            return [{**entry, "from": one, "to": other}, {**entry, "from": other, "to": one}]
+        return await network.probe_both_ways(spec, first, second, count=count)
+
+    async def probe_all(self, *, count: int) -> list[dict[str, Any]]:
+        """Probe every link, all at once."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.probe(name, count=count), name=f"probe-{name}") for name in self.links]
+        return [entry for task in tasks for entry in task.result()]
+
+    async def check(self, links: list[str]) -> dict[str, Any]:
+        """Run the full check on some links, one after the other; `check` of the contract."""
+        results = []
+        for name in links:
+            first, second = await self.guests(name)
+            entry = await network.check_link(self.topology.link(name), first, second)
+            results.append(entry)
+            self.journal.write("check", link=name, attributes={"ok": entry["ok"], "tests": len(entry["tests"])})
+        return {"schema_version": 1, "ok": all(entry["ok"] for entry in results), "links": results}
+
+    def require_vm(self, vm: str) -> None:
+        """Raise NotFoundError, with the names there are, unless there is such a VM."""
+        if vm not in self.machines:
+            known = ", ".join(f"`{name}`" for name in self.machines)
+            raise NotFoundError(f"no VM named `{vm}` in `{self.topology.name}`", hint=f"VMs are {known}")
+
+    def require_link(self, link: str) -> None:
+        """Raise NotFoundError, with the names there are, unless there is such a link."""
+        if link not in self.links:
+            known = ", ".join(f"`{name}`" for name in self.links) or "none"
+            raise NotFoundError(f"no link named `{link}` in `{self.topology.name}`", hint=f"links are {known}")
+
+    def journalled(self, entry: Mapping[str, Any]) -> None:
+        """Pass a QMP event on to the VM that it came from."""
+        if entry["type"] == "qmp.event":
+            self.machines[entry["vm"]].take_event(entry["attributes"])
