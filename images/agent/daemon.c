@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "announce.h"
 #include "heartbeat.h"
 #include "netlink.h"
 
@@ -69,20 +70,32 @@ static int set_up(int fd, const struct interface *interface, const struct link *
 	return netlink_set_up(fd, interface->index);
 }
 
-/* Sets a link up once per interface: what people change on a running one later is theirs. */
-static void meet(const struct interface *interface, void *context)
+static void follow_carrier(struct link *link, const struct interface *interface)
 {
-	struct watch *watch = context;
+	if (interface->carrier && !link->carrier)
+		announce(link);
+	link->carrier = interface->carrier;
+}
+
+/* Sets a link up once per interface: what people change on a running one later is theirs. */
+static void meet(const struct interface *interface, struct watch *watch)
+{
 	struct link *link = interface->stacked ? NULL : links_by_mac(&watch->links, interface->mac);
 
-	if (!link || link->index == interface->index)
+	if (!link)
 		return;
+	if (link->index == interface->index) {
+		follow_carrier(link, interface);
+		return;
+	}
 	if (set_up(watch->requests, interface, link) < 0) {
 		/* Tried again at the next beat: the name's last bearer may still be on its way out. */
 		fprintf(stderr, "vpctl-agent: %s: %s\n", link->name, strerror(errno));
 		return;
 	}
 	link->index = interface->index;
+	/* That it is up, and with carrier, is news that is still to come; then it is announced. */
+	link->carrier = false;
 	watch->changed = true;
 }
 

@@ -5,6 +5,7 @@
 
 #include <net/if.h>
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,8 @@ struct link {
 	unsigned int mtu;
 	/* The interface that was set up for it; 0 while there is none. */
 	int index;
+	/* It had carrier when last heard of. */
+	bool carrier;
 };
 
 struct links {

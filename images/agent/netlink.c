@@ -176,6 +176,7 @@ bool netlink_parse_interface(const struct nlmsghdr *message, struct interface *i
 	memset(interface, 0, sizeof(*interface));
 	interface->index = link->ifi_index;
 	interface->flags = link->ifi_flags;
+	interface->carrier = link->ifi_flags & IFF_LOWER_UP;
 	for (length = IFLA_PAYLOAD(message); RTA_OK(attribute, length); attribute = RTA_NEXT(attribute, length))
 		parse_attribute(attribute, interface);
 	return true;

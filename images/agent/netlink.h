@@ -15,6 +15,7 @@ struct interface {
 	unsigned int mtu;
 	uint8_t mac[6];
 	char name[IFNAMSIZ];
+	bool carrier;
 	/* A bridge, VLAN or the like: it may carry the MAC of the device below it, and is not that device. */
 	bool stacked;
 };

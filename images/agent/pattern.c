@@ -66,7 +66,7 @@ void pattern_fill(uint8_t *data, size_t size, const struct message *message)
 	size_t position = 0;
 	struct walk walk;
 
-	if (size >= PATTERN_HEADER) {
+	if (size >= PATTERN_WITH_HEADER) {
 		memcpy(data, &header, sizeof(header));
 		position = sizeof(header);
 	} else if (size > 0) {
@@ -112,7 +112,7 @@ enum verdict pattern_check(const uint8_t *data, size_t length, size_t size, stru
 {
 	struct header header;
 
-	if (size < PATTERN_HEADER)
+	if (size < PATTERN_WITH_HEADER)
 		return check_short(data, length, size, found);
 	if (length < PATTERN_HEADER)
 		return VERDICT_CORRUPT;

@@ -13,6 +13,9 @@
 /* Bytes of the header: magic, seed, test, size, number; each 32 bits, big-endian. */
 #define PATTERN_HEADER 20
 
+/* A message from this size on has a header: behind it there is room for enough pattern to prove its number. */
+#define PATTERN_WITH_HEADER 28
+
 struct message {
 	uint32_t seed;
 	uint32_t test;
@@ -27,7 +30,7 @@ enum verdict {
 	VERDICT_FOREIGN,
 };
 
-/* Writes a message of `size` bytes. One shorter than the header says its number in its first byte, the rest is pattern. */
+/* Writes a message of `size` bytes. One without a header says its number in its first byte, the rest is pattern. */
 void pattern_fill(uint8_t *data, size_t size, const struct message *message);
 
 /* Reads what the header says, unproven; false where there is none. */

@@ -160,7 +160,7 @@ static void receive_stream(struct receiver *receiver, size_t test)
 		enum verdict verdict = pattern_check(receipt->stream, size, size, &found);
 
 		/* A byte stream keeps its order, so a message's number is known without its word for it. */
-		count(receiver, test, verdict == VERDICT_OK && size >= PATTERN_HEADER && found.number != receipt->next ?
+		count(receiver, test, verdict == VERDICT_OK && size >= PATTERN_WITH_HEADER && found.number != receipt->next ?
 					      VERDICT_CORRUPT : verdict, found.number);
 		receipt->next++;
 		receipt->filled = 0;

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef VPCTL_ANNOUNCE_H
+#define VPCTL_ANNOUNCE_H
+
+#include "links.h"
+
+/* Tells the other end of a link, by a gratuitous ARP request, where the address now is. The end that is ready first has
+ * asked in vain, and the kernel asks again only after a second; an announcement answers it at once.
+ */
+void announce(const struct link *link);
+
+#endif

@@ -1,0 +1,267 @@
+"""The agent at work, on this host: two network namespaces of this test's own and a veth pair between them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.agent import wire
+
+MAC_A, MAC_B = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
+
+WORLD = f"""
+set -eu
+mount -t tmpfs tmpfs /run
+mount -t sysfs sysfs /sys  # what it shows belongs to the namespace that mounts it
+ip netns add b
+b() {{ ip netns exec b "$@"; }}
+plug() {{
+	ip link add vetha address {MAC_A} type veth peer name vethb netns b
+	b ip link set vethb address {MAC_B}
+}}
+echo "{MAC_A} lan0 10.99.0.1/30 1400" >a.links
+echo "{MAC_B} lan0 10.99.0.2/30 1400" >b.links
+: >a.beats
+: >b.beats
+start() {{
+	$AGENT daemon --links a.links --port a.beats &
+	ip netns exec b $AGENT daemon --links b.links --port b.beats &
+	$AGENT probe lan0 10.99.0.2 --timeout-ms 5000
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def namespaces() -> None:
+    """Skip where this host lets nobody make namespaces."""
+    needed = [tool for tool in ("unshare", "ip") if shutil.which(tool) is None]
+    if needed:
+        pytest.skip(f"missing: {needed}")
+    done = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no namespaces: {done.stderr.strip()}")
+
+
+UNSHARE = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--mount-proc",
+    "--kill-child",
+]
+
+
+def run(agent: Path, directory: Path, script: str) -> list[Any]:
+    """Run a script in a world of its own, which ends with it; return what it printed, line by line, as JSON."""
+    text = WORLD + textwrap.dedent(script)
+    done = subprocess.run(
+        [*UNSHARE, "sh", "-c", text],
+        cwd=directory,
+        env={"AGENT": str(agent), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith(("{", "["))]
+
+
+pytestmark = pytest.mark.usefixtures("namespaces")
+
+
+def test_links_are_named_and_addressed_and_the_probe_gets_its_answers(agent: Path, tmp_path: Path) -> None:
+    probe, interfaces = run(agent, tmp_path, "plug; start; ip -j address show dev lan0")
+    assert probe["ok"]
+    assert (probe["sent"], probe["received"], probe["corrupt"], probe["loss_percent"]) == (5, 5, 0, 0)
+    assert 0 < probe["rtt_ms"] < 1000
+    assert (probe["interface"], probe["address"], probe["mac"]) == ("lan0", "10.99.0.1", MAC_A)
+    assert interfaces[0]["mtu"] == 1400
+
+
+def test_a_link_that_goes_and_comes_back_is_set_up_again_and_beats_say_so(agent: Path, tmp_path: Path) -> None:
+    gone, back = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        ip link del lan0
+        $AGENT probe lan0 10.99.0.2 --timeout-ms 100 || true
+        plug
+        $AGENT probe lan0 10.99.0.2 --timeout-ms 5000
+        """,
+    )
+    assert (gone["ok"], gone["error"]) == (False, "no such interface")
+    assert back["ok"]
+    beats = (tmp_path / "a.beats").read_text().split("\n")
+    links = [line.partition(" links=")[2] for line in beats if line]
+    assert [now for now, before in zip(links, [None, *links], strict=False) if now != before][:3] == [
+        "lan0",
+        "",
+        "lan0",
+    ]
+
+
+def test_what_people_change_on_a_link_stays_changed(agent: Path, tmp_path: Path) -> None:
+    script = (
+        "plug; start >/dev/null; ip addr flush dev lan0; ip link set lan0 mtu 900; sleep 1.3; ip -j address show lan0"
+    )
+    [[lan0]] = run(agent, tmp_path, script)
+    assert lan0["mtu"] == 900
+    assert [info for info in lan0["addr_info"] if info["family"] == "inet"] == []
+
+
+def test_a_link_plugged_before_the_agent_starts_and_up_under_another_name_is_set_up(
+    agent: Path, tmp_path: Path
+) -> None:
+    [probe] = run(agent, tmp_path, "plug; ip link set vetha up; b ip link set vethb up; start")
+    assert probe["ok"]
+
+
+def test_a_probe_of_a_mute_peer_ends_in_time_and_says_no_answer(agent: Path, tmp_path: Path) -> None:
+    [probe] = run(
+        agent, tmp_path, "plug; start >/dev/null; b ip link set lan0 arp off; b ip addr flush dev lan0\n"
+        "$AGENT probe lan0 10.99.0.2 --timeout-ms 300 && exit 1 || true"
+    )  # fmt: skip
+    assert (probe["ok"], probe["error"], probe["received"], probe["first_reply_ms"]) == (False, "no answer", 0, None)
+
+
+PLAN = "frame:60x8,frame:1414x8,frame:1414x2,udp:1x4,udp:100x8,udp:65507x4,tcp:65536x1,tcp:7x3"
+
+
+def test_everything_that_is_sent_arrives_once_and_intact(agent: Path, tmp_path: Path) -> None:
+    sent, received = run(
+        agent,
+        tmp_path,
+        f"""
+        plug; start >/dev/null
+        ip netns exec b $AGENT recv lan0 --plan {PLAN} --seed 7 --timeout-ms 8000 >received & receiver=$!
+        while ! grep -q ready received; do sleep 0.02; done
+        $AGENT send lan0 10.99.0.2 {MAC_B} --plan {PLAN} --seed 7
+        wait $receiver
+        cat received
+        """,
+    )
+    counts = [int(test.rpartition("x")[2]) for test in PLAN.split(",")]
+    assert [test["sent"] for test in sent["tests"]] == counts
+    assert [test["received"] for test in received["tests"]] == counts
+    assert {(test["corrupt"], test["duplicate"]) for test in received["tests"]} == {(0, 0)}
+    assert [(test["protocol"], test["size"]) for test in sent["tests"]] == [
+        (test["protocol"], test["size"]) for test in received["tests"]
+    ]
+    assert received["counters"]["rx_packets"] == sent["counters"]["tx_packets"] > sum(counts)
+    assert received["counters"]["rx_bytes"] == sent["counters"]["tx_bytes"] > 4 * 65507
+
+
+def test_damage_duplicates_and_strangers_are_counted_as_what_they_are(agent: Path, tmp_path: Path) -> None:
+    to, source = (bytes.fromhex(mac.replace(":", "")) for mac in (MAC_B, MAC_A))
+    messages = [wire.message(7, 0, number, 100) for number in range(4)]
+    damaged = messages[2][:50] + bytes([messages[2][50] ^ 1]) + messages[2][51:]
+    frames = [messages[0], messages[1], messages[1], damaged, messages[3], wire.message(8, 0, 2, 100), b"x" * 80]
+    frames += [wire.message(7, wire.END_TEST, 0, 46)]
+    (tmp_path / "frames").write_text("\n".join(wire.frame(to, source, payload).hex() for payload in frames))
+    (tmp_path / "inject.py").write_text(INJECT)
+    [received] = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        ip netns exec b $AGENT recv lan0 --plan frame:114x4 --seed 7 --timeout-ms 8000 >received & receiver=$!
+        while ! grep -q ready received; do sleep 0.02; done
+        python3 inject.py
+        wait $receiver && exit 1 || cat received
+        """,
+    )
+    assert received["tests"] == [{"protocol": "frame", "size": 114, "received": 3, "corrupt": 1, "duplicate": 1}]
+
+
+INJECT = """
+import socket
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
+    packets.bind(("lan0", 0))
+    for line in open("frames"):
+        packets.send(bytes.fromhex(line))
+"""
+
+
+def test_a_frame_larger_than_the_mtu_is_reported_as_not_sent(agent: Path, tmp_path: Path) -> None:
+    [sent] = run(
+        agent,
+        tmp_path,
+        f"plug; start >/dev/null; $AGENT send lan0 10.99.0.2 {MAC_B} --plan frame:1500x2 && exit 1 || true",
+    )
+    assert sent["tests"] == [{"protocol": "frame", "size": 1500, "sent": 0, "error": "Message too long"}]
+
+
+def test_jumbo_frames_up_to_the_largest_mtu_pass(agent: Path, tmp_path: Path) -> None:
+    plan = "frame:65549x3,udp:65507x2"
+    [received] = run(
+        agent,
+        tmp_path,
+        f"""
+        sed -i s/1400/65535/ a.links b.links
+        plug; start >/dev/null
+        ip netns exec b $AGENT recv lan0 --plan {plan} --timeout-ms 8000 >received & receiver=$!
+        while ! grep -q ready received; do sleep 0.02; done
+        $AGENT send lan0 10.99.0.2 {MAC_B} --plan {plan} >/dev/null
+        wait $receiver
+        cat received
+        """,
+    )
+    assert [test["received"] for test in received["tests"]] == [3, 2]
+
+
+def test_a_stream_outlives_its_interface_and_the_gap_is_measured(agent: Path, tmp_path: Path) -> None:
+    sent, received = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        ip netns exec b $AGENT stream-recv lan0 >received & receiver=$!
+        sleep 0.1
+        $AGENT stream-send lan0 10.99.0.2 --duration-ms 1500 & sender=$!
+        sleep 0.4
+        ip link del lan0
+        sleep 0.3
+        plug
+        wait $sender
+        kill -TERM $receiver
+        wait $receiver
+        cat received
+        """,
+    )
+    assert sent["last_seq"] == pytest.approx(1499, abs=60)
+    assert received["corrupt"] == 0
+    assert received["last_seq"] == sent["last_seq"]
+    assert 280 < received["longest_gap_ms"] < 900
+    # At 1 kHz a number is a millisecond: both ways of measuring the gap must agree.
+    assert received["gap_lost"] == pytest.approx(received["longest_gap_ms"], abs=80)
+    assert received["lost"] >= received["gap_lost"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "",
+        "nonsense",
+        "probe",
+        "probe lan0",
+        "probe lan0 10.0.0",
+        "recv lan0",
+        "recv lan0 --plan udp:1",
+        "probe a b c",
+    ],
+)
+def test_wrong_usage_is_2_and_says_nothing_on_stdout(agent: Path, arguments: str) -> None:
+    done = subprocess.run([agent, *arguments.split()], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
