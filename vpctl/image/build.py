@@ -360,6 +360,6 @@ def _disk_errors(cache: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise HostError(f"{cache}: the disk is full", hint="df; VPCTL_CACHE_DIR chooses another place") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
             raise HostError(f"{cache}: {error.strerror}", hint="VPCTL_CACHE_DIR chooses another place") from error
         raise

@@ -6,7 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -28,7 +28,7 @@ class GuestImage:
     disk: Path | None
     kernel_args: str
     agent: Path
-    manifest: Mapping[str, object]
+    manifest: Mapping[str, object] = field(hash=False)
 
 
 def image_directory(cache: Path, name: str, key: str) -> Path:
