@@ -160,7 +160,11 @@ async def test_an_interrupted_build_leaves_nothing(fake: Path, tmp_path: Path) -
 
 
 async def seen(path: Path) -> bool | None:
-    return os.path.lexists(path) or None
+    return is_there(path) or None
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
 
 
 async def test_what_a_killed_builder_left_goes_at_the_next_build(fake: Path, tmp_path: Path) -> None:
