@@ -32,7 +32,7 @@ async def up(
         from vpctl.cli.plan import plan
 
         return await plan(context, file)
-    from vpctl.supervisor.lifetime import is_running, launching, start
+    from vpctl.supervisor.lifetime import is_running, launching, revive, start
     from vpctl.supervisor.prepare import load_file, prepare
 
     topology = load_file(file, context.environ)
@@ -41,6 +41,7 @@ async def up(
     with launching(context.directories, topology.name) as rundir:
         if is_running(rundir):
             require_same(rundir, topology)
+            await revive(rundir)
         else:
             run = await prepare(
                 topology,

@@ -11,7 +11,7 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import InternalError, VpctlError, errors_by_code
 from vpctl.qmp.session import Session, open_session
-from vpctl.rundir import RunDir
+from vpctl.rundir import RunDir, is_locked
 
 CONNECT_SECONDS = 20.0
 """For a supervisor that was just started, or killed and started again, to open its socket."""
@@ -82,6 +82,12 @@ def revive(error: Mapping[str, Any]) -> VpctlError:
 @asynccontextmanager
 async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncIterator[Supervisor]:
     """Be connected for as long as the block lasts; SupervisorLostError if none answers."""
+    if not is_locked(rundir.broker_lock):
+        # The broker keeps the supervisor alive and the supervisor the broker; without both, nobody will answer.
+        raise SupervisorLostError(
+            f"vpctl's own processes of `{rundir.name}` are gone, its guests may still run",
+            hint=f"`vpctl up FILE` takes them over, `vpctl down {rundir.name}` ends them",
+        )
     try:
         session = await open_session(rundir.control_socket, vm=rundir.name, timeout=timeout)
     except VpctlError as error:
@@ -108,9 +114,23 @@ async def job_through_restarts(
             async with connect(rundir) as supervisor:
                 return await supervisor.job(command, on_event=on_event, **arguments)
         except SupervisorLostError:
-            if not rundir.broker_socket.exists() or rundir.stopping.exists():
+            if not rundir.run.exists() or rundir.stopping.exists():
                 raise
             await wait.pause(0.1)
+            if not is_locked(rundir.broker_lock):
+                await _revived(rundir)
+
+
+async def _revived(rundir: RunDir) -> None:
+    """Wait for the broker that a living supervisor starts; SupervisorLostError if none comes."""
+
+    async def locked() -> bool | None:
+        return is_locked(rundir.broker_lock) or None
+
+    try:
+        await wait.until(locked, timeout=CONNECT_SECONDS, what=f"a new broker of `{rundir.name}`")
+    except VpctlError as error:
+        raise SupervisorLostError(error.message, hint=f"vpctl down {rundir.name}") from error
 
 
 async def try_status(rundir: RunDir) -> dict[str, Any] | None:

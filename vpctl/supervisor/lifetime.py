@@ -13,7 +13,7 @@ from vpctl import wait
 from vpctl.broker.client import connect, start_broker
 from vpctl.broker.protocol import SUPERVISOR
 from vpctl.broker.service import GRACE_SECONDS, known_children
-from vpctl.errors import HostError, NotFoundError, VpctlError
+from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
 from vpctl.plan.run import Run, run_to_json
 from vpctl.process import ProcessId, end, find_by_argument, identify
 from vpctl.rundir import Directories, RunDir, is_locked, locked, private_directory, write_json
@@ -54,6 +54,13 @@ async def start(run: Run, rundir: RunDir) -> None:
     private_directory(rundir.run)
     write_json(rundir.spec, run_to_json(run))
     await start_broker(rundir)
+
+
+async def revive(rundir: RunDir) -> None:
+    """Start a broker for guests that run without one, if so; it adopts them. The caller holds `launching`."""
+    if not is_locked(rundir.broker_lock):
+        with contextlib.suppress(UsageError):  # a supervisor that lives was quicker
+            await start_broker(rundir)
 
 
 async def stop(rundir: RunDir) -> None:
