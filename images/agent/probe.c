@@ -198,7 +198,7 @@ static int run(struct probe *probe)
 
 int probe_main(int argc, char **argv)
 {
-	static struct probe probe = {.count = 5};
+	static struct probe probe; /* half a megabyte: an initializer would put it into the file */
 	int64_t interval_ms = 10, timeout_ms = 10000;
 	const struct arguments arguments = {
 		.operands = {&probe.link, &probe.peer_text},
@@ -209,6 +209,7 @@ int probe_main(int argc, char **argv)
 		},
 	};
 
+	probe.count = 5;
 	if (arguments_parse(argc, argv, &arguments) < 0 || inet_pton(AF_INET, probe.peer_text, &probe.peer) != 1 ||
 	    probe.count < 1 || probe.count > COUNT_MAX)
 		return EXIT_USAGE;

@@ -234,6 +234,7 @@ async def _fetch_guest(bootstrap: _Bootstrap, step: Step) -> None:
             bootstrap.recipe.guest_packages,
             str(workshop / "guest.tar"),
             "--format=tar",
+            "--skip=output/dev",  # no user may make device nodes again, and the guest has devtmpfs
             '--extract-hook=cd "$1" && for deb in $MMDEBSTRAP_ESSENTIAL; do echo "package: $(basename "$deb")"; done',
         ),
         workshop,
