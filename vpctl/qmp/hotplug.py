@@ -60,6 +60,9 @@ class HotplugTimes:
     """For one adding command, all attempts together."""
     connect: float = 5.0
     """For the event that proves a netdev's connection."""
+    settle: float = 0.25
+    """From `netdev_add` to the earliest `netdev_del`: a `stream` of 7.2 goes on setting up its socket after the
+    reply, and a removal meanwhile is a crash a few commands later (SIGSEGV; nothing tells when it is done)."""
     undo: float = 10.0
     """For taking back what a failed plug has done."""
 
@@ -164,26 +167,39 @@ async def _add(session: Session, plan: DevicePlan, times: HotplugTimes) -> None:
 
 
 async def _add_part(session: Session, plan: DevicePlan, command: Command, times: HotplugTimes) -> None:
-    """Carry out one adding command; for a netdev with an event, until that has come."""
-    name, arguments = command
+    """Carry out one adding command."""
+    name = command[0]
     if name == "device_add" and plan.objects:
         await _wait_for_old_memory(session, plan, times)
-    if name != "netdev_add" or plan.netdev_event is None:
+    if name != "netdev_add":
         await _retry_busy(session, command, limit=times.add, times=times)
-        return
+    elif plan.netdev_event is None:
+        await _add_netdev(session, command, times)
+    else:
+        await _connect_netdev(session, command, plan.netdev_event, times)
+
+
+async def _add_netdev(session: Session, command: Command, times: HotplugTimes) -> None:
+    try:
+        await _retry_busy(session, command, limit=times.add, times=times)
+    finally:
+        session.netdev_settles = time.monotonic() + times.settle
+
+
+async def _connect_netdev(session: Session, command: Command, event_name: str, times: HotplugTimes) -> None:
+    """Add a netdev, and wait for the event that proves its connection."""
+    name = command[1]["id"]
 
     def is_ours(event: Event) -> bool:
-        return bool(event.get("data", {}).get("netdev-id") == arguments["id"])
+        return bool(event.get("data", {}).get("netdev-id") == name)
 
-    with session.expect(plan.netdev_event, match=is_ours) as connected:
-        await _retry_busy(session, command, limit=times.add, times=times)
+    with session.expect(event_name, match=is_ours) as connected:
+        await _add_netdev(session, command, times)
         try:
             await connected.wait(times.connect)
         except QmpTimeoutError as error:
             remedy = "nobody listens on its socket: the other end is plugged first"
-            raise QmpTimeoutError(
-                f"{error.message}: netdev `{arguments['id']}` is not connected", hint=remedy
-            ) from error
+            raise QmpTimeoutError(f"{error.message}: netdev `{name}` is not connected", hint=remedy) from error
 
 
 async def _wait_for_old_memory(session: Session, plan: DevicePlan, times: HotplugTimes) -> None:
@@ -239,6 +255,8 @@ async def _remove(session: Session, command: Command, times: HotplugTimes) -> No
     """Remove a part behind a device; it may be gone already, or busy for a moment."""
     name, arguments = command
     what = f"{session.vm}: removing `{arguments['id']}` failed at `{name}`"
+    if name == "netdev_del":
+        await wait.pause(max(0.0, session.netdev_settles - time.monotonic()))
     try:
         await _retry_busy(session, command, limit=times.remove, times=times)
     except QmpRefusedError as error:

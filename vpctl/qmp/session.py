@@ -65,6 +65,8 @@ class Session:
     ) -> None:
         self.vm = vm
         self.default_timeout = default_timeout
+        self.netdev_settles = 0.0
+        """When the last `netdev_add` will have come to rest in QEMU (monotonic seconds); `hotplug` keeps it."""
         self._client = client
         self._hub = hub
         self._sock = sock

@@ -27,6 +27,7 @@ TIMES = HotplugTimes(
     remove=0.3,
     add=0.3,
     connect=0.2,
+    settle=0.0,
     undo=0.5,
 )
 
@@ -275,6 +276,16 @@ async def test_netdev_that_nobody_answers_is_an_error_though_qemu_said_yes(fake:
         await plug(empty, STREAM, times=TIMES)
     assert "other end" in (caught.value.hint or "")
     assert fake.names() == ["netdev_add", "netdev_del"]
+
+
+async def test_netdev_is_not_removed_while_qemu_still_sets_it_up(fake: FakeQemu, empty: Session) -> None:
+    """7.2 answers netdev_add of a stream before its socket listens, and crashes if the netdev goes meanwhile."""
+    fake.script("device_add", [Refuse("Bus 'rp1' not found")])
+    began = time.monotonic()
+    with pytest.raises(StepError):
+        await plug(empty, FULL, times=replace(TIMES, settle=0.2))
+    assert time.monotonic() - began >= 0.19
+    assert fake.parts == set()
 
 
 # Unplug
