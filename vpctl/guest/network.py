@@ -16,8 +16,6 @@ from vpctl.topology.model import Endpoint, LinkSpec
 if TYPE_CHECKING:
     import asyncssh
 
-AGENT = "/usr/bin/vpctl-agent"
-
 PROBE_SECONDS = 20.0
 """For the first packet over a link that was just plugged: the guest has to find the device and address it."""
 
@@ -37,6 +35,8 @@ class Guest:
 
     end: Endpoint
     ssh: asyncssh.SSHClientConnection
+    agent: str
+    """The agent's path in the guest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ async def probe(link: str, source: Guest, target: Endpoint, *, count: int) -> di
 
     Returns an entry of `up`'s `checks`: {"link", "from", "to", "ok", "loss_percent", "rtt_ms"}.
     """
-    argv = [AGENT, "probe", link, str(target.address.ip), "--count", str(count)]
+    argv = [source.agent, "probe", link, str(target.address.ip), "--count", str(count)]
     argv += ["--timeout-ms", f"{PROBE_SECONDS * 1000:.0f}"]
     entry: dict[str, Any] = {"link": link, "from": source.end.vm, "to": target.vm}
     try:
@@ -118,8 +118,18 @@ async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[
     seed = str(zlib.crc32(f"{link.name}/{source.end.vm}/{asyncio.get_running_loop().time()}".encode()))
     limit = f"{CHECK_SECONDS * 1000:.0f}"
     ready = asyncio.Event()
-    receive = [AGENT, "recv", link.name, "--plan", plan, "--seed", seed, "--timeout-ms", limit]
-    send = [AGENT, "send", link.name, str(target.end.address.ip), target.end.mac, "--plan", plan, "--seed", seed]
+    receive = [target.agent, "recv", link.name, "--plan", plan, "--seed", seed, "--timeout-ms", limit]
+    send = [
+        source.agent,
+        "send",
+        link.name,
+        str(target.end.address.ip),
+        target.end.mac,
+        "--plan",
+        plan,
+        "--seed",
+        seed,
+    ]
 
     def heard(line: str) -> None:
         if line.strip() == "ready":

@@ -23,6 +23,8 @@ LOGIN_SECONDS = 30.0
 ATTEMPT_SECONDS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 """How long each attempt at the banner may take, the last again and again."""
 
+HOST_KEY_ALGORITHMS = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"]
+
 LISTENING_SECONDS = 10.0
 """The same, once the server is known to listen."""
 
@@ -92,8 +94,8 @@ async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -
             username=address.user,
             client_keys=[str(address.identity)],
             known_hosts=known,
-            # dropbear with an ed25519 key alone asserts when RSA is negotiated.
-            server_host_key_algs=["ssh-ed25519"] if known is not None else (),
+            # ed25519 first: a dropbear that has no other key asserts when RSA is negotiated.
+            server_host_key_algs=HOST_KEY_ALGORITHMS[:1] if known is not None else HOST_KEY_ALGORITHMS,
             # The first that both sides have is used: this one costs a guest under TCG the least.
             kex_algs=["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
             compression_algs=None,

@@ -34,6 +34,8 @@ class Boot:
     disk_format: str
     disk_overlay: bool
     kernel_args: str
+    agent: str
+    """The guest agent's binary on the host: copied into guests whose image lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.protocol import Child, Exit, process_name
-from vpctl.errors import NotFoundError, QmpError, ReadyTimeoutError, VpctlError
+from vpctl.errors import HostError, NotFoundError, QmpError, ReadyTimeoutError, VpctlError
+from vpctl.guest import agent as guest_agent
 from vpctl.guest import ssh as guest_ssh
-from vpctl.guest.config import write_config
+from vpctl.guest.config import links_table, write_config
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run
@@ -55,6 +56,8 @@ class Machine:
         self.generation = 0
         self.process: ProcessId | None = None
         self.ssh_port = 0
+        self.agent = guest_agent.BUILT_IN
+        """The agent's path in the guest."""
         self.boot_ms = 0.0
         self.timings: list[dict[str, Any]] = []
         self.ended: asyncio.Future[Ended] | None = None
@@ -206,6 +209,7 @@ class Machine:
         with self._timed("ssh") as limit:
             listens = self._says_ssh if self.spec.vm.image.name is not None else None
             self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit, listens=listens)
+            await self._provide_agent(self._ssh)
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})
 
@@ -350,7 +354,22 @@ class Machine:
             raise NotFoundError(f"VM `{self.name}` is {self.state}, not ready", hint="vpctl status")
         if self._ssh is None or self._ssh.is_closed():
             self._ssh = await guest_ssh.open_connection(self.ssh_address)
+            await self._provide_agent(self._ssh)
         return self._ssh
+
+    async def _provide_agent(self, ssh: asyncssh.SSHClientConnection) -> None:
+        """Copy the agent into a guest whose image is the user's own; a built one has it."""
+        if self.spec.vm.image.name is None:
+            links = links_table(self._run.topology, self.name)
+            binary = self._agent_binary()
+            self.agent = await guest_agent.install(ssh, binary, links, vm=self.name)
+
+    def _agent_binary(self) -> bytes:
+        try:
+            return Path(self.spec.boot.agent).read_bytes()
+        except OSError as error:
+            message = f"cannot read the guest agent {self.spec.boot.agent}: {error.strerror}"
+            raise HostError(message, hint="vpctl image build") from error
 
     async def close(self) -> None:
         """Leave the VM as it is; close our connections."""

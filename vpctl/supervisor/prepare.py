@@ -27,6 +27,9 @@ from vpctl.rundir import Directories
 from vpctl.topology.load import load
 from vpctl.topology.model import ImageSpec, KindRules, Topology, VmSpec, topology_to_json
 
+AGENT_IMAGE = "micro"
+"""Where the agent comes from for VMs that boot an image of the user's own."""
+
 QCOW2_MAGIC = b"QFI\xfb"
 
 
@@ -81,8 +84,13 @@ async def prepare(
     check_memory(topology)
     qemus = {vm.name: await probe_qemu(topology, vm, directories, environ) for vm in topology.vms}
     images = {vm.name: await _image(vm.image, directories, environ, log) for vm in topology.vms}
+    # An own image gets the agent over ssh; whichever built image is at hand has it.
+    agents = {vm.name: images[vm.name].agent for vm in topology.vms if vm.image.name is not None}
+    for vm in topology.vms:
+        if vm.name not in agents:
+            agents[vm.name] = (await _built_image(AGENT_IMAGE, directories, environ, log)).agent
     machines: dict[str, MachineSpec] = {}
-    warnings: dict[str, str | None] = {}
+    warnings: dict[str, None] = {}
     for vm in topology.vms:
         verdict = await accelerator.decide(
             vm.accelerator,
@@ -93,10 +101,10 @@ async def prepare(
             environ=environ,
         )
         if verdict.warning is not None:
-            warnings[verdict.warning] = verdict.hint
-        machines[vm.name] = _machine(topology, vm, qemus[vm.name], images[vm.name], verdict)
-    for warning, hint in warnings.items():
-        log.warning(warning, hint=hint)
+            warnings[verdict.warning] = None
+        machines[vm.name] = _machine(topology, vm, qemus[vm.name], images[vm.name], agents[vm.name], verdict)
+    for warning in warnings:
+        log.warning(warning, hint="`vpctl doctor` tries again; VPCTL_ACCELERATOR=tcg asks for TCG")
     return Run(
         topology=topology,
         machines=machines,
@@ -122,7 +130,7 @@ async def plan(topology: Topology, *, source: str, directories: Directories, env
             cpu_model=accelerator.cpu_model("tcg", qemu.version),
             reason="`up` tries KVM first" if vm.accelerator != "tcg" else "TCG was asked for",
         )
-        machines[vm.name] = _machine(topology, vm, qemu, image, verdict)
+        machines[vm.name] = _machine(topology, vm, qemu, image, image.agent, verdict)
     return Run(topology=topology, machines=machines, run_id="plan", source=source)
 
 
@@ -139,8 +147,12 @@ async def probe_qemu(
 async def _image(spec: ImageSpec, directories: Directories, environ: Mapping[str, str], log: Log) -> GuestImage:
     if spec.name is None:
         return _own_image(spec)
+    return await _built_image(spec.name, directories, environ, log)
+
+
+async def _built_image(name: str, directories: Directories, environ: Mapping[str, str], log: Log) -> GuestImage:
     mirror = environ.get("VPCTL_DEBIAN_MIRROR") or None
-    return await guest_images.ensure(spec.name, cache=directories.images, mirror=mirror, log=log)
+    return await guest_images.ensure(name, cache=directories.images, mirror=mirror, log=log)
 
 
 def _planned_image(spec: ImageSpec, directories: Directories) -> GuestImage:
@@ -178,7 +190,7 @@ def disk_format(disk: Path | None) -> str:
 
 
 def _machine(
-    topology: Topology, vm: VmSpec, qemu: QemuInfo, image: GuestImage, verdict: accelerator.Verdict
+    topology: Topology, vm: VmSpec, qemu: QemuInfo, image: GuestImage, agent: Path, verdict: accelerator.Verdict
 ) -> MachineSpec:
     boot = Boot(
         kernel=str(image.kernel),
@@ -187,6 +199,7 @@ def _machine(
         disk_format=disk_format(image.disk),
         disk_overlay=vm.image.name is None,
         kernel_args=image.kernel_args,
+        agent=str(agent),
     )
     return MachineSpec(
         vm=vm,

@@ -11,9 +11,12 @@ import contextlib
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vpctl.broker.protocol import Child, Exit, process_name
+from vpctl.errors import HostError
+from vpctl.image.store import hold, load_image
 from vpctl.plan.run import Run
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
@@ -57,6 +60,7 @@ class Supervisor:
         bring_up = BringUp(self._world, self._bond.client, recoveries, group)
         commands = Commands(self._world, jobs, recoveries, bring_up)
         self._world.journal.listeners += [self._world.journalled, _tell(control)]
+        hold_images(self._world)
         group.create_task(self._bond.keep(), name="broker")
         await self._bond.connected.wait()
         known = await self._take_over(recoveries)
@@ -104,6 +108,20 @@ class Supervisor:
             machine.lost_unseen(machine.recorded_exit() or unknown)
         if machine.state is VmState.READY:
             recoveries.watch(machine)
+
+
+def hold_images(world: World) -> None:
+    """Mark the built images that the VMs boot as in use, for the life of this process."""
+    for directory in {
+        Path(spec.boot.kernel).parent for spec in world.run.machines.values() if not spec.boot.disk_overlay
+    }:
+        image = load_image(directory)
+        try:
+            if image is None:
+                raise HostError(f"image {directory} is gone")
+            hold(image)
+        except HostError as error:  # guests that run have their files open; one that crashes cannot come back
+            world.journal.write("command", attributes={"command": "hold-image", "error": error.message})
 
 
 def _tell(control: ControlServer) -> Any:

@@ -75,11 +75,11 @@ class World:
 
     async def guests(self, link: str) -> tuple[network.Guest, network.Guest]:
         """Return both ends of a link with an ssh connection each; NotFoundError if a VM is not ready."""
-        one, other = self.topology.link(link).endpoints
-        return (
-            network.Guest(end=one, ssh=await self.machines[one.vm].ssh()),
-            network.Guest(end=other, ssh=await self.machines[other.vm].ssh()),
-        )
+        guests = []
+        for end in self.topology.link(link).endpoints:
+            machine = self.machines[end.vm]
+            guests.append(network.Guest(end=end, ssh=await machine.ssh(), agent=machine.agent))
+        return guests[0], guests[1]
 
     async def probe(self, link: str, *, count: int) -> list[dict[str, Any]]:
         """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok."""

@@ -1,0 +1,50 @@
+"""The guest agent in images of the user's own: copied over ssh, since nothing of such an image may be assumed."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from typing import TYPE_CHECKING
+
+from vpctl.guest.ssh import GuestSshError
+
+if TYPE_CHECKING:
+    import asyncssh
+
+BUILT_IN = "/usr/bin/vpctl-agent"
+
+COPY_SECONDS = 60.0
+
+# Not /run, which many distributions mount noexec. A daemon that an earlier login left is replaced: it may hold
+# another table of links.
+_INSTALL = """
+set -e
+umask 022
+if pidof vpctl-agent >/dev/null 2>&1 && [ -x {built_in} ]; then echo {built_in}; exit 0; fi
+dir=$(mktemp -d /tmp/vpctl.XXXXXX)
+cat >"$dir/vpctl-agent"
+chmod 755 "$dir" "$dir/vpctl-agent"
+printf %s {links} >"$dir/links"
+setsid "$dir/vpctl-agent" daemon --links "$dir/links" </dev/null >"$dir/log" 2>&1 &
+echo "$dir/vpctl-agent"
+"""
+
+
+async def install(ssh: asyncssh.SSHClientConnection, binary: bytes, links: str, *, vm: str) -> str:
+    """Put the agent into a guest and start its daemon with a table of links, unless the image brings its own.
+
+    Returns its path in the guest. GuestSshError if that fails: the user has to be root there, with a shell,
+    mktemp and setsid.
+    """
+    import asyncssh
+
+    script = _INSTALL.format(built_in=BUILT_IN, links=shlex.quote(links))
+    try:
+        async with asyncio.timeout(COPY_SECONDS):
+            done = await ssh.run(f"sh -c {shlex.quote(script)}", input=binary, encoding=None)
+    except (OSError, asyncssh.Error) as error:
+        raise GuestSshError(f"cannot copy the agent into {vm}: {error}") from error
+    if done.exit_status != 0:
+        said = bytes(done.stderr or b"").decode(errors="replace").strip()
+        raise GuestSshError(f"cannot start the agent in {vm}: {said}", hint="`ssh_user` of the image must be root")
+    return bytes(done.stdout or b"").decode().split()[-1]
