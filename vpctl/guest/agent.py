@@ -41,10 +41,11 @@ async def install(ssh: asyncssh.SSHClientConnection, binary: bytes, links: str, 
     script = _INSTALL.format(built_in=BUILT_IN, links=shlex.quote(links))
     try:
         async with asyncio.timeout(COPY_SECONDS):
-            done = await ssh.run(f"sh -c {shlex.quote(script)}", input=binary, encoding=None)
+            # latin-1 carries any byte as it is: the binary on the way in, paths and messages on the way out.
+            done = await ssh.run(f"sh -c {shlex.quote(script)}", input=binary.decode("latin-1"), encoding="latin-1")
     except (OSError, asyncssh.Error) as error:
         raise GuestSshError(f"cannot copy the agent into {vm}: {error}") from error
     if done.exit_status != 0:
-        said = bytes(done.stderr or b"").decode(errors="replace").strip()
+        said = str(done.stderr).strip()
         raise GuestSshError(f"cannot start the agent in {vm}: {said}", hint="`ssh_user` of the image must be root")
-    return bytes(done.stdout or b"").decode().split()[-1]
+    return str(done.stdout).split()[-1]

@@ -112,15 +112,13 @@ class Supervisor:
 
 def hold_images(world: World) -> None:
     """Mark the built images that the VMs boot as in use, for the life of this process."""
-    for directory in {
-        Path(spec.boot.kernel).parent for spec in world.run.machines.values() if not spec.boot.disk_overlay
-    }:
+    built = [spec.boot.kernel for spec in world.run.machines.values() if not spec.boot.disk_overlay]
+    for directory in {Path(kernel).parent for kernel in built}:
         image = load_image(directory)
         try:
-            if image is None:
-                raise HostError(f"image {directory} is gone")
-            hold(image)
-        except HostError as error:  # guests that run have their files open; one that crashes cannot come back
+            if image is not None:
+                hold(image)
+        except HostError as error:  # guests that run have its files open; one that crashes cannot come back
             world.journal.write("command", attributes={"command": "hold-image", "error": error.message})
 
 
