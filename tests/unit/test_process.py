@@ -111,8 +111,9 @@ async def test_ends_politely_if_it_can_and_hard_if_it_must() -> None:
             assert own is not None
             assert await end(own, grace=0.2) is killed
             assert not own.is_alive()
-            assert process.stdout is not None
-            await process.stdout.read()
+    for process in (polite, stubborn):
+        assert process.stdout is not None
+        await process.stdout.read()
 
 
 async def test_ending_what_is_gone_is_no_error() -> None:
