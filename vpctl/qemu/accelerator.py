@@ -91,6 +91,28 @@ async def decide(
     return _verdict("tcg", qemu, trial.reason, warning=warning, hint=trial.hint)
 
 
+def remembered(
+    wanted: Accelerator,
+    *,
+    qemu: QemuInfo,
+    kernel: Path,
+    cache: Path,
+    environ: Mapping[str, str] = os.environ,
+    device: Path = KVM_DEVICE,
+) -> Verdict | None:
+    """Return the verdict as far as it is known without a boot: for `plan`, which starts nothing; None if it is not.
+
+    A KVM that was asked for by name is taken at its word.
+    """
+    asked = _override(environ) or wanted
+    if asked == "tcg":
+        return _verdict("tcg", qemu, "TCG was asked for")
+    if asked == "kvm":
+        return _verdict("kvm", qemu, "KVM was asked for")
+    trial = _obstacle(qemu, device) or _store(qemu, kernel, cache).read()
+    return None if trial is None else _verdict("kvm" if trial.works else "tcg", qemu, trial.reason)
+
+
 def cpu_model(accelerator: str, version: tuple[int, int, int]) -> str:
     """Return the CPU model for an accelerator.
 
@@ -153,7 +175,7 @@ def _obstacle(qemu: QemuInfo, device: Path) -> Trial | None:
 
 async def _remembered_trial(qemu: QemuInfo, kernel: Path, cache: Path, log: Log, *, fresh: bool) -> Trial:
     """Return the trial boot's outcome; several that ask at once, VMs or processes, share one boot."""
-    store = _Store(cache / "accelerator.json", key=f"{qemu.identity} {identify_files([kernel])} {os.getuid()}")
+    store = _store(qemu, kernel, cache)
     if not fresh and (known := store.read()) is not None:
         return known
     asked = _now()
@@ -219,6 +241,10 @@ def _by_hand(argv: list[str]) -> str:
 def _now() -> float:
     """Seconds since the host's boot, sleep included: it cannot be set, and verdicts are kept per boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _store(qemu: QemuInfo, kernel: Path, cache: Path) -> _Store:
+    return _Store(cache / "accelerator.json", key=f"{qemu.identity} {identify_files([kernel])} {os.getuid()}")
 
 
 class _Store:

@@ -15,7 +15,7 @@ from tests.fakes.qemu import calls, fake_qemu
 from vpctl.errors import HostError, UsageError
 from vpctl.log import Silent
 from vpctl.qemu import accelerator
-from vpctl.qemu.accelerator import Verdict, boot_argv, cpu_model, decide, try_boot
+from vpctl.qemu.accelerator import Verdict, boot_argv, cpu_model, decide, remembered, try_boot
 from vpctl.qemu.probe import probe
 
 WORKS = """echo '[    0.000000] Linux version 6.1.0-50-cloud-amd64'
@@ -51,6 +51,10 @@ class World:
             environ=environ,
             device=self.device,
         )
+
+    async def remembered(self) -> Verdict | None:
+        qemu = await probe(self.argv, cache=self.cache)
+        return remembered("auto", qemu=qemu, kernel=self.kernel, cache=self.cache, environ={}, device=self.device)
 
     @property
     def boots(self) -> int:
@@ -202,6 +206,19 @@ async def test_the_environment_wins(tmp_path: Path) -> None:
     assert (await world.decide("tcg", VPCTL_ACCELERATOR="auto")).accelerator == "kvm"
     with pytest.raises(UsageError, match="VPCTL_ACCELERATOR is `hvf`"):
         await world.decide(VPCTL_ACCELERATOR="hvf")
+
+
+async def test_what_is_remembered_is_told_without_a_boot(tmp_path: Path) -> None:
+    world = World(tmp_path, WORKS)
+    assert await world.remembered() is None
+    assert world.boots == 0
+    verdict = await world.decide()
+    assert await world.remembered() == verdict
+    assert world.boots == 1
+    world.device.unlink()
+    without = await world.remembered()
+    assert without is not None
+    assert without.accelerator == "tcg"
 
 
 @pytest.mark.parametrize(
