@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from vpctl.qmp.hotplug import DevicePlan
+from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import KindRules, LinkSpec, VmSpec
 
@@ -26,9 +26,14 @@ class Requirements:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a link's end goes in its VM: the bus that takes the hot-added device."""
+    """Where a link's end goes in its VM: the bus that takes the hot-added device, and the slot where it has to be."""
 
     bus: str
+    addr: str | None = None
+
+    def as_arguments(self) -> dict[str, str]:
+        """Return what `device_add` is told."""
+        return {"bus": self.bus} | ({"addr": self.addr} if self.addr is not None else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +73,14 @@ def device_id(link: str, generation: int) -> str:
 
 
 def place_of(link: LinkSpec, vm: VmSpec) -> Place:
-    """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc."""
-    return Place(bus=f"port-{link.name}" if vm.machine == "q35" else "pci.0")
+    """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
+
+    A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
+    that is still taken, and answers `{}`.
+    """
+    if vm.machine == "q35":
+        return Place(bus=f"port-{link.name}", addr="0")
+    return Place(bus="pci.0")
 
 
 def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, reserve: str = "") -> list[str]:

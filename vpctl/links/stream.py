@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpctl.links.base import Place, PlugStep, Requirements, device_id, root_port_args
-from vpctl.qmp.hotplug import DevicePlan
+from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import KindRules, LinkSpec, VmSpec
 
@@ -40,8 +40,8 @@ class StreamKind:
                 "id": name,
                 "netdev": netdev["id"],
                 "mac": mac,
-                "bus": places[vm].bus,
                 "romfile": "",
+                **places[vm].as_arguments(),
             }
             return DevicePlan(
                 device=frontend, netdev=netdev, netdev_event=None if server else "NETDEV_STREAM_CONNECTED"

@@ -12,7 +12,7 @@ from typing import Any
 from vpctl.links import LINK_KINDS
 from vpctl.links.base import Place, PlugStep, place_of
 from vpctl.qemu.argv import MachineSpec, machine_from_json, machine_to_json
-from vpctl.qmp.hotplug import DevicePlan
+from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import LinkSpec, Topology, VmSpec, topology_from_json, topology_to_json
 
