@@ -37,6 +37,8 @@ SILENCE_LIMIT = 8.0
 BOOT_LIMIT = 60.0
 NEGATIVE_LIFETIME = 600.0
 
+BAD_KVM = "this host's KVM does not run guests: see dmesg; `vpctl doctor -v` tells the trial's command"
+
 KERNEL_SPEAKS = re.compile(r"Linux version|^\[ *\d+\.\d{6}\]")
 KERNEL_STARTED = re.compile(r"Kernel panic - not syncing: VFS|Run /\S*init as init process|Unable to mount root fs")
 """Memory, interrupts, timers and drivers are up by then; what is missing is only the root that was not given."""
@@ -184,8 +186,10 @@ async def _remembered_trial(qemu: QemuInfo, kernel: Path, cache: Path, log: Log,
         known = store.read(since=asked) if fresh else store.read()
         if known is not None:
             return known
+        argv = boot_argv(qemu.argv, kernel, cpu_model("kvm", qemu.version))
         with log.step("trying KVM") as step:
-            trial = await try_boot(boot_argv(qemu.argv, kernel, cpu_model("kvm", qemu.version)))
+            log.debug(shlex.join(argv))
+            trial = await try_boot(argv)
             step.update(trial.reason)
         store.write(trial)
         return trial
@@ -217,25 +221,21 @@ async def try_boot(argv: list[str], *, silence: float = SILENCE_LIMIT, limit: fl
                     return Trial(works=True, reason=f"a trial boot under KVM took {took:.1f} s")
             status = await asyncio.wait_for(process.wait(), silence)
     except TimeoutError:
-        return _hung(argv, seen, silence)
+        return _hung(seen, silence)
     except OSError as error:
         return Trial(works=False, reason=f"QEMU cannot be started: {error.strerror}")
     said = next((line for line in reversed(seen) if line), "no message")
     reason = f"QEMU {describe_status(status)} in a trial boot: {said}"
-    return Trial(works=False, reason=reason, hint=_by_hand(argv))
+    return Trial(works=False, reason=reason, hint=BAD_KVM)
 
 
-def _hung(argv: list[str], seen: list[str], silence: float) -> Trial:
+def _hung(seen: list[str], silence: float) -> Trial:
     kernel_lines = [line for line in seen if KERNEL_SPEAKS.search(line)]
     if kernel_lines:
         reason = f"a trial boot under KVM stopped at `{kernel_lines[-1]}`"
     else:
         reason = f"in a trial boot under KVM the guest printed nothing in {silence:g} s"
-    return Trial(works=False, reason=reason, hint=_by_hand(argv))
-
-
-def _by_hand(argv: list[str]) -> str:
-    return f"the host's KVM does not run guests; by hand: {shlex.join(argv)}"
+    return Trial(works=False, reason=reason, hint=BAD_KVM)
 
 
 def _now() -> float:
