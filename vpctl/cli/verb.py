@@ -89,7 +89,7 @@ COMMON_PARAMETERS: dict[str, Any] = {
     "format": (Annotated[OutputFormat, typer.Option("-f", "--format", help="How data is written.")], "table"),
     "json": (Annotated[bool, typer.Option("--json", help="The same as `-f json`.")], False),
     "verbose": (Annotated[int, typer.Option("-v", "--verbose", count=True, help="Say more; repeatable.")], 0),
-    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")], False),
+    "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")], False),
     "debug": (Annotated[bool, typer.Option("--debug", help="Show tracebacks.", hidden=True)], False),
 }
 

@@ -49,7 +49,6 @@ async def start(run: Run, rundir: RunDir) -> None:
     await clean_up(rundir)
     if rundir.state.exists():
         shutil.rmtree(rundir.state)  # logs of a run that is over; `down` leaves none, a failed `up` does
-    private_directory(rundir.state.parent)
     private_directory(rundir.state)
     private_directory(rundir.run)
     write_json(rundir.spec, run_to_json(run))
