@@ -97,8 +97,8 @@ class BrokerClient:
                     self.exits.put_nowait(Exit.from_json(message))
                 elif (waiting := self._waiting.get(message["id"])) is not None and not waiting.done():
                     waiting.set_result(message)
-        except OSError:
-            pass
+        except (OSError, ValueError):
+            pass  # a broker that was killed may leave half a message
         finally:
             self.lost.set()
             for waiting in self._waiting.values():

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,12 @@ def known_children(rundir: RunDir) -> Iterator[Child]:
 class Broker:
     """One topology's broker; `run` lasts until everything is stopped."""
 
-    def __init__(self, rundir: RunDir, listener: socket.socket) -> None:
+    def __init__(
+        self, rundir: RunDir, listener: socket.socket, *, supervisor_argv: Sequence[str] | None = None
+    ) -> None:
         self._rundir = rundir
         self._listener = listener
+        self._supervisor_argv = list(supervisor_argv or (sys.executable, "-m", "vpctl.supervisor", rundir.name))
         self._children: dict[str, Child] = {}
         self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: asyncio.TaskGroup | None = None
@@ -90,6 +93,8 @@ class Broker:
         """Start a process in a session of its own, its output in `directory`/`log`; HostError if that fails."""
         if self._stop.is_set() or self._rundir.stopping.exists():
             raise UsageError(f"`{self._rundir.name}` is being stopped")
+        if not argv:
+            raise UsageError(f"{name} has no command line")
         if name in self._children:
             raise UsageError(f"{name} runs already, pid {self._children[name].process.pid}")
         place = Path(directory)
@@ -115,7 +120,7 @@ class Broker:
         self._watchers.create_task(self._reap(child), name=f"reap-{child.name}")
 
     async def _reap(self, child: Child) -> None:
-        """Wait for one process, record its exit, tell every client."""
+        """Wait for one process, kill what it leaves in its group, record its exit, tell every client."""
         pidfd = child.process.open_pidfd()
         if pidfd is not None:
             try:
@@ -124,6 +129,10 @@ class Broker:
                 os.close(pidfd)
         ended = time.monotonic()
         popen = self._parents_of.pop(child.name, None)
+        if popen is not None:
+            # A wrapper around QEMU may die before it does. Until `wait` the zombie keeps the group's number ours.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.process.pid, signal.SIGKILL)
         status = popen.wait() if popen is not None else None
         exit_ = Exit(
             name=child.name, generation=child.generation, pid=child.process.pid, status=status, monotonic=ended
@@ -131,7 +140,7 @@ class Broker:
         del self._children[child.name]
         with contextlib.suppress(HostError):  # a full disk must not cost the event
             write_json(Path(child.directory) / "exit.json", exit_.as_json())
-            self._record()
+        self._record()
         self._tell({"event": "exit", **exit_.as_json()})
 
     def _record(self) -> None:
@@ -146,17 +155,15 @@ class Broker:
         delay = shortest
         while True:
             started = time.monotonic()
-            child = self._children.get(SUPERVISOR)
-            if child is None:
-                argv = [sys.executable, "-m", "vpctl.supervisor", self._rundir.name]
-                child = self.spawn(
-                    name=SUPERVISOR,
-                    generation=1,
-                    argv=argv,
-                    directory=str(self._rundir.state),
-                    cwd="/",
-                    log=self._rundir.service_log(SUPERVISOR).name,
-                )
+            try:
+                child = self._children.get(SUPERVISOR) or self._spawn_supervisor()
+            except UsageError:  # everything is being stopped, by somebody who could not reach this broker
+                self._stop.set()
+                return
+            except HostError as error:  # no memory, no processes left: the guests run on, it is tried again
+                print(f"error: {error.message}", file=sys.stderr, flush=True)
+                await pause(longest)
+                continue
             while SUPERVISOR in self._children:
                 await self._exit_of(child)
             record = read_json(self._rundir.state / "exit.json")
@@ -165,6 +172,16 @@ class Broker:
                 return
             delay = shortest if time.monotonic() - started > STABLE_SECONDS else min(delay * 2, longest)
             await pause(delay)
+
+    def _spawn_supervisor(self) -> Child:
+        return self.spawn(
+            name=SUPERVISOR,
+            generation=1,
+            argv=self._supervisor_argv,
+            directory=str(self._rundir.state),
+            cwd="/",
+            log=self._rundir.service_log(SUPERVISOR).name,
+        )
 
     async def _exit_of(self, child: Child) -> None:
         """Wait until a process has ended and was reaped."""
@@ -215,7 +232,7 @@ class Broker:
             return {"id": number, "return": await self._do(request.pop("do", None), request)}
         except VpctlError as error:
             return {"id": number, "error": error.message, "code": error.code, "hint": error.hint}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             return {"id": number, "error": f"bad request: {error}", "code": "usage", "hint": None}
 
     async def _do(self, verb: object, arguments: dict[str, Any]) -> Mapping[str, Any]:
