@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from vpctl.broker.client import BrokerClient
-from vpctl.errors import RecoveryError
+from vpctl.errors import RecoveryError, VpctlError
 from vpctl.guest import network
 from vpctl.plan.run import plug_steps, plugged_device
 from vpctl.qmp import hotplug
@@ -31,7 +31,11 @@ class Hands:
 
     async def boot(self, vm: str) -> float:
         machine = self._world.machines[vm]
-        ms = await machine.boot(self._broker())
+        try:
+            ms = await machine.boot(self._broker())
+        except VpctlError as error:
+            machine.set_state(VmState.CRASHED, reason=error.message)  # whoever waits in `until_ready` is told
+            raise
         self._watch(machine)
         return ms
 

@@ -1,0 +1,113 @@
+"""Plans over every combination of links, generations and VMs that live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.made import made_topology
+from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
+from vpctl.recovery.state import LinkState, LinkView
+
+VMS = ("a", "b", "c")
+TOPOLOGY = made_topology(("ab0", "a", "b"), ("ba1", "b", "a"), ("bc0", "b", "c"), vms=["lonely"])
+
+GENERATIONS = st.lists(st.integers(1, 9), unique=True, max_size=3).map(tuple)
+PLUGGED = st.dictionaries(st.sampled_from(VMS), GENERATIONS)
+ALIVE = st.lists(st.sampled_from([*VMS, "lonely"]), unique=True)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> LinkView:
+    """Anything that may be known of a link; what may be plugged is of its generation or an older one."""
+    plugged = draw(PLUGGED)
+    newest = max((number for numbers in plugged.values() for number in numbers), default=0)
+    return LinkView(
+        state=draw(st.sampled_from(LinkState)), generation=newest + draw(st.integers(0, 3)), plugged=plugged
+    )
+
+
+LINKS = st.fixed_dictionaries({link.name: views() for link in TOPOLOGY.links})
+
+
+def check(repair: Repair, view: LinkView, alive: list[str]) -> None:
+    """Assert what holds for every repair."""
+    ends = [end.vm for end in TOPOLOGY.link(repair.link).endpoints]
+    survivors = [vm for vm in ends if vm in alive]
+    assert {repair.first, repair.second} == set(ends)
+    assert not survivors or repair.first in survivors
+    assert repair.generation == view.generation + 1
+    assert all(repair.generation > number for numbers in view.plugged.values() for number in numbers)
+    expected = {(vm, number) for vm in survivors for number in view.plugged.get(vm, ())}
+    assert set(repair.unplug) == expected  # all of it, at nobody who is dead, at nobody else
+    assert len(repair.unplug) == len(expected)
+    for vm in survivors:
+        numbers = [number for where, number in repair.unplug if where == vm]
+        assert numbers == sorted(numbers, reverse=True)
+
+
+@given(st.sampled_from(TOPOLOGY.links), views(), ALIVE)
+def test_a_repair_unplugs_all_there_is_at_survivors_and_begins_at_one(link, view, alive) -> None:  # type: ignore[no-untyped-def]
+    repair = plan_repair(link, view, alive)
+    check(repair, view, alive)
+    assert repair.policy == link.recovery.policy
+
+
+@given(st.sampled_from([*VMS, "lonely"]), st.integers(0, 9), LINKS, ALIVE, st.booleans())
+def test_a_recovery_repairs_every_link_of_the_vm_and_takes_it_for_dead_if_it_is_re_created(
+    vm: str, generation: int, links: Mapping[str, LinkView], alive: list[str], recreate: bool
+) -> None:
+    plan = plan_recovery(TOPOLOGY, vm, generation=generation, links=links, alive=alive, recreate=recreate)
+    assert [repair.link for repair in plan.repairs] == [link.name for link in TOPOLOGY.links_of(vm)]
+    assert plan.generation == generation + recreate
+    for repair in plan.repairs:
+        check(repair, links[repair.link], [name for name in alive if name != vm or not recreate])
+    if recreate:
+        assert vm not in {where for repair in plan.repairs for where, _ in repair.unplug}
+
+
+@given(st.sampled_from([*VMS, "lonely"]), LINKS, ALIVE, st.booleans())
+def test_what_people_are_shown_is_each_step_once_and_in_an_order_that_can_be(
+    vm: str, links: Mapping[str, LinkView], alive: list[str], recreate: bool
+) -> None:
+    plan = plan_recovery(TOPOLOGY, vm, generation=1, links=links, alive=alive, recreate=recreate)
+    lines = plan.lines()
+    assert len(set(lines)) == len(lines)
+    assert ("fence", vm) in lines[:1] or not recreate
+    for repair in plan.repairs:
+        plugs = [target for name, target in lines if name == "plug" and f"/{repair.link}." in target]
+        assert plugs == [f"{where}/{repair.link}.g{repair.generation}" for where in (repair.first, repair.second)]
+        unplugs = [index for index, (name, target) in enumerate(lines) if name == "unplug" and repair.link in target]
+        assert len(unplugs) == len(repair.unplug)
+        assert max(unplugs, default=-1) < lines.index(("plug", plugs[0])) < lines.index(("verify", repair.link))
+    if recreate:
+        boot = lines.index(("boot", f"{vm} (generation 2)"))
+        own = [index for index, (name, target) in enumerate(lines) if name == "plug" and target.startswith(f"{vm}/")]
+        assert all(index > boot for index in own)
+
+
+def test_the_survivors_side_is_shown_before_the_boot() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2, 3)})
+    links = dict.fromkeys((link.name for link in TOPOLOGY.links), view)
+    plan = plan_recovery(
+        made_topology(("ab0", "a", "b")), "a", generation=1, links=links, alive=["a", "b"], recreate=True
+    )
+    assert plan == RecoveryPlan(
+        vm="a",
+        generation=2,
+        recreate=True,
+        repairs=(
+            Repair(link="ab0", policy="replug", generation=4, unplug=(("b", 3), ("b", 2)), first="b", second="a"),
+        ),
+    )
+    assert plan.lines() == [
+        ("fence", "a"),
+        ("unplug", "b/ab0.g3"),
+        ("unplug", "b/ab0.g2"),
+        ("plug", "b/ab0.g4"),
+        ("boot", "a (generation 2)"),
+        ("plug", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ]
