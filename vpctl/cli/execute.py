@@ -37,7 +37,7 @@ async def execute(
             )
         except (OSError, asyncssh.Error) as error:
             raise guest_ssh.GuestSshError(f"`{words[0]}` in {vm}: the connection broke: {error}") from error
-    return Result(exit_code=exit_code(done))
+    return Result(exit_code=exit_code(done, vm, words))
 
 
 def standard_input() -> Any:
@@ -58,16 +58,20 @@ async def captured(address: Any, words: list[str], line: str) -> Result:
 
     async with guest_ssh.connection(address) as connection:
         done = await connection.run(line, encoding="utf-8", errors="replace")
-    code = exit_code(done)
+    code = exit_code(done, address.vm, words)
     data = {"schema_version": 1, "vm": address.vm, "command": words, "status": code}
     return Result(data={**data, "stdout": done.stdout, "stderr": done.stderr}, exit_code=code)
 
 
-def exit_code(done: Any) -> int:
-    """Return the command's exit code; 128 + signal if it was killed, 255 if nobody knows."""
+def exit_code(done: Any, vm: str, words: list[str]) -> int:
+    """Return the command's exit code, 128 + signal if it was killed; GuestSshError (255) if the guest never said."""
     import signal
+
+    from vpctl.guest.ssh import GuestSshError
 
     if done.exit_signal is not None:
         number = getattr(signal, f"SIG{done.exit_signal[0]}", None)
         return 128 + int(number) if number is not None else COULD_NOT_RUN
-    return int(done.exit_status) if done.exit_status is not None else COULD_NOT_RUN
+    if done.exit_status is None or done.exit_status < 0:
+        raise GuestSshError(f"`{words[0]}` in {vm}: the connection broke", hint=f"vpctl status, vpctl logs {vm}")
+    return int(done.exit_status)
