@@ -288,7 +288,7 @@ def _note(line: str, workshop: Path, step: Step) -> None:
         step.update(f"package {match[1]}: {match[2]} {match[3]} ({match[4]})")
     elif line.startswith("step: "):
         step.update(line.removeprefix("step: "))
-    elif line.startswith("I: ") and line.endswith("..."):
+    elif line.startswith("I: ") and line.endswith("...") and "tempdir" not in line:
         step.update(line.removeprefix("I: ").removesuffix("..."))
 
 
