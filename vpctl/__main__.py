@@ -1,18 +1,21 @@
-"""The entry point: the only `asyncio.run` of a command, the only `sys.exit`."""
+"""The entry point: the only `asyncio.run` of a command, the only `sys.exit`.
+
+Nothing heavy is imported up here, nor in the modules of the verbs: `vpctl --help` imports all of them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
 import sys
 from typing import Any
 
-from vpctl.errors import InternalError, InterruptedByUserError, UsageError, VpctlError
+from vpctl.errors import InternalError, InterruptedByUserError, UsageError, VpctlError, cause_of
 
 
 async def perform(work: Any, context: Any) -> Any:
     """Run a verb; the first SIGINT or SIGTERM cancels it, later ones wait for its cleanup."""
+    import asyncio
+    import signal
+
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -20,7 +23,7 @@ async def perform(work: Any, context: Any) -> Any:
     return await work.verb(context, **work.arguments)
 
 
-def _cancel_once(task: asyncio.Task[Any]) -> Any:
+def _cancel_once(task: Any) -> Any:
     def cancel() -> None:
         if not task.cancelling():
             task.cancel()
@@ -30,6 +33,9 @@ def _cancel_once(task: asyncio.Task[Any]) -> Any:
 
 def run_work(work: Any) -> int:
     """Run a verb and write its result or error; return the exit code."""
+    import asyncio
+    import os
+
     from vpctl.cli import live, render
     from vpctl.cli.verb import Context, OutputFormat
     from vpctl.rundir import Directories
@@ -60,9 +66,7 @@ def run_work(work: Any) -> int:
 
 def _as_ours(error: BaseException) -> VpctlError:
     """Return the one cause of a group, or the error itself; anything unknown is an internal error."""
-    while isinstance(error, BaseExceptionGroup) and error.exceptions:
-        ours = [e for e in error.exceptions if isinstance(e, VpctlError)]
-        error = ours[0] if ours else error.exceptions[0]
+    error = cause_of(error)
     if isinstance(error, VpctlError):
         return error
     return InternalError(
@@ -75,7 +79,6 @@ def main() -> None:
     import typer
     from typer._click import exceptions as click_exceptions
 
-    from vpctl.cli import render
     from vpctl.cli.app import build_app
 
     try:
@@ -84,6 +87,8 @@ def main() -> None:
         if isinstance(error, click_exceptions.NoArgsIsHelpError):
             error.show()
             sys.exit(2)
+        from vpctl.cli import render
+
         as_json = "--json" in sys.argv or "json" in sys.argv
         render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=as_json)
         sys.exit(2)

@@ -209,6 +209,9 @@ async def running(
                     await process.wait()
             except TimeoutError:
                 continue
+        # wait() may return before the pipes are closed, and does not return at all while a grandchild that left
+        # the group holds one; the transport would then outlive the event loop (CPython 3.11 to 3.13).
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def run(

@@ -10,6 +10,7 @@ secrets (the run's ssh keys), so it is 0700 and its owner is checked before anyt
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -206,7 +207,8 @@ def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600) -> None
             stream.write(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise HostError(f"cannot write {path}: {error.strerror}", hint="see `df` for the disk's space") from error
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
-import termios
-import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vpctl.cli.verb import Context, Result
 from vpctl.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import asyncio
 
 ESCAPE = b"\x1d"
 """Ctrl-], as telnet and `virsh console` have it."""
@@ -26,6 +26,8 @@ async def console(
     vm: Annotated[str, typer.Argument(metavar="VM", help="The VM.")],
 ) -> Result:
     """Attach to a guest's serial console; Ctrl-] leaves it. What it printed before is in `vpctl logs`."""
+    import asyncio
+
     from vpctl.cli import choose
 
     path = choose.vm(context, vm).console_socket(vm)
@@ -44,6 +46,8 @@ async def console(
 
 async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, terminal: int) -> None:
     """Pass bytes both ways until the escape is typed or the console ends."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     left = asyncio.Event()
 
@@ -73,6 +77,9 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, term
 @contextmanager
 def raw_terminal(fd: int) -> Iterator[None]:
     """Let every key through to the guest, Ctrl-C included, for as long as the block lasts."""
+    import termios
+    import tty
+
     if not os.isatty(fd):
         yield
         return

@@ -48,11 +48,20 @@ class Stages:
             self._say(entry["link"], str(attributes["state"]))
         elif entry["type"] == "fault":
             self._say(entry.get("vm", "vpctl"), f"{attributes['fault']} {attributes.get('reason', '')}".rstrip())
-        elif entry["type"] == "recovery.step" and "name" in attributes and attributes["name"] != "boot":
-            failed = "" if attributes["ok"] else " failed"
-            self._say(attributes["target"], f"{attributes['name']}{failed} ({attributes['ms']:.0f} ms)")
-        elif entry["type"] == "recovery.step" and "error" in attributes:
-            self._say(entry["vm"], f"attempt {attributes['attempt']} of {attributes['of']}: {attributes['error']}")
+        elif entry["type"] == "recovery.step":
+            self._step(entry.get("vm", "vpctl"), attributes)
+
+    def _step(self, who: str, attributes: Mapping[str, Any]) -> None:
+        if "ms" in attributes:
+            if attributes["name"] != "boot":  # its stages are shown one by one
+                failed = "" if attributes["ok"] else " failed"
+                self._say(attributes["target"], f"{attributes['name']}{failed} ({attributes['ms']:.0f} ms)")
+        elif "attempt" in attributes:
+            self._say(who, f"attempt {attributes['attempt']} of {attributes['of']}: {attributes['error']}")
+        elif "ills" in attributes:
+            self._say(who, "; ".join(attributes["ills"]))
+        elif "error" in attributes:
+            self._say(who, f"{attributes.get('name', 'step')} failed: {attributes['error']}")
 
     def _vm(self, vm: str, attributes: Mapping[str, Any]) -> None:
         if "stage" in attributes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +62,8 @@ async def up(
 
 async def wait_for_up(context: Context, rundir: Any, *, ours: bool, keep: bool) -> Result:
     """Wait for the supervisor to have everything up; an interrupted first `up` is undone."""
+    import asyncio
+
     from vpctl.cli import live
     from vpctl.supervisor.client import job_through_restarts
 
@@ -82,6 +83,8 @@ async def wait_for_up(context: Context, rundir: Any, *, ours: bool, keep: bool) 
 
 async def undo(rundir: Any) -> None:
     """Stop what a failed or interrupted `up` has started; its logs stay."""
+    import asyncio
+
     from vpctl.supervisor.lifetime import stop
 
     # Shielded: an impatient second signal must not leave half of it running.

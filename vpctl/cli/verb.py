@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vpctl.rundir import Directories
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vpctl.log import Log
+    from vpctl.rundir import Directories
 
 
 class OutputFormat(StrEnum):
