@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 
 from vpctl.broker.service import Broker, hold, listen
-from vpctl.errors import UsageError, VpctlError
-from vpctl.rundir import Directories, RunDir
+from vpctl.errors import HostError, UsageError, VpctlError
+from vpctl.rundir import Directories, RunDir, write_atomic
 
 
 def become_daemon(rundir: RunDir) -> bool:
@@ -38,6 +39,8 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     if become_daemon(rundir):
+        with contextlib.suppress(HostError):  # a full disk: only the end of a broker that hangs needs it
+            write_atomic(rundir.broker_pid, f"{os.getpid()}\n")
         asyncio.run(Broker(rundir, listener).run())
     return 0
 

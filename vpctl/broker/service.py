@@ -24,7 +24,7 @@ from typing import Any
 from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
 from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.process import end, identify, wait_readable
-from vpctl.rundir import RunDir, host_boot_id, read_json, write_atomic, write_json
+from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.wait import pause
 
 GRACE_SECONDS = 2.0
@@ -274,5 +274,4 @@ def hold(rundir: RunDir) -> int:
         raise UsageError(f"`{rundir.name}` has a broker already") from error
     directory = os.open(rundir.run, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    write_atomic(rundir.broker_pid, f"{os.getpid()}\n")
     return lock

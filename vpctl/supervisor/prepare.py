@@ -125,10 +125,12 @@ async def plan(topology: Topology, *, source: str, directories: Directories, env
     for vm in topology.vms:
         qemu = await probe_qemu(topology, vm, directories, environ)
         image = _planned_image(vm.image, directories)
-        verdict = accelerator.Verdict(
+        verdict = accelerator.remembered(
+            vm.accelerator, qemu=qemu, kernel=image.kernel, cache=directories.cache, environ=environ
+        ) or accelerator.Verdict(
             accelerator="tcg",
             cpu_model=accelerator.cpu_model("tcg", qemu.version),
-            reason="`up` tries KVM first" if vm.accelerator != "tcg" else "TCG was asked for",
+            reason="`up` tries KVM first",
         )
         machines[vm.name] = _machine(topology, vm, qemu, image, image.agent, verdict)
     return Run(topology=topology, machines=machines, run_id="plan", source=source)
