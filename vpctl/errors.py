@@ -161,6 +161,14 @@ class InternalError(VpctlError):
     """Something here is wrong; the log says more."""
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """Return the first cause in a group of exceptions, one of ours before any other; anything else as it is."""
+    while isinstance(error, BaseExceptionGroup):
+        ours, others = error.split(VpctlError)
+        error = (ours or others or error).exceptions[0]
+    return error
+
+
 def errors_by_code() -> dict[str, type[VpctlError]]:
     """Map the contract's `code` words to classes, so that a client can raise what the supervisor said."""
     classes = (

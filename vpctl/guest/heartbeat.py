@@ -18,7 +18,7 @@ class Heartbeat:
 def parse(text: str) -> list[Heartbeat]:
     """Return the whole, well-formed beats in what a ring buffer gave; a cut or foreign line counts for nothing."""
     beats = []
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:  # what no newline ends may be cut
         words = line.split(" ")
         if words[0] != "vpctl1":
             continue

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vpctl.errors import VerificationError, VpctlError
+from vpctl.errors import VerificationError, VpctlError, cause_of
 from vpctl.guest import ssh as guest_ssh
 from vpctl.topology.model import Endpoint, LinkSpec
 
@@ -139,13 +139,17 @@ async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[
         await ready.wait()
         return await guest_ssh.run(source.ssh, send, vm=source.end.vm, timeout=CHECK_SECONDS)
 
-    async with asyncio.TaskGroup() as group:
-        receiving = group.create_task(
-            guest_ssh.run(target.ssh, receive, vm=target.end.vm, timeout=CHECK_SECONDS + 10, on_line=heard),
-            name=f"check-recv-{link.name}",
-        )
-        receiving.add_done_callback(lambda _: ready.set())  # a receiver that fails must not leave the sender waiting
-        sending = group.create_task(sender(), name=f"check-send-{link.name}")
+    try:
+        async with asyncio.TaskGroup() as group:
+            receiving = group.create_task(
+                guest_ssh.run(target.ssh, receive, vm=target.end.vm, timeout=CHECK_SECONDS + 10, on_line=heard),
+                name=f"check-recv-{link.name}",
+            )
+            # A receiver that fails must not leave the sender waiting.
+            receiving.add_done_callback(lambda _: ready.set())
+            sending = group.create_task(sender(), name=f"check-send-{link.name}")
+    except ExceptionGroup as failed:
+        raise cause_of(failed) from failed
     return judge(source.end.vm, target.end.vm, plan, sending.result(), receiving.result())
 
 
@@ -155,12 +159,12 @@ def judge(
     """Return the tests of a direction from what both agents reported."""
     try:
         sent, received = _object(sending.stdout), _object(receiving.stdout)
-    except ValueError:
+        counts = {(t["protocol"], t["size"]): t["sent"] for t in sent["tests"]}
+        seen = {(t["protocol"], t["size"]): t for t in received["tests"]}
+        reason = counters_disagree(sent, received)
+    except (ValueError, LookupError, TypeError):
         said = (sending.stderr + receiving.stderr).strip() or "no result"
         raise VerificationError(f"check from `{source}` to `{target}`: the agent failed: {said}") from None
-    counts = {(t["protocol"], t["size"]): t["sent"] for t in sent["tests"]}
-    seen = {(t["protocol"], t["size"]): t for t in received["tests"]}
-    reason = counters_disagree(sent, received)
     tests = []
     for part in plan.split(","):
         protocol, size = part.split("x")[0].split(":")

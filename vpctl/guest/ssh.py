@@ -70,7 +70,7 @@ async def banner(port: int) -> str | None:
         return None
     try:
         line = await reader.readline()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no end of line in 64 KiB
         return None
     finally:
         writer.close()
@@ -109,7 +109,7 @@ async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -
             tcp_keepalive=False,
             family=socket.AF_INET,
         )
-    except (OSError, asyncssh.Error, TimeoutError) as error:
+    except (OSError, asyncssh.Error, ValueError) as error:  # ValueError: a key file that holds no key
         raise GuestSshError(
             f"no ssh into {address.vm} (127.0.0.1:{address.port}): {error}", hint=f"vpctl logs {address.vm}"
         ) from error

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vpctl import wait
-from vpctl.errors import InternalError, VpctlError, errors_by_code
+from vpctl.errors import InternalError, TopologyError, UsageError, VpctlError, errors_by_code
 from vpctl.qmp.session import Session, open_session
 from vpctl.rundir import RunDir, is_locked
 
@@ -71,6 +71,8 @@ class Supervisor:
 def revive(error: Mapping[str, Any]) -> VpctlError:
     """Return an error as the supervisor raised it."""
     kind = errors_by_code().get(str(error.get("code")), InternalError)
+    if issubclass(kind, TopologyError):  # made of problems, which do not travel
+        kind = UsageError
     return kind(
         str(error.get("message") or error.get("desc")),
         hint=error.get("hint"),

@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from vpctl import __version__
-from vpctl.errors import InternalError, UsageError, VpctlError
+from vpctl.errors import InternalError, UsageError, VpctlError, cause_of
 
 Handler = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 MESSAGE_LIMIT = 1 << 20
 """Bytes that a client may send without completing a message."""
+
+_BEGINNING = re.compile(r"|-|-?I\w*|N\w*|t\w*|f\w*|n\w*|\.|[eE][+-]?")
+"""What a message that was cut can end with where the parser stopped: nothing, or a part of a number or a word."""
 
 
 class MessageStream:
@@ -39,12 +43,20 @@ class MessageStream:
                 raise ValueError("not a JSON object")
             try:
                 message, end = self._decoder.raw_decode(self._text)
-            except json.JSONDecodeError:
-                if len(self._text) > MESSAGE_LIMIT:
+            except json.JSONDecodeError as error:
+                if len(self._text) > MESSAGE_LIMIT or not _may_go_on(error):
                     raise
                 return  # the rest is still to come
+            except RecursionError as error:
+                raise ValueError("nested too deep") from error
             self._text = self._text[end:].lstrip()
             yield message
+
+
+def _may_go_on(error: json.JSONDecodeError) -> bool:
+    """Whether a text that could not be parsed may be the beginning of one that can."""
+    in_string = error.msg.startswith(("Unterminated string", r"Invalid \uXXXX escape"))
+    return in_string or _BEGINNING.fullmatch(error.doc, error.pos) is not None
 
 
 class Client:
@@ -77,6 +89,10 @@ class Client:
             now = time.time()
             stamp = {"seconds": int(now), "microseconds": int(now % 1 * 1_000_000)}
             self._send({"event": name, "data": data, "timestamp": stamp})
+
+    def hang_up(self) -> None:
+        """End the connection once what was sent is out."""
+        self._writer.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
         if not self._writer.is_closing():
@@ -121,8 +137,13 @@ class ControlServer:
         self._handler = handler
         self._path.unlink(missing_ok=True)
         server = await asyncio.start_unix_server(self._serve, path=self._path)
-        async with server:
-            await server.serve_forever()
+        try:
+            # Not `serve_forever`: from Python 3.12 on its end waits for the clients, who wait for ours.
+            await asyncio.get_running_loop().create_future()
+        finally:
+            server.close()
+            for client in tuple(self._clients):
+                client.hang_up()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._handler is not None
@@ -165,10 +186,13 @@ class Jobs:
         except VpctlError as error:
             outcome = {"error": error_object(error)}
         except Exception as error:
-            import traceback
+            cause = cause_of(error)
+            if not isinstance(cause, VpctlError):
+                import traceback
 
-            traceback.print_exc()
-            outcome = {"error": error_object(InternalError(f"{type(error).__name__}: {error}"))}
+                traceback.print_exc()
+                cause = InternalError(f"{type(cause).__name__}: {cause}")
+            outcome = {"error": error_object(cause)}
         finally:
             self._running.pop(key, None)
         self._event("JOB_DONE", {"job": job, **outcome})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vpctl.qmp.session import Journal as QmpJournal
 
@@ -19,7 +21,8 @@ class Journal(QmpJournal):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: TextIO | None = None
+        self._stream: FileIO | None = None
+        self._cut = not _ends_with_newline(path)
         self._seq = max((entry.get("seq", 0) for entry in read(path)), default=0)
         self.listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
@@ -39,15 +42,20 @@ class Journal(QmpJournal):
         if link is not None:
             entry["link"] = link
         entry["attributes"] = dict(attributes or {})
-        try:
-            if self._stream is None:
-                self._stream = self._path.open("a")
-            self._stream.write(json.dumps(entry, default=str) + "\n")
-            self._stream.flush()
-        except OSError:
-            self._stream = None
+        self._append(json.dumps(entry, default=str).encode() + b"\n")
         for listener in self.listeners:
             listener(entry)
+
+    def _append(self, line: bytes) -> None:
+        """Write a line past whatever a crash or a full disk has left of an earlier one."""
+        try:
+            if self._stream is None:
+                self._stream = self._path.open("ab", buffering=0)
+            if self._cut:
+                line = b"\n" + line
+            self._cut = self._stream.write(line) != len(line)
+        except OSError:
+            self._stream, self._cut = None, True
 
     def qmp_event(self, vm: str, event: Mapping[str, Any]) -> None:
         self.write("qmp.event", vm=vm, attributes={"event": event["event"], "data": event.get("data", {})})
@@ -64,7 +72,7 @@ class Journal(QmpJournal):
 def read(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the entries of a journal; a line that a crash cut short is left out."""
     try:
-        stream = path.open()
+        stream = path.open(errors="replace")
     except FileNotFoundError:
         return
     with stream:
@@ -75,3 +83,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(entry, dict):
                 yield entry
+
+
+def _ends_with_newline(path: Path) -> bool:
+    """Whether a file is missing, empty or whole to its last line."""
+    try:
+        with path.open("rb") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, end - 1))
+            return stream.read(1) in (b"", b"\n")
+    except FileNotFoundError:
+        return True

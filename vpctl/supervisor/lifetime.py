@@ -16,6 +16,7 @@ from vpctl.broker.service import GRACE_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
 from vpctl.plan.run import Run, run_to_json
 from vpctl.process import ProcessId, end, find_by_argument, identify
+from vpctl.qemu.argv import quote_option
 from vpctl.rundir import Directories, RunDir, is_locked, locked, private_directory, write_json
 
 STOP_SECONDS = 30.0
@@ -94,7 +95,7 @@ async def clean_up(rundir: RunDir) -> None:
         await end(broker, grace=GRACE_SECONDS)
     # A broker that was killed between spawning a QEMU and writing that down has left it to nobody. Its command
     # line names a socket in our run directory: no process of anyone else's does.
-    for orphan in find_by_argument(f"path={rundir.run}/"):
+    for orphan in find_by_argument(f"path={quote_option(rundir.run)}/"):
         await end(orphan, grace=GRACE_SECONDS)
     rundir.processes.unlink(missing_ok=True)
     try:
