@@ -1,0 +1,235 @@
+"""What is known of a topology: `status` against the contract, links over a supervisor's death, hands that tell."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.fakes.broker import made
+from tests.made import made_run, made_topology
+from vpctl.broker.protocol import Child, Exit
+from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
+from vpctl.plan.run import Run
+from vpctl.process import ProcessId
+from vpctl.recovery.state import LinkState, LinkView, VmState
+from vpctl.rundir import Directories, RunDir, read_json
+from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.journal import Journal, read
+from vpctl.supervisor.link import Link
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.world import World
+
+
+def exactly(**properties: Any) -> dict[str, Any]:
+    """Return the schema of an object that has all of these keys; more may be added, says the contract."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+NAME = {"type": "string", "pattern": "^[a-z][a-z0-9-]*$"}
+COUNT = {"type": "integer", "minimum": 0}
+STATUS = exactly(
+    schema_version={"const": 1},
+    name=NAME,
+    state={"type": "string"},
+    supervisor=exactly(pid=COUNT),
+    vms={
+        "type": "array",
+        "items": exactly(
+            name=NAME,
+            state={"enum": ["starting", "booting", "ready", "crashed", "recovering", "stopped", "failed"]},
+            pid={"type": ["integer", "null"]},
+            accelerator={"enum": ["tcg", "kvm"]},
+            qemu_version={"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+            generation=COUNT,
+            ssh=exactly(host={"const": "127.0.0.1"}, port={"type": ["integer", "null"]}),
+        ),
+    },
+    links={
+        "type": "array",
+        "items": exactly(
+            name=NAME,
+            kind={"enum": ["stream"]},
+            state={"enum": ["up", "down", "recovering", "failed"]},
+            generation=COUNT,
+            endpoints={
+                "type": "array",
+                "minItems": 2,
+                "maxItems": 2,
+                "items": exactly(
+                    vm=NAME,
+                    interface=NAME,
+                    address={"type": "string", "pattern": r"^\d+(\.\d+){3}/\d+$"},
+                    mac={"type": "string", "pattern": "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"},
+                ),
+            },
+        ),
+    },
+)
+
+
+@pytest.fixture
+def rundir(directories: Directories) -> RunDir:
+    return made(directories)
+
+
+@pytest.fixture
+def world(rundir: RunDir) -> World:
+    return World(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"))), rundir)
+
+
+@pytest.mark.parametrize("state", VmState)
+@pytest.mark.parametrize("link_state", LinkState)
+async def test_status_has_the_contracts_shape_in_every_state(
+    world: World, state: VmState, link_state: LinkState
+) -> None:
+    for machine in world.machines.values():
+        machine.set_state(state)
+    world.links["lan0"].set_state(link_state)
+    status = json.loads(json.dumps(world.status()))
+    Draft202012Validator(STATUS).validate(status)
+    assert [vm["state"] for vm in status["vms"]] == [str(state)] * 3
+    assert status["links"][0]["state"] == str(link_state)
+    assert [end["vm"] for end in status["links"][1]["endpoints"]] == ["vm2", "vm3"]
+    assert [end["interface"] for end in status["links"][1]["endpoints"]] == ["lan1", "lan1"]
+
+
+def test_the_whole_is_up_only_if_every_part_is(world: World) -> None:
+    assert world.status()["state"] == "starting"
+    for machine in world.machines.values():
+        machine.set_state(VmState.READY)
+    world.links["lan0"].set_state(LinkState.UP)
+    assert world.status()["state"] != "up"
+    world.links["lan1"].set_state(LinkState.UP)
+    assert world.status()["state"] == "up"
+    world.up = {}
+    world.machines["vm2"].set_state(VmState.CRASHED)
+    assert world.status()["state"] == "degraded"
+
+
+def test_nothing_is_written_over_what_a_predecessor_left_before_that_was_read(world: World) -> None:
+    world.rundir.status.write_text("{}")
+    world.links["lan0"].set_state(LinkState.UP)
+    assert read_json(world.rundir.status) == {}
+    world.loaded = True
+    world.links["lan0"].set_state(LinkState.DOWN)
+    assert read_json(world.rundir.status) == json.loads(json.dumps(world.status()))
+
+
+def test_unknown_names_are_told_the_known_ones(world: World) -> None:
+    with pytest.raises(NotFoundError, match="no VM named `vm9` in `pair`") as caught:
+        world.require_vm("vm9")
+    assert caught.value.hint == "VMs are `vm1`, `vm2`, `vm3`"
+    with pytest.raises(NotFoundError) as caught:
+        world.require_link("lan9")
+    assert caught.value.hint == "links are `lan0`, `lan1`"
+
+
+async def test_a_probe_of_a_link_whose_vm_is_not_ready_fails_both_ways_with_the_reason(world: World) -> None:
+    checks = await world.probe("lan0", count=1)
+    assert [(check["from"], check["to"]) for check in checks] == [("vm1", "vm2"), ("vm2", "vm1")]
+    assert {check["ok"] for check in checks} == {False}
+    assert {check["loss_percent"] for check in checks} == {100.0}
+    assert all("not ready" in check["reason"] for check in checks)
+
+
+def linked(rundir: RunDir) -> Link:
+    return Link("lan0", Journal(rundir.journal), lambda: None)
+
+
+def test_what_may_be_plugged_is_known_before_the_plug_and_until_after_the_unplug(rundir: RunDir) -> None:
+    saved: list[dict[str, Any]] = []
+    link = Link("lan0", Journal(rundir.journal), lambda: saved.append(link.as_json()["plugged"]))
+    link.begin(1)
+    link.plugging("vm1", 1)
+    link.plugging("vm2", 1)
+    link.unplugged("vm1", 1)
+    link.unplugged("vm1", 1)
+    link.plugging("vm1", 2)
+    link.forget("vm2")
+    assert saved[-5:] == [
+        {"vm1": [1]},
+        {"vm1": [1], "vm2": [1]},
+        {"vm1": [], "vm2": [1]},
+        {"vm1": [2], "vm2": [1]},
+        {"vm1": [2]},
+    ]
+    assert link.view() == LinkView(state=LinkState.RECOVERING, generation=1, plugged={"vm1": (2,)})
+
+
+@pytest.mark.parametrize(
+    ("state", "restored"),
+    [
+        (LinkState.UP, LinkState.UP),
+        (LinkState.RECOVERING, LinkState.DOWN),
+        (LinkState.FAILED, LinkState.DOWN),
+        (LinkState.DOWN, LinkState.DOWN),
+    ],
+)
+def test_a_successor_knows_the_devices_and_takes_an_unfinished_repair_for_none(
+    rundir: RunDir, state: LinkState, restored: LinkState
+) -> None:
+    before = linked(rundir)
+    before.begin(7)
+    before.plugging("vm1", 6)
+    before.plugging("vm1", 7)
+    before.set_state(state)
+    after = linked(rundir)
+    after.restore(json.loads(json.dumps(before.as_json())))
+    assert after.view() == LinkView(state=restored, generation=7, plugged={"vm1": (6, 7)})
+
+
+def test_a_state_is_journalled_when_it_changes_and_only_then(rundir: RunDir) -> None:
+    link = linked(rundir)
+    for state in (LinkState.DOWN, LinkState.UP, LinkState.UP, LinkState.FAILED):
+        link.set_state(state)
+    assert [entry["attributes"]["state"] for entry in read(rundir.journal)] == ["up", "failed"]
+
+
+class FakeBroker:
+    """Spawns nothing: the VM's process has ended when it is told of, or cannot be started at all."""
+
+    def __init__(self, machine: Machine, *, error: VpctlError | None = None) -> None:
+        self.machine = machine
+        self.error = error
+
+    async def spawn(self, *, name: str, generation: int, directory: str, **_: Any) -> Child:
+        if self.error is not None:
+            raise self.error
+        self.machine.take_exit(Exit(name=name, generation=generation, pid=1, status=-6, monotonic=0.0))
+        process = ProcessId(pid=1, start_time=-1)
+        return Child(name=name, generation=generation, process=process, directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (None, "timeout", "`vm1`: boot stage `.*`: QEMU was killed by SIGABRT"),
+        (HostError("no memory", hint="less"), "host", "`vm1`: boot stage `process`: no memory"),
+    ],
+)
+async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_vm(
+    world: World, error: VpctlError | None, kind: str, message: str
+) -> None:
+    broker: Any = FakeBroker(world.machines["vm1"], error=error)
+    hands = Hands(world, lambda: broker, watch=lambda machine: None)
+    world.machines["vm1"].set_state(VmState.RECOVERING)
+
+    async def waits() -> None:
+        with pytest.raises(RecoveryError, match="`vm1` is crashed"):
+            await hands.until_ready("vm1")
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(waits())
+        with pytest.raises(VpctlError, match=message) as caught:
+            await hands.boot("vm1")
+    assert caught.value.code == kind
+    assert "qemu-system-x86_64 -name guest=vm1" in (caught.value.details or "")
+
+
+def test_a_run_without_links_and_vms_is_a_world(rundir: RunDir) -> None:
+    empty: Run = made_run(made_topology())
+    assert World(empty, rundir).status()["vms"] == []
