@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.topology.loading import KINDS, loaded
+from tests.unit.topology.loading import loaded
 from vpctl.errors import TopologyError
-from vpctl.topology.load import load
 from vpctl.topology.model import Topology
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 SEED = """version: 1
 name: pair
 defaults: {image: micro, memory: 256M, cpus: 1, health: {heartbeat: 10s, retries: 3}}
@@ -177,11 +173,3 @@ def test_every_byte_order_and_binary() -> None:
     for encoding in ("utf-16", "utf-32", "utf-16-le", "latin-1"):
         judged((SEED + "# ä").encode(encoding))
     judged(bytes(range(256)) * 100)
-
-
-@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_example_loads(file: Path) -> None:
-    # Examples use kinds that stand above this package: here, any kind that a file names is taken for `wire`.
-    kinds = dict.fromkeys(("stream",), KINDS["wire"])
-    topology = load(file.read_bytes(), file=file.name, kinds=kinds, environ={}, base=file.parent)
-    assert topology.name == file.stem

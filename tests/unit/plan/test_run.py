@@ -1,0 +1,89 @@
+"""A run: back from JSON as it was, ports that are all different, hotplug steps that QEMU takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.golden import assert_golden
+from tests.made import PAIR, made_run, made_topology
+from vpctl.links import LINK_KINDS
+from vpctl.plan.run import link_args, plug_steps, plugged_device, run_from_json, run_to_json
+from vpctl.rundir import RunDir
+from vpctl.topology.model import Topology, VmSpec
+
+RUNDIR = RunDir(name="pair", run=Path("/run/v/pair"), state=Path("/state/v/pair"))
+QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
+"""What QEMU takes for an id (`id_wellformed`)."""
+
+MIXED = made_topology(
+    ("lan0", "vm1", "vm2"),
+    ("a-long-linkname", "vm2", "vm1"),
+    ("x", "vm1", "old"),
+    vms=[VmSpec(name="old", machine="pc")],
+)
+
+
+def ids(words: tuple[str, ...]) -> list[str]:
+    return [found for word in words for found in re.findall(r"(?:^|,)id=([^,]*)", word)]
+
+
+@pytest.mark.parametrize("topology", [PAIR, MIXED, made_topology()])
+def test_a_run_comes_back_from_json_as_it_was(topology: Topology) -> None:
+    run = made_run(topology, keep=True, stage_seconds={"ssh": 7.5})
+    assert run_from_json(json.loads(json.dumps(run_to_json(run)))) == run
+
+
+def test_a_vms_ports_have_numbers_of_their_own_and_each_link_has_one() -> None:
+    words = link_args(MIXED, MIXED.vm("vm1"))
+    assert ids(words) == ["port-lan0", "port-a-long-linkname", "port-x"]
+    for key in ("chassis", "slot"):
+        assert [re.findall(f",{key}=([0-9]+)", word) for word in words if word != "-device"] == [["1"], ["2"], ["3"]]
+
+
+def test_a_pc_needs_no_ports() -> None:
+    assert link_args(MIXED, MIXED.vm("old")) == ()
+
+
+@pytest.mark.parametrize("kind", LINK_KINDS)
+@pytest.mark.parametrize("machine", ["q35", "pc"])
+@pytest.mark.parametrize("first", ["vm1", "vm2"])
+def test_the_steps_that_plug_a_link_are_the_ones_that_were_read_and_approved(
+    kind: str, machine: str, first: str
+) -> None:
+    vms = [VmSpec(name=name, machine=machine) for name in ("vm1", "vm2")]  # type: ignore[arg-type]
+    topology = made_topology(("lan0", "vm1", "vm2"), vms=vms)
+    steps = [
+        {"vm": step.vm, "execute": command, "arguments": arguments}
+        for step in plug_steps(topology, topology.link("lan0"), 2, first=first, rundir=RUNDIR)
+        for command, arguments in step.device.commands()
+    ]
+    assert_golden(f"plug/{kind}-{machine}-{first}-first.json", json.dumps(steps, indent=1) + "\n")
+
+
+@given(st.sampled_from(MIXED.links), st.integers(1, 9999), st.booleans())
+def test_every_generation_has_ids_that_qemu_takes_and_no_other_has(link, generation, swapped) -> None:  # type: ignore[no-untyped-def]
+    first, second = (end.vm for end in (reversed(link.endpoints) if swapped else link.endpoints))
+    steps = plug_steps(MIXED, link, generation, first=first, rundir=RUNDIR)
+    later = plug_steps(MIXED, link, generation + 1, first=first, rundir=RUNDIR)
+    assert [step.vm for step in steps] == [first, second]
+    for step, next_ in zip(steps, later, strict=True):
+        own = {arguments["id"] for _, arguments in step.device.commands()}
+        assert all(QEMU_ID.fullmatch(name) for name in own)
+        assert not own & {arguments["id"] for _, arguments in next_.device.commands()}
+        assert step.device.device["mac"] == link.end_of(step.vm).mac  # names and ARP survive a re-plug
+        assert plugged_device(MIXED, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
+    ports = {step.vm: step.device.device["bus"] for step in steps}
+    for vm, bus in ports.items():
+        assert bus == "pci.0" or bus in ids(link_args(MIXED, MIXED.vm(vm)))
+    assert len(str(RUNDIR.link_socket(link.name, generation))) <= len(str(RUNDIR.link_socket(link.name, 9999)))
+
+
+def test_a_vm_that_a_link_does_not_touch_has_no_device_of_it() -> None:
+    with pytest.raises(KeyError):
+        plugged_device(MIXED, MIXED.link("x"), 1, vm="vm2", rundir=RUNDIR)
