@@ -51,7 +51,7 @@ class Boot:
 
 def machine_args(image: GuestImage, initrd: Path, accelerator: str) -> list[str]:
     """Return the machine that both kinds of guest get."""
-    cpu = "host" if accelerator == "kvm" else "max,-erms"
+    cpu = "host" if accelerator == "kvm" else "max,-erms,-fsrm"
     return [
         os.environ.get("VPCTL_QEMU") or find_tool("qemu-system-x86_64", package="qemu-system-x86"),
         "-nodefaults", "-no-user-config", "-display", "none", "-accel", accelerator, "-M", "q35", "-cpu", cpu,

@@ -53,7 +53,7 @@ def made_machine(topology: Topology, vm: VmSpec, **more: Any) -> MachineSpec:
         "qemu_version": (7, 2, 22),
         "accelerator": "tcg",
         "accelerator_reason": "asked for",
-        "cpu_model": "max,-erms",
+        "cpu_model": "max,-erms,-fsrm",
         "sandbox": True,
         "boot": BOOT,
         "link_args": link_args(topology, vm),

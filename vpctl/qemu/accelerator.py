@@ -118,14 +118,14 @@ def remembered(
 def cpu_model(accelerator: str, version: tuple[int, int, int]) -> str:
     """Return the CPU model for an accelerator.
 
-    TCG: without ERMS Linux copies memory several times faster (qemu-facts: speed under TCG); 11 adds FSRM, which does
-    the same harm. From 10.0 the firmware puts 64-bit windows at the top of 40 bits unless told of 46.
+    TCG: without ERMS Linux copies memory several times faster. FSRM, which `max` has from some release between 7.2
+    and 10.0 on, must go with it: Linux takes FSRM to imply ERMS, and with FSRM alone 6.1 hangs early in its boot
+    (QEMU 10.0.13, before the first line of a quiet console). From 10.0 the firmware puts 64-bit windows at the top
+    of 40 bits unless told of 46.
     """
     if accelerator == "kvm":
         return "host"
-    model = "max,-erms"
-    if version >= (11,):
-        model += ",fsrm=off"
+    model = "max,-erms,-fsrm"
     if version >= (10,):
         model += ",phys-bits=46"
     return model

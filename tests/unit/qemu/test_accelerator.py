@@ -84,7 +84,7 @@ async def test_a_kernel_that_runs_to_its_end_proves_kvm(tmp_path: Path) -> None:
 )
 async def test_falls_back_to_tcg_and_says_why(tmp_path: Path, boot: str, reason: str) -> None:
     verdict = await World(tmp_path, boot).decide()
-    assert (verdict.accelerator, verdict.cpu_model) == ("tcg", "max,-erms")
+    assert (verdict.accelerator, verdict.cpu_model) == ("tcg", "max,-erms,-fsrm")
     assert reason in verdict.reason
     assert verdict.reason in (verdict.warning or "")
     assert "vpctl doctor -v" in (verdict.hint or "")
@@ -226,9 +226,9 @@ async def test_what_is_remembered_is_told_without_a_boot(tmp_path: Path) -> None
     [
         ("kvm", (7, 2, 0), "host"),
         ("kvm", (11, 1, 0), "host"),
-        ("tcg", (7, 2, 22), "max,-erms"),
-        ("tcg", (10, 0, 2), "max,-erms,phys-bits=46"),
-        ("tcg", (11, 1, 0), "max,-erms,fsrm=off,phys-bits=46"),
+        ("tcg", (7, 2, 22), "max,-erms,-fsrm"),
+        ("tcg", (10, 0, 2), "max,-erms,-fsrm,phys-bits=46"),
+        ("tcg", (11, 1, 0), "max,-erms,-fsrm,phys-bits=46"),
     ],
 )
 def test_cpu_model_fits_accelerator_and_version(name: str, version: tuple[int, int, int], model: str) -> None:
@@ -250,7 +250,7 @@ async def test_a_real_kernel_without_a_root_counts_as_working() -> None:
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         pytest.skip("qemu-system-x86_64 is not installed")
-    argv = ["tcg" if word == "kvm" else word for word in boot_argv((qemu,), real_kernel(), "max,-erms")]
+    argv = ["tcg" if word == "kvm" else word for word in boot_argv((qemu,), real_kernel(), "max,-erms,-fsrm")]
     trial = await try_boot(argv, silence=60, limit=120)
     assert trial.works, trial.reason
 
