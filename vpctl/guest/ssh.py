@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -196,7 +197,7 @@ async def run(
             try:
                 async for line in proc.stdout:
                     lines.append(line)
-                    if on_line is not None:
+                    if on_line is not None and line:  # asyncssh ends with an empty one
                         on_line(line.rstrip("\n"))
                 stderr = await proc.stderr.read()
                 await proc.wait_closed()
@@ -212,7 +213,7 @@ async def run(
     if status is None:
         if proc.exit_signal is None:
             raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke")
-        status = 128
+        status = 128 + getattr(signal, f"SIG{proc.exit_signal[0]}", 0)
     return Completed(status=status, stdout="".join(lines), stderr=stderr)
 
 

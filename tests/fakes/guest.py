@@ -1,0 +1,93 @@
+"""A guest's ssh server, in this process: commands are answered by a function, as the guest agent would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncssh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from vpctl.guest.keys import RunKeys, run_keys
+from vpctl.guest.ssh import Address
+from vpctl.rundir import RunDir
+
+Process = asyncssh.SSHServerProcess[str]
+Answer = Callable[[Process], Awaitable[None]]
+
+
+def dropbear_strings(blob: bytes) -> list[bytes]:
+    """Split what dropbear stores into its strings."""
+    found = []
+    while blob:
+        length = int.from_bytes(blob[:4], "big")
+        found.append(blob[4 : 4 + length])
+        assert len(found[-1]) == length
+        blob = blob[4 + length :]
+    return found
+
+
+def host_key(keys: RunKeys) -> asyncssh.SSHKey:
+    """Return the private host key that a guest gets, read as dropbear reads it."""
+    _, secret = dropbear_strings(keys.host_key_dropbear)
+    private = Ed25519PrivateKey.from_private_bytes(secret[:32])
+    return asyncssh.import_private_key(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+
+
+async def hello(process: Process) -> None:
+    """Repeat the command line."""
+    process.stdout.write(f"{process.command}\n")
+    process.exit(0)
+
+
+@asynccontextmanager
+async def guest_running(rundir: RunDir, answer: Answer = hello) -> AsyncIterator[Address]:
+    """Serve as a guest of a run for as long as the block lasts; yields its address."""
+    keys = run_keys(rundir)
+    server = await asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_host_keys=[host_key(keys)],
+        authorized_client_keys=asyncssh.import_authorized_keys(keys.public),
+        process_factory=answer,
+    )
+    try:
+        port = server.get_port()
+        yield Address(vm="vm1", port=port, user="root", identity=rundir.identity, host_key=keys.host_public)
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def held_mute(port: int, *, times: int) -> AsyncIterator[tuple[int, list[float]]]:
+    """Take connections as QEMU's user network does: the first ones get no word, later ones reach `port`.
+
+    Yields the port, and the times at which connections came.
+    """
+    came: list[float] = []
+
+    async def relay(reader: Any, writer: Any) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(asyncio.get_running_loop().time())
+        if len(came) <= times:
+            await reader.read()
+        else:
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(relay(reader, inner_writer))
+                group.create_task(relay(inner_reader, writer))
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], came
+    finally:
+        server.close()

@@ -1,0 +1,64 @@
+"""Heartbeats in what a ring buffer gives: whole lines count, whatever stands around them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vpctl.guest.heartbeat import Heartbeat, parse
+
+LINK = st.from_regex(r"[a-z][a-z0-9-]{0,14}", fullmatch=True)
+BEAT = st.builds(
+    Heartbeat,
+    seq=st.integers(0, 2**64 - 1),
+    uptime_ms=st.integers(0, 2**64 - 1),
+    boot_id=st.uuids().map(str),
+    links=st.lists(LINK, max_size=4).map(tuple),
+)
+
+
+def line(beat: Heartbeat) -> str:
+    """Return a beat as the agent writes it."""
+    links = ",".join(beat.links)
+    return f"vpctl1 seq={beat.seq} uptime_ms={beat.uptime_ms} boot_id={beat.boot_id} links={links}\n"
+
+
+@given(st.lists(BEAT))
+def test_every_beat_comes_back_as_it_was(beats: list[Heartbeat]) -> None:
+    assert parse("".join(line(beat) for beat in beats)) == beats
+
+
+@given(st.lists(BEAT, max_size=5), st.data())
+def test_a_window_on_the_stream_gives_the_beats_that_are_whole_in_it(
+    beats: list[Heartbeat], data: st.DataObject
+) -> None:
+    text = "".join(line(beat) for beat in beats)
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, len(text)))
+    whole, place = [], 0
+    for beat in beats:
+        if begin <= place and place + len(line(beat)) <= end:
+            whole.append(beat)
+        place += len(line(beat))
+    assert parse(text[begin:end]) == whole
+
+
+@given(st.text(), BEAT)
+def test_nothing_that_stands_around_them_costs_the_beats_after_it(noise: str, beat: Heartbeat) -> None:
+    assert parse(f"{noise}\n{line(beat)}")[-1] == beat
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vpctl2 seq=1 uptime_ms=1 boot_id=x links=\n",
+        "vpctl1 seq=x uptime_ms=1 boot_id=x links=\n",
+        "vpctl1 seq=1 boot_id=x links=\n",
+        "vpctl1\n",
+        "\n\n",
+        "",
+    ],
+)
+def test_a_foreign_line_counts_for_nothing(text: str) -> None:
+    assert parse(text) == []

@@ -1,0 +1,154 @@
+"""ssh into a guest: against a real server in this process, and one that holds connections as QEMU does."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fakes.broker import made
+from tests.fakes.guest import Process, guest_running, held_mute
+from vpctl.errors import ReadyTimeoutError
+from vpctl.guest import ssh
+from vpctl.guest.keys import run_keys
+from vpctl.guest.ssh import Address, GuestSshError
+from vpctl.rundir import Directories, RunDir
+
+
+@pytest.fixture
+def rundir(directories: Directories) -> RunDir:
+    return made(directories)
+
+
+async def answer(process: Process) -> None:
+    """A guest with a few programs."""
+    words = shlex.split(process.command or "")
+    if words[0] == "echo":
+        for word in words[1:]:
+            process.stdout.write(f"{word}\n")
+        process.stderr.write("done\n")
+        process.exit(3)
+    elif words[0] == "die":
+        process.exit_with_signal("KILL")
+    elif words[0] == "break":
+        process.channel.get_connection().abort()
+    else:
+        await asyncio.sleep(1000)
+
+
+async def test_logs_in_with_the_runs_key_and_runs_a_command(rundir: RunDir) -> None:
+    seen: list[str] = []
+    async with guest_running(rundir, answer) as address, ssh.connection(address) as connection:
+        argv = ["echo", "a b", "it's", "$HOME", "é"]
+        done = await ssh.run(connection, argv, vm="vm1", timeout=10, on_line=seen.append)
+    assert done == ssh.Completed(status=3, stdout="a b\nit's\n$HOME\né\n", stderr="done\n")
+    assert seen == argv[1:]
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0"))))
+def test_the_guests_shell_takes_words_as_they_were(words: list[str]) -> None:
+    assert shlex.split(" ".join(ssh.quote(word) for word in words)) == words
+
+
+async def test_a_command_that_was_killed_has_128_and_its_signal(rundir: RunDir) -> None:
+    async with guest_running(rundir, answer) as address, ssh.connection(address) as connection:
+        assert (await ssh.run(connection, ["die"], vm="vm1", timeout=10)).status == 128 + 9
+
+
+@pytest.mark.parametrize(("argv", "message"), [(["break"], "connection broke"), (["hang"], "not done within 0.2 s")])
+async def test_a_command_of_which_nothing_is_known_is_an_error_of_its_own(
+    rundir: RunDir, argv: list[str], message: str
+) -> None:
+    async with guest_running(rundir, answer) as address, ssh.connection(address) as connection:
+        with pytest.raises(GuestSshError, match=f"`{argv[0]}` in vm1: .*{message}") as caught:
+            await ssh.run(connection, argv, vm="vm1", timeout=0.2 if argv == ["hang"] else 10)
+    assert caught.value.exit_code == 255
+
+
+async def test_another_host_key_is_no_guest_of_ours(rundir: RunDir, directories: Directories) -> None:
+    stranger = run_keys(made(directories, "other")).host_public
+    async with guest_running(rundir) as address:
+        with pytest.raises(GuestSshError, match=r"no ssh into vm1 .*Host key is not trusted"):
+            await ssh.open_connection(replace(address, host_key=stranger))
+        async with ssh.connection(replace(address, host_key=None)):
+            pass  # an own image: nobody knows its key beforehand
+
+
+async def test_a_guest_that_does_not_know_the_key_says_so(rundir: RunDir, directories: Directories) -> None:
+    other = made(directories, "other")
+    run_keys(other)
+    async with guest_running(rundir) as address:
+        with pytest.raises(GuestSshError, match="Permission denied"):
+            await ssh.open_connection(replace(address, identity=other.identity))
+
+
+@pytest.mark.parametrize("content", [None, "no key at all"])
+async def test_a_key_file_that_is_missing_or_holds_no_key_is_told(
+    rundir: RunDir, tmp_path: Path, content: str | None
+) -> None:
+    identity = tmp_path / "key"
+    if content is not None:
+        identity.write_text(content)
+    async with guest_running(rundir) as address:
+        with pytest.raises(GuestSshError, match="no ssh into vm1"):
+            await ssh.open_connection(replace(address, identity=identity))
+
+
+async def test_a_connection_that_is_held_mute_is_given_up_and_made_again(rundir: RunDir) -> None:
+    async with guest_running(rundir) as address, held_mute(address.port, times=3) as (port, came):
+        began = time.monotonic()
+        connection = await ssh.wait_for_ssh(replace(address, port=port), timeout=20)
+        assert time.monotonic() - began < 5
+        connection.close()
+        await connection.wait_closed()
+    assert len(came) == 3 + 2  # the mute ones, one for the banner, one to log in
+    assert came[1] - came[0] < 1.0
+
+
+async def test_a_guest_that_has_not_said_that_it_listens_is_hardly_tried(rundir: RunDir) -> None:
+    listens_at = time.monotonic() + 0.4
+    async with guest_running(rundir) as address, held_mute(address.port, times=0) as (port, came):
+        target = replace(address, port=port)
+        connection = await ssh.wait_for_ssh(target, timeout=20, listens=lambda: time.monotonic() > listens_at)
+        connection.close()
+        await connection.wait_closed()
+    assert len(came) == 2
+
+
+def nobody(port: int) -> Address:
+    return Address(vm="vm1", port=port, user="root", identity=Path("/nowhere"), host_key=None)
+
+
+@pytest.mark.parametrize(
+    ("listens", "seen"), [(False, "no answer from the guest"), (True, "its server listens but does not answer")]
+)
+async def test_a_guest_that_never_answers_is_a_timeout_that_says_how_far_it_got(listens: bool, seen: str) -> None:
+    async with held_mute(0, times=1000) as (port, _):
+        with pytest.raises(ReadyTimeoutError, match=f"ssh of vm1: not within 0.6 s; last seen: {seen}"):
+            await ssh.wait_for_ssh(nobody(port), timeout=0.6, listens=lambda: listens)
+
+
+@pytest.mark.parametrize("said", [b"", b"x" * 200_000, b"\r\n"])
+async def test_what_is_no_banner_is_no_answer(said: bytes) -> None:
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        assert await ssh.banner(server.sockets[0].getsockname()[1]) is None
+
+
+async def test_a_server_that_turns_us_away_ends_the_wait_with_what_it_said(
+    rundir: RunDir, directories: Directories
+) -> None:
+    stranger = run_keys(made(directories, "other")).host_public
+    async with guest_running(rundir) as address:
+        with pytest.raises(ReadyTimeoutError, match=r"Host key is not trusted.*\(it said 'SSH-2.0-AsyncSSH"):
+            await ssh.wait_for_ssh(replace(address, host_key=stranger), timeout=20)
