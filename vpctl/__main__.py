@@ -6,6 +6,8 @@ Nothing heavy is imported up here, nor in the modules of the verbs: `vpctl --hel
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from vpctl.errors import InternalError, InterruptedByUserError, UsageError, VpctlError, cause_of
@@ -47,14 +49,15 @@ def run_work(work: Any) -> int:
         context = Context(common=common, log=log, directories=Directories.from_environment())
         outcome = asyncio.run(perform(work, context))
         render.result(outcome, context)
+        sys.stdout.flush()
         return int(outcome.exit_code)
     except (KeyboardInterrupt, asyncio.CancelledError):
         caught: VpctlError = InterruptedByUserError("interrupted")
-    except BrokenPipeError:
-        # Whoever read our output has seen enough (`| head`); what is left in the buffer has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _stdout_is_broken():
+            # Whoever read our output has seen enough (`| head`); what is left in the buffer has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if common.debug:
             import traceback
 
@@ -62,6 +65,18 @@ def run_work(work: Any) -> int:
         caught = _as_ours(error)
     render.error(caught, as_json=as_json)
     return caught.exit_code
+
+
+def _stdout_is_broken() -> bool:
+    """Whether it is our own output that nobody reads any more, not a socket of the verb's."""
+    import select
+
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are told always
+    except (OSError, ValueError):  # no descriptor, or closed
+        return False
+    return bool(poll.poll(0))
 
 
 def _as_ours(error: BaseException) -> VpctlError:
@@ -74,27 +89,33 @@ def _as_ours(error: BaseException) -> VpctlError:
     )
 
 
-def main() -> None:
-    """Run the command line and exit with the contract's code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line (None: this process's) and exit with the contract's code."""
     import typer
     from typer._click import exceptions as click_exceptions
 
     from vpctl.cli.app import build_app
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        outcome = build_app()(standalone_mode=False)
+        outcome = build_app()(words, standalone_mode=False)
     except click_exceptions.ClickException as error:
         if isinstance(error, click_exceptions.NoArgsIsHelpError):
             error.show()
             sys.exit(2)
         from vpctl.cli import render
 
-        as_json = "--json" in sys.argv or "json" in sys.argv
-        render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=as_json)
+        render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=_wants_json(words))
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
     sys.exit(outcome if isinstance(outcome, int) else run_work(outcome) if outcome is not None else 0)
+
+
+def _wants_json(words: Sequence[str]) -> bool:
+    """Whether a command line that could not be parsed asks for JSON."""
+    pairs = {*pairwise(words)}
+    return bool({"--json", "-fjson", "--format=json"} & {*words} or {("-f", "json"), ("--format", "json")} & pairs)
 
 
 def _usage_hint(error: Any) -> str:
