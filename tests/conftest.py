@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import IN_CI, isolated_directories
@@ -15,6 +16,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register our marker, and find coroutines that were never awaited or that block the loop."""
     config.addinivalue_line("markers", "mandatory: must run in CI; elsewhere it may be skipped, with its reason")
     config.option.asyncio_debug = True
+    hypothesis.settings.register_profile("vpctl", deadline=None)  # the host may be busy
+    hypothesis.settings.load_profile("vpctl")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
