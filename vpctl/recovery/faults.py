@@ -18,6 +18,7 @@ class Fault(StrEnum):
     QEMU_EXIT = "qemu-exit"
     GUEST_PANIC = "guest-panic"
     GUEST_POWEROFF = "guest-poweroff"
+    GUEST_REBOOT = "guest-reboot"
     BROKER_EXIT = "broker-exit"
 
 

@@ -47,7 +47,7 @@ class Hands:
             await machine.changed.wait()
 
     def is_alive(self, vm: str) -> bool:
-        return self._world.is_ready(vm)
+        return self._world.is_alive(vm)
 
     def link_lock(self, link: str) -> asyncio.Lock:
         return self._world.links[link].lock
@@ -84,5 +84,7 @@ class Hands:
         await hotplug.plug(session, device)
 
     async def prove(self, link: str) -> None:
+        for end in self._world.topology.link(link).endpoints:
+            await self.until_ready(end.vm)  # one may reboot just now
         network.require(await self._world.probe(link, count=1))
         self._world.links[link].set_state(LinkState.UP)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vpctl import wait
 from vpctl.errors import VpctlError
 from vpctl.guest import heartbeat
+from vpctl.guest.heartbeat import Heartbeat
 from vpctl.qemu.argv import HEARTBEAT_CHARDEV, HEARTBEAT_RING_BYTES
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
@@ -14,16 +13,19 @@ from vpctl.supervisor.world import World
 BEAT_SECONDS = 5.0
 """For a new heartbeat; the agent beats once a second."""
 
+PROBE_SECONDS = 5.0
+"""For a packet over a link that is said to be up."""
 
-async def ills(world: World, vm: str) -> list[str]:
-    """Return what is wrong with a VM and its links; nothing if all is well."""
-    if reason := await unresponsive(world.machines[vm]):
-        return [reason]
-    checks: list[dict[str, Any]] = []
+
+async def broken_links(world: World, vm: str) -> dict[str, str]:
+    """Return the links of a VM, to others that are ready, over which no packets come now, each with the reason."""
+    broken: dict[str, str] = {}
     for link in world.topology.links_of(vm):
         if world.is_ready(link.peer_of(vm).vm):
-            checks += await world.probe(link.name, count=1)
-    return [f"{check['from']} to {check['to']}: {check['reason']}" for check in checks if not check["ok"]]
+            for check in await world.probe(link.name, count=1, seconds=PROBE_SECONDS):
+                if not check["ok"]:
+                    broken[link.name] = f"{check['from']} to {check['to']}: {check['reason']}"
+    return broken
 
 
 async def unresponsive(machine: Machine) -> str | None:
@@ -42,7 +44,7 @@ async def unresponsive(machine: Machine) -> str | None:
         before = await last_beat(machine)
 
         async def newer() -> bool | None:
-            return await last_beat(machine) > before or None
+            return await last_beat(machine) != before or None
 
         await wait.until(newer, timeout=BEAT_SECONDS, what=f"{machine.name}: a new heartbeat", every=0.1)
     except VpctlError as error:
@@ -50,11 +52,11 @@ async def unresponsive(machine: Machine) -> str | None:
     return None
 
 
-async def last_beat(machine: Machine) -> int:
-    """Return the number of the newest heartbeat that was ever read, -1 if none was."""
+async def last_beat(machine: Machine) -> Heartbeat | None:
+    """Return the newest heartbeat that was ever read, None if none was."""
     session = await machine.qmp()
     # Reading empties the ring, so what was read last is kept.
     text = await session.execute("ringbuf-read", {"device": HEARTBEAT_CHARDEV, "size": HEARTBEAT_RING_BYTES})
     if beats := heartbeat.parse(text):
         machine.last_beat = beats[-1]
-    return machine.last_beat.seq if machine.last_beat is not None else -1
+    return machine.last_beat

@@ -67,6 +67,8 @@ class Machine:
         self.fault: tuple[Fault, float, float] | None = None
         """The fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC)."""
         self.last_beat: Heartbeat | None = None
+        self.on_reset: Callable[[], None] | None = None
+        """Called when the guest of a VM that is ready was reset, by itself or over QMP."""
         self._run = run
         self._rundir = rundir
         self._journal = journal
@@ -74,6 +76,9 @@ class Machine:
         self._signs = Signs()
         self._session: Session | None = None
         self._ssh: asyncssh.SSHClientConnection | None = None
+        self._serial_from = 0
+        """Where in the serial log the present boot of the guest begins."""
+        self._entered: tuple[VmState, int] | None = None
         self._stage = "process"
         self._argv: list[str] = []
 
@@ -81,9 +86,9 @@ class Machine:
 
     def set_state(self, state: VmState, *, reason: str | None = None) -> None:
         """Enter a state; journalled unless it is the present one."""
-        if state is self.state and self.generation:
+        if (state, self.generation) == self._entered:
             return
-        self.state = state
+        self.state, self._entered = state, (state, self.generation)
         attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
         if reason is not None:
             attributes["reason"] = reason
@@ -94,6 +99,11 @@ class Machine:
         self._on_change()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    @property
+    def is_rebooting(self) -> bool:
+        """Whether the guest boots again in the QEMU that it has."""
+        return self.state is VmState.BOOTING and self._serial_from > 0
 
     @property
     def logs(self) -> Path:
@@ -145,6 +155,7 @@ class Machine:
         """
         await self._forget()
         self.generation += 1
+        self.last_beat, self._serial_from = None, 0
         self.set_state(VmState.STARTING)
         return await self._to_ready(broker, adopted=False)
 
@@ -157,13 +168,36 @@ class Machine:
             self.needs_resume = True
             return
         with contextlib.suppress(VpctlError):  # who needs QMP later asks again and is told what is wrong
-            await self.qmp()
+            session = await self.qmp()
+            if (await session.execute("query-status"))["status"] == "guest-panicked":
+                self.take_event({"event": "GUEST_PANICKED"})  # while nobody listened
         self.state = VmState.READY
+        self._entered = (self.state, self.generation)
 
     async def resume(self, broker: BrokerClient) -> None:
         """See through a boot that a supervisor before this one began; raises what `boot` does."""
         self.needs_resume = False
         await self._to_ready(broker, adopted=True)
+
+    def begin_reboot(self) -> None:
+        """Take in that the guest was reset: what led into it is stale, and it boots again in the same QEMU."""
+        if self._ssh is not None:
+            self._ssh.abort()
+            self._ssh = None
+        self.last_beat = None
+        with contextlib.suppress(OSError):
+            self._serial_from = (self.logs / "serial.log").stat().st_size
+        now = time.monotonic()
+        self.fault = (Fault.GUEST_REBOOT, now, now)
+        self.set_state(VmState.BOOTING, reason="the guest reboots")
+
+    async def finish_reboot(self) -> None:
+        """See the reboot through to authenticated ssh; ReadyTimeoutError if the guest, or its QEMU, fails."""
+        began = time.monotonic()
+        self.timings = [entry for entry in self.timings if entry["stage"] != "ssh"]
+        await wait.first(self._reach_ssh(), unless=self._death())
+        self.boot_ms = (time.monotonic() - began) * 1000
+        self.set_state(VmState.READY)
 
     def restore(self, entry: Mapping[str, Any]) -> None:
         """Take over what a supervisor before this one wrote down."""
@@ -175,6 +209,7 @@ class Machine:
         self.state = VmState.CRASHED if state is VmState.RECOVERING else state
         if state in unfinished:
             self.state = VmState.STARTING
+        self._entered = (self.state, self.generation)
 
     def lost_unseen(self, exit_: Exit) -> None:
         """Take in an end that came while no supervisor was there to see it."""
@@ -206,12 +241,15 @@ class Machine:
             await self._forward_ssh(session)
         with self._timed("kernel") as limit:
             await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
+        await self._reach_ssh()
+        # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
+        await session.execute("set-action", {"reboot": "reset"})
+
+    async def _reach_ssh(self) -> None:
         with self._timed("ssh") as limit:
             listens = self._says_ssh if self.spec.vm.image.name is not None else None
             self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit, listens=listens)
             await self._provide_agent(self._ssh)
-        # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
-        await session.execute("set-action", {"reboot": "reset"})
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[float]:
@@ -284,7 +322,9 @@ class Machine:
 
     def _says_ssh(self) -> bool:
         """Whether the built image's init has said on the console that its ssh server listens."""
-        return SSH_MARK in (self.logs / "serial.log").read_bytes()
+        with (self.logs / "serial.log").open("rb") as stream:
+            stream.seek(self._serial_from)
+            return SSH_MARK in stream.read()
 
     # Section: its end
 
@@ -293,6 +333,8 @@ class Machine:
         self._signs = self._signs.after(event)
         if event["event"] == "GUEST_PANICKED":
             self._end(Ended(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
+        elif event["event"] == "RESET" and self.state is VmState.READY and self.on_reset is not None:
+            self.on_reset()  # q35 sends the event twice; at the second one the state is another
 
     def take_exit(self, exit_: Exit) -> None:
         """Take in the end of a QEMU; one of another generation is of no interest."""

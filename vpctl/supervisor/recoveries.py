@@ -38,13 +38,14 @@ class Recoveries:
     # Section: faults
 
     def watch(self, machine: Machine) -> None:
-        """Wait for the end of a VM that is ready, and act on it."""
+        """Wait for the end of a VM that is ready, or for its guest's reboot, and act on it."""
+        machine.on_reset = lambda: self._take_reset(machine)
         self._group.create_task(self._await_end(machine, machine.generation), name=f"watch-{machine.name}")
 
     async def _await_end(self, machine: Machine, generation: int) -> None:
         assert machine.ended is not None
         ended = await asyncio.shield(machine.ended)
-        if machine.generation == generation and machine.state is VmState.READY:
+        if machine.generation == generation and self._world.is_alive(machine.name):
             self._take_fault(machine, ended)
 
     def _take_fault(self, machine: Machine, ended: Ended) -> None:
@@ -61,6 +62,29 @@ class Recoveries:
         machine.set_state(VmState.CRASHED, reason=reason)
         machine.fault = (fault, self.injected.pop(machine.name, ended.monotonic), time.monotonic())
         if self.is_automatic(machine.name):
+            self.start(machine.name)
+
+    def _take_reset(self, machine: Machine) -> None:
+        """The guest reboots: its QEMU, with every device in it, lives on."""
+        reason = "the guest was reset"
+        attributes = {"fault": str(Fault.GUEST_REBOOT), "generation": machine.generation, "reason": reason}
+        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
+        machine.begin_reboot()
+        for link in self._world.topology.links_of(machine.name):
+            if self._world.links[link.name].state is LinkState.UP:
+                self._world.links[link.name].set_state(LinkState.DOWN)
+        self._group.create_task(self._await_reboot(machine, machine.generation), name=f"reboot-{machine.name}")
+
+    async def _await_reboot(self, machine: Machine, generation: int) -> None:
+        try:
+            await machine.finish_reboot()
+        except VpctlError as error:
+            if machine.generation == generation and machine.is_rebooting:
+                # A QEMU that ended is `_await_end`'s affair; this is a guest that does not come back.
+                machine.set_state(VmState.CRASHED, reason=f"after a reboot: {error.message}")
+                if self.is_automatic(machine.name):
+                    self.start(machine.name)
+        else:
             self.start(machine.name)
 
     def is_automatic(self, vm: str) -> bool:
@@ -85,16 +109,37 @@ class Recoveries:
         """
         self.check_policy(vm, policy)
         machine = self._world.machines[vm]
+        while machine.is_rebooting and not force:
+            await machine.changed.wait()
         recorder = self._recorder(machine, policy)
+        if machine.state is VmState.READY and recorder.fault is Fault.GUEST_REBOOT and not force:
+            return await self._after_reboot(machine, recorder)
         recreate = True
         if machine.state is VmState.READY and not force:
-            ills = await health.ills(self._world, vm)
-            if not ills:
+            reason = await health.unresponsive(machine)
+            broken = await health.broken_links(self._world, vm) if reason is None else {}
+            if reason is None and not broken:
                 return self._healthy(vm)
+            ills = [reason] if reason is not None else list(broken.values())
             self._world.journal.write("recovery.step", vm=vm, attributes={"name": "examine", "ills": ills})
-            recreate = await health.unresponsive(machine) is not None
+            for name in broken:  # whatever was believed of it
+                self._world.links[name].set_state(LinkState.DOWN)
+            recreate = reason is not None
         if recreate:
             machine.set_state(VmState.RECOVERING)
+        return await self._with_retries(machine, recorder)
+
+    async def _after_reboot(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
+        """Verify the links of a guest that has rebooted, and repair those that do not carry packets."""
+        recorder.boot_ms = machine.boot_ms
+        for link in self._world.topology.links_of(machine.name):
+            known = self._world.links[link.name]
+            async with known.lock:
+                with recorder.step("verify", link.name):
+                    checks = await self._world.probe(link.name, count=1)
+                if all(check["ok"] for check in checks):
+                    known.set_state(LinkState.UP)
+                    recorder.outages[link.name] = recorder.since_fault()
         return await self._with_retries(machine, recorder)
 
     async def _with_retries(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
@@ -166,7 +211,7 @@ class Recoveries:
             vm,
             generation=self._world.machines[vm].generation,
             links={name: link.view() for name, link in self._world.links.items()},
-            alive=[name for name in self._world.machines if self._world.is_ready(name)],
+            alive=[name for name in self._world.machines if self._world.is_alive(name)],
             recreate=force or not self._world.is_ready(vm),
         )
 

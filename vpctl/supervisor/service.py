@@ -86,6 +86,8 @@ class Supervisor:
             world.up = record.get("up")
             for entry in record["links"]:
                 world.links[entry["name"]].restore(entry)
+            for entry in (world.up or {}).get("timings", ()):
+                world.machines[entry["vm"]].timings.append(entry)
             for entry in record["vms"]:
                 await self._adopt(entry, children.get(process_name(entry["name"])), recoveries)
             attributes = {"command": "take-over", "adopted": sorted(children)}

@@ -73,6 +73,10 @@ class World:
         """Whether a VM is ready."""
         return self.machines[vm].state is VmState.READY
 
+    def is_alive(self, vm: str) -> bool:
+        """Whether a VM's guest is ready, or reboots in a QEMU that keeps all its devices."""
+        return self.is_ready(vm) or self.machines[vm].is_rebooting
+
     async def guests(self, link: str) -> tuple[network.Guest, network.Guest]:
         """Return both ends of a link with an ssh connection each; NotFoundError if a VM is not ready."""
         guests = []
@@ -81,8 +85,11 @@ class World:
             guests.append(network.Guest(end=end, ssh=await machine.ssh(), agent=machine.agent))
         return guests[0], guests[1]
 
-    async def probe(self, link: str, *, count: int) -> list[dict[str, Any]]:
-        """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok."""
+    async def probe(self, link: str, *, count: int, seconds: float = network.PROBE_SECONDS) -> list[dict[str, Any]]:
+        """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok.
+
+        `seconds` is how long the first packet may take.
+        """
         spec = self.topology.link(link)
         try:
             first, second = await self.guests(link)
@@ -90,7 +97,7 @@ class World:
             one, other = (end.vm for end in spec.endpoints)
             entry = {"link": link, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": error.message}
             return [{**entry, "from": one, "to": other}, {**entry, "from": other, "to": one}]
-        return await network.probe_both_ways(spec, first, second, count=count)
+        return await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
 
     async def probe_all(self, *, count: int) -> list[dict[str, Any]]:
         """Probe every link, all at once."""
