@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -239,18 +238,16 @@ async def test_a_second_broker_adopts_what_a_killed_one_left_and_does_not_know_i
 
 
 def test_a_record_of_another_boot_or_of_a_reused_pid_counts_for_nothing(rundir: RunDir) -> None:
-    with subprocess.Popen(SLEEPS) as sleeper:
-        process = identify(sleeper.pid)
-        assert process is not None
-        entry = Child(name="vm/vm1", generation=1, process=process, directory="/x").as_json()
-        write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [entry]})
-        assert [child.process for child in known_children(rundir)] == [process]
-        write_json(rundir.processes, {"boot_id": "another", "processes": [entry]})
-        assert list(known_children(rundir)) == []
-        older = {**entry, "start_time": process.start_time - 1}
-        write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [older]})
-        assert list(known_children(rundir)) == []
-        sleeper.kill()
+    process = identify(os.getpid())
+    assert process is not None
+    entry = Child(name="vm/vm1", generation=1, process=process, directory="/x").as_json()
+    write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [entry]})
+    assert [child.process for child in known_children(rundir)] == [process]
+    write_json(rundir.processes, {"boot_id": "another", "processes": [entry]})
+    assert list(known_children(rundir)) == []
+    older = {**entry, "start_time": process.start_time - 1}
+    write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [older]})
+    assert list(known_children(rundir)) == []
 
 
 async def test_a_second_broker_of_a_topology_is_refused_with_exit_code_2(rundir: RunDir) -> None:
