@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from vpctl.cli.verb import Context, Result
+from vpctl.errors import cause_of
 
 COULD_NOT_RUN = 255
+
+CHUNK = 65536
 
 
 async def execute(
@@ -32,24 +33,88 @@ async def execute(
         return await captured(address(context, vm), words, line)
     async with guest_ssh.connection(address(context, vm)) as connection:
         try:
-            done = await connection.run(
-                line, stdin=standard_input(), stdout=sys.stdout.buffer, stderr=sys.stderr.buffer, encoding=None
-            )
+            done = await relayed(connection, line)
+        except BrokenPipeError:
+            raise  # nobody reads our output any more: not the guest's failure
         except (OSError, asyncssh.Error) as error:
             raise guest_ssh.GuestSshError(f"`{words[0]}` in {vm}: the connection broke: {error}") from error
     return Result(exit_code=exit_code(done, vm, words))
 
 
-def standard_input() -> Any:
-    """Return what the guest's command reads: our stdin, unless that is a device like /dev/null.
+async def relayed(connection: Any, line: str) -> Any:
+    """Run a command with our standard streams; return the finished process.
 
-    epoll takes terminals, pipes and sockets, and asyncssh itself reads regular files; nothing takes the rest.
+    asyncssh could redirect by itself, but closes what it is given, sets it to non-blocking for whoever shares it,
+    and goes on for ever when the reader of our output has gone. Here BrokenPipeError ends the command.
     """
     import asyncssh
 
-    if sys.stdin is None or (stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode) and not sys.stdin.isatty()):
-        return asyncssh.DEVNULL
-    return sys.stdin.buffer
+    failure: BaseException | None = None
+    try:
+        async with connection.create_process(line, encoding=None) as process:
+            failure = await exchanged(process)
+            if failure is not None:
+                connection.abort()  # a polite close waits for the guest's command, which may write for ever
+    except (OSError, asyncssh.Error):
+        if failure is None:
+            raise
+    if failure is not None:
+        raise failure
+    return process
+
+
+async def exchanged(process: Any) -> BaseException | None:
+    """Pass bytes both ways until the command has ended; return what went wrong, if something did."""
+    import asyncio
+
+    feeding = asyncio.create_task(feed(process.stdin), name="exec-stdin")
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(pump(process.stdout, 1), name="exec-stdout")
+            group.create_task(pump(process.stderr, 2), name="exec-stderr")
+        await process.wait_closed()
+    except BaseExceptionGroup as errors:
+        return cause_of(errors)
+    finally:
+        feeding.cancel()
+        await asyncio.wait([feeding])
+    return None
+
+
+async def pump(reader: Any, fd: int) -> None:
+    """Write what the guest says to a descriptor of ours; a slow reader of ours slows the guest's command down."""
+    while data := await reader.read(CHUNK):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+async def feed(writer: Any) -> None:
+    """Send our stdin to the guest's command, to its end; a device like /dev/null has none to send."""
+    import asyncio
+    import contextlib
+
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    try:
+        loop.add_reader(0, readable.set)
+        watched = True
+    except (PermissionError, ValueError):  # epoll takes no regular files, nor /dev/null; both are always readable
+        watched = False
+    with contextlib.suppress(OSError):  # the command has ended, or reads no more
+        try:
+            while True:
+                if watched:
+                    await readable.wait()
+                    readable.clear()
+                if not (data := os.read(0, CHUNK)):
+                    break
+                writer.write(data)
+                await writer.drain()
+            writer.write_eof()
+        finally:
+            if watched:
+                loop.remove_reader(0)
 
 
 async def captured(address: Any, words: list[str], line: str) -> Result:

@@ -24,6 +24,8 @@ LOGIN_SECONDS = 30.0
 ATTEMPT_SECONDS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 """How long each attempt at the banner may take, the last again and again."""
 
+CLOSE_SECONDS = 2.0
+
 HOST_KEY_ALGORITHMS = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"]
 
 LISTENING_SECONDS = 10.0
@@ -124,7 +126,11 @@ async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnec
         yield opened
     finally:
         opened.close()
-        await opened.wait_closed()
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await opened.wait_closed()
+        except TimeoutError:  # a guest that hangs does not answer a close either
+            opened.abort()
 
 
 async def wait_for_ssh(
