@@ -1,0 +1,69 @@
+"""A VM that boots the user's own kernel, initrd and disk, without anything of ours in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.vm.commandline import Vpctl
+from vpctl import image
+from vpctl.rundir import Directories
+
+pytestmark = pytest.mark.vm
+
+TOPOLOGY = """
+version: 1
+name: own
+vms:
+  mine: {image: {kernel: vmlinuz, initrd: initrd.img, disk: disk.squashfs}}
+  micro: {}
+links:
+  lan0: {kind: stream, endpoints: [mine, micro]}
+"""
+
+
+def own_files(vpctl: Vpctl, directories: Directories) -> Path:
+    """Make boot files of an image that has no agent, beside the topology; return the disk."""
+    if shutil.which("unsquashfs") is None:
+        pytest.skip("`unsquashfs` is not installed (squashfs-tools)")
+    built = image.installed(directories.images)[0]
+    assert built.initrd is not None
+    assert built.disk is not None
+    shutil.copy(built.kernel, vpctl.files / "vmlinuz")
+    shutil.copy(built.initrd, vpctl.files / "initrd.img")
+    root, disk = vpctl.files / "root", vpctl.files / "disk.squashfs"
+    subprocess.run(["unsquashfs", "-q", "-n", "-d", root, built.disk], check=True, stdout=subprocess.DEVNULL)
+    (root / "usr/bin/vpctl-agent").unlink()
+    packing = ["mksquashfs", str(root), str(disk), "-quiet", "-no-progress", "-comp", "lz4"]
+    subprocess.run(packing, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(root)
+    return disk
+
+
+def test_an_own_image_gets_the_agent_over_ssh_and_keeps_its_disk_as_it_was(
+    vpctl: Vpctl, directories: Directories
+) -> None:
+    disk = own_files(vpctl, directories)
+    before = disk.read_bytes()
+    status = vpctl.json("up", str(vpctl.file(TOPOLOGY)))
+    assert all(check["ok"] for check in status["checks"])
+    assert vpctl.guest("mine", "test -e /usr/bin/vpctl-agent || echo none").strip() == "none"
+    assert "10.77.0.1/30" in vpctl.guest("mine", "ip -brief address show lan0")
+    vpctl.guest("mine", "echo scratch | dd of=/dev/vda bs=1 conv=notrunc 2>/dev/null; sync")
+    assert vpctl.json("check")["ok"]
+
+    vpctl.run("crash", "mine", "--how", "kill")
+    report = vpctl.json("recover", "mine")
+    assert report["ok"]
+    assert "10.77.0.1/30" in vpctl.guest("mine", "ip -brief address show lan0")
+    assert disk.read_bytes() == before
+
+
+def test_a_missing_kernel_is_named_before_anything_starts(vpctl: Vpctl) -> None:
+    done = vpctl.run("up", str(vpctl.file(TOPOLOGY)), status=2)
+    assert "kernel of the image does not exist" in done.stderr
+    assert str(vpctl.files / "vmlinuz") in done.stderr
+    vpctl.assert_nothing_left()
