@@ -6,7 +6,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from vpctl.rundir import RunDir, write_atomic
+from vpctl.rundir import RunDir, locked, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,14 +21,16 @@ class RunKeys:
 
 
 def run_keys(rundir: RunDir) -> RunKeys:
-    """Return the run's keys, making them if there are none yet.
+    """Return the run's keys, making them if there are none yet; of two processes that ask at once, one makes them.
 
     The client's private key stays in `rundir.identity`; HostError if it cannot be written.
     """
     host_private = rundir.run / "host_key"
     public, known = rundir.identity.with_suffix(".pub"), rundir.known_hosts
-    if not (host_private.exists() and public.exists() and known.exists()):
-        _make(rundir)
+    if not known.exists():
+        with locked(rundir.run / "keys.lock"):
+            if not known.exists():
+                _make(rundir)
     host_public = known.read_text().split(" ", 1)[1].strip()
     return RunKeys(
         public=public.read_text().strip(), host_public=host_public, host_key_dropbear=host_private.read_bytes()

@@ -62,6 +62,11 @@ class Completed:
     stderr: str
 
 
+def load() -> None:
+    """Import asyncssh, which takes a fifth of a second: at a moment when there is nothing better to do."""
+    import asyncssh  # noqa: F401
+
+
 async def banner(port: int) -> str | None:
     """Return the guest's ssh banner, or None if nothing answers yet.
 
