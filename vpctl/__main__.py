@@ -5,6 +5,7 @@ Nothing heavy is imported up here, nor in the modules of the verbs: `vpctl --hel
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,29 +15,34 @@ from vpctl.errors import InternalError, InterruptedByUserError, UsageError, Vpct
 
 
 async def perform(work: Any, context: Any) -> Any:
-    """Run a verb; the first SIGINT or SIGTERM cancels it, later ones wait for its cleanup."""
+    """Run a verb; the first SIGINT or SIGTERM cancels it, later ones wait for its cleanup and change nothing."""
     import asyncio
     import signal
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _cancel_once(task))
-    return await work.verb(context, **work.arguments)
 
-
-def _cancel_once(task: Any) -> Any:
     def cancel() -> None:
         if not task.cancelling():
             task.cancel()
 
-    return cancel
+    def interrupt(number: int, frame: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(cancel)
+
+    # Not the loop's own handlers: those end with it, and a second Ctrl-C while the error is written would kill us.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return await work.verb(context, **work.arguments)
+    finally:
+        if not task.cancelling():
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def run_work(work: Any) -> int:
     """Run a verb and write its result or error; return the exit code."""
     import asyncio
-    import os
 
     from vpctl.cli import live, render
     from vpctl.cli.verb import Context, OutputFormat
@@ -91,6 +97,8 @@ def _as_ours(error: BaseException) -> VpctlError:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (None: this process's) and exit with the contract's code."""
+    # Looking for plugins of pydantic, of which vpctl wants none, reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
     from typer._click import exceptions as click_exceptions
 
@@ -109,7 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
-    sys.exit(outcome if isinstance(outcome, int) else run_work(outcome) if outcome is not None else 0)
+    code = outcome if isinstance(outcome, int) else run_work(outcome) if outcome is not None else 0
+    if code == InterruptedByUserError.exit_code:
+        _ignore_interrupts()
+    sys.exit(code)
+
+
+def _ignore_interrupts() -> None:
+    """Take no more signals: at its end Python gives back the handlers that kill, and nothing is left to interrupt."""
+    import signal
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _wants_json(words: Sequence[str]) -> bool:

@@ -214,7 +214,13 @@ def test_a_signal_cancels_the_verb_once_and_its_cleanup_completes(
             cleaned.append(True)
         return Result()
 
-    assert performed(verb) == 130
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert performed(verb) == 130
+        os.kill(os.getpid(), number)  # nor does one more change anything, until the process is gone
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
     assert cleaned == [True]
     assert capsys.readouterr().err == "error: interrupted\n"
 
