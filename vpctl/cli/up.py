@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vpctl.cli.verb import Context, Result
-from vpctl.errors import QmpError, ReadyTimeoutError, UsageError, VpctlError
+from vpctl.errors import UsageError, VerificationError, VpctlError
 
 
 async def up(
@@ -31,12 +31,14 @@ async def up(
         from vpctl.cli.plan import plan
 
         return await plan(context, file)
-    from vpctl.supervisor.lifetime import is_running, launching, revive, start
+    import asyncio
+
+    from vpctl.supervisor.lifetime import is_running, launching, revive, start, stop
     from vpctl.supervisor.prepare import load_file, prepare
 
     topology = load_file(file, context.environ)
     stage_seconds = {"kernel": boot_timeout, "ssh": boot_timeout} if boot_timeout is not None else {}
-    began = False
+    ours: str | None = None
     with launching(context.directories, topology.name) as rundir:
         if is_running(rundir):
             require_same(rundir, topology)
@@ -51,17 +53,17 @@ async def up(
                 keep=keep,
                 stage_seconds=stage_seconds,
             )
-            began = True
+            ours = run.run_id
             try:
                 await start(run, rundir)
             except BaseException:
-                await undo(rundir)
+                await asyncio.shield(stop(rundir))
                 raise
-    return await wait_for_up(context, rundir, ours=began, keep=keep)
+    return await wait_for_up(context, rundir, ours=ours, keep=keep)
 
 
-async def wait_for_up(context: Context, rundir: Any, *, ours: bool, keep: bool) -> Result:
-    """Wait for the supervisor to have everything up; an interrupted first `up` is undone."""
+async def wait_for_up(context: Context, rundir: Any, *, ours: str | None, keep: bool) -> Result:
+    """Wait for the supervisor to have everything up; a first `up` (of run `ours`) that fails is undone."""
     import asyncio
 
     from vpctl.cli import live
@@ -71,24 +73,33 @@ async def wait_for_up(context: Context, rundir: Any, *, ours: bool, keep: bool) 
     try:
         outcome = await job_through_restarts(rundir, "up", on_event=view.take)
     except asyncio.CancelledError:
-        if ours:
-            await undo(rundir)
+        if ours is not None:
+            await undo(context, rundir.name, ours)
         raise
-    except (ReadyTimeoutError, QmpError):
-        if not keep:
-            await undo(rundir)
+    except VpctlError as error:
+        # A link that fails its verification is left to be looked at; what somebody else has brought up is theirs.
+        if ours is not None and not keep and not isinstance(error, VerificationError):
+            await undo(context, rundir.name, ours)
         raise
     return up_result(outcome)
 
 
-async def undo(rundir: Any) -> None:
-    """Stop what a failed or interrupted `up` has started; its logs stay."""
+async def undo(context: Context, name: str, run_id: str) -> None:
+    """Stop what a failed or interrupted `up` has started, unless somebody has begun another run; the logs stay."""
     import asyncio
 
-    from vpctl.supervisor.lifetime import stop
-
     # Shielded: an impatient second signal must not leave half of it running.
-    await asyncio.shield(stop(rundir))
+    await asyncio.shield(_stop_run(context, name, run_id))
+
+
+async def _stop_run(context: Context, name: str, run_id: str) -> None:
+    from vpctl.rundir import read_json
+    from vpctl.supervisor.lifetime import launching, stop
+
+    with launching(context.directories, name) as rundir:
+        spec: Any = read_json(rundir.spec)
+        if isinstance(spec, dict) and spec["run_id"] == run_id:
+            await stop(rundir)
 
 
 def require_same(rundir: Any, topology: Any) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vpctl import wait
-from vpctl.errors import InternalError, TopologyError, UsageError, VpctlError, errors_by_code
+from vpctl.errors import InternalError, InterruptedByUserError, TopologyError, UsageError, VpctlError, errors_by_code
 from vpctl.qmp.session import Session, open_session
 from vpctl.rundir import RunDir, is_locked
 
@@ -112,15 +112,21 @@ async def job_through_restarts(
 ) -> dict[str, Any]:
     """Run a long verb that a new supervisor takes up again (`up`, `recover`), asking again if the old one dies."""
     while True:
+        reached = False
         try:
             async with connect(rundir) as supervisor:
+                reached = True
                 return await supervisor.job(command, on_event=on_event, **arguments)
-        except SupervisorLostError:
+        except SupervisorLostError as error:
             if not rundir.run.exists() or rundir.stopping.exists():
-                raise
-            await wait.pause(0.1)
+                raise InterruptedByUserError(
+                    f"`{rundir.name}` was stopped meanwhile", hint="vpctl up FILE"
+                ) from error
             if not is_locked(rundir.broker_lock):
                 await _revived(rundir)
+            elif not reached:
+                raise  # its patience is over: this one does not start at all
+            await wait.pause(0.1)
 
 
 async def _revived(rundir: RunDir) -> None:

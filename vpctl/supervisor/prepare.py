@@ -32,6 +32,9 @@ AGENT_IMAGE = "micro"
 
 QCOW2_MAGIC = b"QFI\xfb"
 
+FILE_LIMIT = 8 << 20
+"""Bytes of a topology file that are read."""
+
 
 def kind_rules() -> Mapping[str, KindRules]:
     """Return what the loader must know of the link kinds."""
@@ -43,9 +46,10 @@ def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
     from vpctl.errors import UsageError
 
     try:
-        if file.is_file() and file.stat().st_size > 8 << 20:
-            raise UsageError(f"{file} is too large to be a topology")
-        content = file.read_bytes()
+        with file.open("rb") as stream:  # which may be a pipe, or a device that never ends
+            content = stream.read(FILE_LIMIT + 1)
+        if len(content) > FILE_LIMIT:
+            raise UsageError(f"{file} is too large to be a topology", hint="vpctl validate FILE")
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="vpctl validate FILE") from error
     return load(content, file=str(file), kinds=kind_rules(), environ=environ, base=file.absolute().parent)
