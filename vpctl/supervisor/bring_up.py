@@ -93,7 +93,8 @@ class BringUp:
             await self._recoveries.hands.until_ready(machine.name)
             return
         elif self._wants_recovery(machine, explicit=explicit):
-            await self._recoveries.recover(machine.name)
+            self._recoveries.start(machine.name)
+            await self._recoveries.hands.until_ready(machine.name)
             return
         else:
             return

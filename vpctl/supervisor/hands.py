@@ -43,7 +43,8 @@ class Hands:
         machine = self._world.machines[vm]
         while machine.state is not VmState.READY:
             if machine.state in (VmState.FAILED, VmState.STOPPED, VmState.CRASHED):
-                raise RecoveryError(f"`{vm}` is {machine.state}", hint=f"vpctl recover {vm}")
+                why = f": {machine.reason}" if machine.reason is not None else ""
+                raise RecoveryError(f"`{vm}` is {machine.state}{why}", hint=f"vpctl recover {vm}")
             await machine.changed.wait()
 
     def is_alive(self, vm: str) -> bool:

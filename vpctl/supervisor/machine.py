@@ -53,6 +53,8 @@ class Machine:
         self.name = name
         self.spec = run.machine(name)
         self.state = VmState.STARTING
+        self.reason: str | None = None
+        """Why it is in this state, if that needs a reason."""
         self.generation = 0
         self.process: ProcessId | None = None
         self.ssh_port = 0
@@ -88,7 +90,7 @@ class Machine:
         """Enter a state; journalled unless it is the present one."""
         if (state, self.generation) == self._entered:
             return
-        self.state, self._entered = state, (state, self.generation)
+        self.state, self.reason, self._entered = state, reason, (state, self.generation)
         attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
         if reason is not None:
             attributes["reason"] = reason
@@ -240,6 +242,7 @@ class Machine:
             session = await self._open_session(limit)
             await self._forward_ssh(session)
         with self._timed("kernel") as limit:
+            guest_ssh.load()  # while the guest's kernel has the longest way to go
             await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
         await self._reach_ssh()
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.

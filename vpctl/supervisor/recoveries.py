@@ -97,7 +97,8 @@ class Recoveries:
     def start(self, vm: str, *, policy: str | None = None, force: bool = False) -> dict[str, Any]:
         """Start the recovery of a VM, or join the one that runs; see `Jobs.start`."""
         machine = self._world.machines[vm]
-        if not self._jobs.is_running(f"recover/{vm}") and machine.state is VmState.CRASHED:
+        dead = (VmState.CRASHED, VmState.STOPPED, VmState.FAILED)
+        if not self._jobs.is_running(f"recover/{vm}") and machine.state in dead:
             # At once, so that a repair which waits for this VM knows that somebody works on it.
             machine.set_state(VmState.RECOVERING)
         return self._jobs.start(f"recover/{vm}", lambda: self.recover(vm, policy=policy, force=force))

@@ -89,14 +89,18 @@ class Supervisor:
             for entry in (world.up or {}).get("timings", ()):
                 world.machines[entry["vm"]].timings.append(entry)
             for entry in record["vms"]:
-                await self._adopt(entry, children.get(process_name(entry["name"])), recoveries)
+                await self._adopt(entry, children.get(process_name(entry["name"])))
             attributes = {"command": "take-over", "adopted": sorted(children)}
             world.journal.write("command", attributes=attributes)
         world.loaded = True
         world.save()
+        # Only now: a recovery that began before everything is known would meet with the bring-up.
+        for machine in world.machines.values():
+            if machine.state is VmState.READY:
+                recoveries.watch(machine)
         return known
 
-    async def _adopt(self, entry: Mapping[str, Any], child: Child | None, recoveries: Recoveries) -> None:
+    async def _adopt(self, entry: Mapping[str, Any], child: Child | None) -> None:
         machine = self._world.machines[entry["name"]]
         state = VmState(entry["state"])
         machine.restore(entry)
@@ -108,8 +112,6 @@ class Supervisor:
                 name=machine.name, generation=machine.generation, pid=0, status=None, monotonic=time.monotonic()
             )
             machine.lost_unseen(machine.recorded_exit() or unknown)
-        if machine.state is VmState.READY:
-            recoveries.watch(machine)
 
 
 def hold_images(world: World) -> None:
