@@ -143,7 +143,7 @@ class Vpctl:
             return []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def entry(self, name: str, type_: str, *, after: int = 0, limit: float = 30.0, **wanted: Any) -> Entry:
+    def entry(self, name: str, type_: str, /, *, after: int = 0, limit: float = 30.0, **wanted: Any) -> Entry:
         """Wait for a journal entry with this type and these attributes (`vm`, `link`: of the entry itself)."""
 
         def look() -> Entry | None:
