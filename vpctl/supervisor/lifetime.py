@@ -14,6 +14,7 @@ from vpctl.broker.client import connect, start_broker
 from vpctl.broker.protocol import SUPERVISOR
 from vpctl.broker.service import GRACE_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
+from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run, run_to_json
 from vpctl.process import ProcessId, end, find_by_argument, identify
 from vpctl.qemu.argv import quote_option
@@ -35,11 +36,27 @@ def launching(directories: Directories, name: str) -> Iterator[RunDir]:
     What is empty at the end is removed: the lock, if nothing runs, and the directory of all topologies.
     """
     rundir = directories.topology(name)
-    private_directory(directories.run)
-    with locked(rundir.launch_lock):
-        yield rundir
-        if not rundir.run.exists():
-            rundir.launch_lock.unlink(missing_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, directories)
+        _enter_lock(stack, directories, rundir)
+        try:
+            yield rundir
+        finally:
+            if not rundir.run.exists():
+                rundir.launch_lock.unlink(missing_ok=True)
+
+
+def _enter_lock(stack: contextlib.ExitStack, directories: Directories, rundir: RunDir) -> None:
+    while True:
+        private_directory(directories.run)
+        try:
+            stack.enter_context(locked(rundir.launch_lock))
+        except FileNotFoundError:
+            continue  # another vpctl has removed the directory, which was empty, in between
+        return
+
+
+def _remove_empty(directories: Directories) -> None:
     for directory in (directories.run, directories.state):
         with contextlib.suppress(OSError):  # not empty: another topology's
             directory.rmdir()
@@ -53,7 +70,12 @@ async def start(run: Run, rundir: RunDir) -> None:
     private_directory(rundir.state)
     private_directory(rundir.run)
     write_json(rundir.spec, run_to_json(run))
-    await start_broker(rundir)
+    broker = asyncio.create_task(start_broker(rundir), name="start-broker")
+    await wait.pause(0)  # the broker's process is on its way: the keys are made meanwhile, on another CPU
+    try:
+        run_keys(rundir)
+    finally:
+        await broker
 
 
 async def revive(rundir: RunDir) -> None:
