@@ -13,7 +13,14 @@ SYSTEMD_KEY = "opt/io.systemd.credentials/ssh.authorized_keys.root"
 """systemd 252 and newer installs this credential for root: own images need no preparation (systemd-tmpfiles)."""
 
 
-ITEMS = ("opt/vpctl/hostname", "opt/vpctl/authorized_keys", "opt/vpctl/host_key", "opt/vpctl/links", SYSTEMD_KEY)
+ITEMS = (
+    "opt/vpctl/hostname",
+    "opt/vpctl/hosts",
+    "opt/vpctl/authorized_keys",
+    "opt/vpctl/host_key",
+    "opt/vpctl/links",
+    SYSTEMD_KEY,
+)
 
 
 def links_table(topology: Topology, vm: str) -> str:
@@ -25,10 +32,25 @@ def links_table(topology: Topology, vm: str) -> str:
     return "".join(lines)
 
 
+def hosts_file(topology: Topology, vm: str) -> str:
+    """Return a VM's /etc/hosts: peers by name, at their address on the first link to them."""
+    peers = {link.peer_of(vm).vm: link.peer_of(vm).address.ip for link in reversed(topology.links_of(vm))}
+    lines = ["127.0.0.1 localhost", f"127.0.1.1 {vm}", "::1 localhost ip6-localhost ip6-loopback"]
+    lines += [f"{address} {name}" for name, address in sorted(peers.items())]
+    return "\n".join(lines) + "\n"
+
+
 def config_items(topology: Topology, vm: str, keys: RunKeys) -> dict[str, bytes]:
     """Return fw_cfg item names and contents."""
     authorized = keys.public.encode() + b"\n"
-    contents = (vm.encode(), authorized, keys.host_key_dropbear, links_table(topology, vm).encode(), authorized)
+    contents = (
+        vm.encode(),
+        hosts_file(topology, vm).encode(),
+        authorized,
+        keys.host_key_dropbear,
+        links_table(topology, vm).encode(),
+        authorized,
+    )
     return dict(zip(ITEMS, contents, strict=True))
 
 

@@ -41,6 +41,7 @@ void apply_settings(void)
 	apply_hostname();
 	copy_setting("links", "/run/vpctl/links", 0644);
 	copy_setting("host_key", "/run/vpctl/host_key", 0600);
+	copy_setting("hosts", "/etc/hosts", 0644);
 	mkdir("/root/.ssh", 0700);
 	copy_setting("authorized_keys", "/root/.ssh/authorized_keys", 0600);
 }

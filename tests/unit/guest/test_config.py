@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from tests.fakes.broker import made
 from tests.fakes.guest import dropbear_strings
 from tests.made import made_link, made_topology
-from vpctl.guest.config import ITEMS, config_items, links_table, write_config
+from vpctl.guest.config import ITEMS, config_items, hosts_file, links_table, write_config
 from vpctl.guest.keys import run_keys
 from vpctl.rundir import Directories, RunDir
 from vpctl.topology.model import Topology, VmSpec
@@ -39,6 +39,14 @@ def test_the_table_has_a_links_own_mtu() -> None:
     link = made_link("lan0", "vm1", "vm2", mtu=9000)
     topology = Topology(name="t", vms=(VmSpec(name="vm1"), VmSpec(name="vm2")), links=(link,))
     assert links_table(topology, "vm2").endswith(" 10.77.0.2/30 9000\n")
+
+
+def test_a_guest_knows_its_peers_by_name_at_their_address_on_the_first_link() -> None:
+    topology = made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"), ("lan2", "vm3", "vm1"))
+    lines = hosts_file(topology, "vm1").splitlines()
+    assert "127.0.1.1 vm1" in lines
+    assert lines[-2:] == ["10.77.0.2 vm2", "10.77.2.1 vm3"]
+    assert "vm2" not in hosts_file(topology, "vm3")
 
 
 def test_the_items_are_written_where_only_we_can_read_them(rundir: RunDir) -> None:
