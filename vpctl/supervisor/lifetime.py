@@ -67,6 +67,7 @@ async def start(run: Run, rundir: RunDir) -> None:
     await clean_up(rundir)
     if rundir.state.exists():
         shutil.rmtree(rundir.state)  # logs of a run that is over; `down` leaves none, a failed `up` does
+    rundir.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     private_directory(rundir.state)
     private_directory(rundir.run)
     write_json(rundir.spec, run_to_json(run))
