@@ -123,7 +123,7 @@ def test_guest_whose_ssh_never_answers_is_given_up_in_time(vpctl: Vpctl) -> None
 
 def test_failed_up_that_is_to_be_kept_stays_to_be_looked_at(vpctl: Vpctl) -> None:
     file = vpctl.spare_file("alone", "{vm1: {kernel_args: module_blacklist=virtio_net}}")
-    vpctl.run("up", "--keep", "--boot-timeout", "5", str(file), status=4)
+    vpctl.run("up", "--keep", "--boot-timeout", "3", str(file), status=4)
     status = vpctl.json("status", status=1)
     assert [vm["state"] for vm in status["vms"]] == ["failed"]
     assert vpctl.json("qmp", "vm1", "query-status")["return"]["status"] == "running"

@@ -54,31 +54,21 @@ def test_interrupt_before_anything_is_started(vpctl: Vpctl) -> None:
     vpctl.assert_nothing_left(logs=True)
 
 
-def test_two_ups_at_the_same_moment_share_one_set_of_guests(vpctl: Vpctl) -> None:
-    both = [vpctl.start("up", "-f", "json", PAIR) for _ in range(2)]
+def test_two_ups_at_the_same_moment_and_two_downs_with_the_file_gone(vpctl: Vpctl) -> None:
+    file = vpctl.files / "pair.yaml"
+    file.write_bytes(Path(PAIR).read_bytes())
+    both = [vpctl.start("up", "-f", "json", str(file)) for _ in range(2)]
     first, second = (command.wait().data for command in both)
     assert first["state"] == second["state"] == "up"
     assert [vm["pid"] for vm in first["vms"]] == [vm["pid"] for vm in second["vms"]]
     assert first["supervisor"] == second["supervisor"]
     assert len(vpctl.processes()) == 4  # broker, supervisor, two QEMUs
-
-
-def test_down_works_with_the_file_gone_and_again(vpctl: Vpctl) -> None:
-    file = vpctl.spare_file("alone")
-    vpctl.run("up", str(file))
     file.unlink()
-    assert vpctl.json("down", "alone")["stopped"] == ["alone"]
+    both = [vpctl.start("down", "-f", "json", "pair") for _ in range(2)]
+    assert sorted(command.wait().data["stopped"] for command in both) == [[], ["pair"]]
     vpctl.assert_nothing_left()
-    assert vpctl.json("down", "alone")["stopped"] == []
+    assert vpctl.json("down", "pair")["stopped"] == []
     assert vpctl.json("down", "--all")["stopped"] == []
-    vpctl.assert_nothing_left()
-
-
-def test_two_downs_at_the_same_moment(vpctl: Vpctl) -> None:
-    vpctl.run("up", str(vpctl.spare_file("alone")))
-    both = [vpctl.start("down", "-f", "json") for _ in range(2)]
-    stopped = [command.wait().data["stopped"] for command in both]
-    assert sorted(stopped) == [[], ["alone"]]
     vpctl.assert_nothing_left()
 
 

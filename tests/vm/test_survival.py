@@ -44,7 +44,7 @@ def test_supervisor_killed_under_bidirectional_iperf3(pair: Vpctl) -> None:
     boot_ids = [pair.guest(vm, "cat /proc/sys/kernel/random/boot_id") for vm in ("vm1", "vm2")]
     pair.guest("vm1", "iperf3 --server --daemon --one-off")
     after = pair.last_seq("pair")
-    traffic = pair.start("exec", "vm2", "--", "iperf3 -c 10.77.0.1 --bidir --time 5 --interval 0.5 --json")
+    traffic = pair.start("exec", "vm2", "--", "iperf3 -c 10.77.0.1 --bidir --time 4 --interval 0.5 --json")
     counter = "cat /sys/class/net/lan0/statistics/rx_bytes"
     idle = int(pair.guest("vm1", counter))
     until(lambda: True if int(pair.guest("vm1", counter)) > idle + 1_000_000 else None, "traffic")
@@ -154,7 +154,7 @@ def kill_both(vpctl: Vpctl) -> None:
     until(lambda: True if not (broker.is_alive() or supervisor.is_alive()) else None, "their end")
 
 
-@pytest.mark.parametrize("stage", ["process", "ssh"])
+@pytest.mark.parametrize("stage", [pytest.param("process", marks=pytest.mark.long), "ssh"])
 def test_supervisor_killed_in_the_middle_of_up(vpctl: Vpctl, stage: str) -> None:
     up = vpctl.start("up", "-f", "json", PAIR)
     vpctl.entry("pair", "vm.state", vm="vm1", stage=stage, state="begin")
