@@ -140,3 +140,18 @@ def test_qemu_killed_during_boot_fails_at_once_with_everything_one_needs(vpctl: 
     assert "guest=vm2" in error["details"]
     # Whoever repairs the cause simply comes again.
     assert vpctl.json("up", str(vpctl.files / "alone.yaml"))["state"] == "up"
+
+
+def test_a_link_that_carries_no_packets_is_said_and_left_running(vpctl: Vpctl) -> None:
+    deaf = '{vm1: {}, vm2: {kernel_args: "sysctl.net.ipv4.icmp_echo_ignore_all=1"}}'
+    file = vpctl.spare_file("deaf", deaf, "{lan0: {kind: stream, endpoints: [vm1, vm2]}}")
+    done = vpctl.run("up", "-f", "json", str(file), status=1)
+    assert "link `lan0`: no packets from `vm1` to `vm2`" in done.stderr
+    assert {(check["from"], check["ok"]) for check in done.data["checks"]} == {("vm1", False), ("vm2", True)}
+    status = vpctl.json("status", status=1)
+    assert [vm["state"] for vm in status["vms"]] == ["ready", "ready"]
+    assert status["links"][0]["state"] == "failed"
+    # Mended from inside, it is repaired by the next `up`.
+    vpctl.guest("vm2", "sysctl -q net.ipv4.icmp_echo_ignore_all=0")
+    assert all(check["ok"] for check in vpctl.json("up", str(file))["checks"])
+    assert vpctl.json("status")["links"][0]["state"] == "up"

@@ -333,3 +333,19 @@ def test_manual_recovery_waits_to_be_asked(vpctl: Vpctl) -> None:
     assert vpctl.json("recover", "vm1")["ok"]
     after = vpctl.json("status")
     assert (after["state"], vms(after)["vm2"]["pid"]) == ("up", vms(before)["vm2"]["pid"])
+
+
+def test_what_is_done_by_itself_leaves_links_alone_that_are_repaired_by_hand(vpctl: Vpctl) -> None:
+    ends = "kind: stream, endpoints: [vm1, vm2]"
+    both = f"{{lan0: {{{ends}}}, lan1: {{{ends}, recovery: {{mode: manual}}}}}}"
+    vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", both)))
+    seq = vpctl.last_seq("pair")
+    vpctl.run("crash", "vm1", "--how", "kill")
+    end = vpctl.entry("pair", "recovery.end", after=seq, vm="vm1", limit=120)["attributes"]
+    assert (end["ok"], [link["link"] for link in end["links"]]) == (True, ["lan0"])
+    status = vpctl.json("status", status=1)
+    assert {name: link["state"] for name, link in links(status).items()} == {"lan0": "up", "lan1": "down"}
+    pids = {vm: entry["pid"] for vm, entry in vms(status).items()}
+    assert vpctl.json("recover", "vm1")["ok"]
+    status = vpctl.json("status")
+    assert {vm: entry["pid"] for vm, entry in vms(status).items()} == pids

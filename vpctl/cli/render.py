@@ -59,7 +59,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
 
 def result(outcome: Result, context: Context) -> None:
-    """Write a verb's result to stdout."""
+    """Write a verb's result to stdout, and to stderr what is wrong in spite of it."""
+    for wrong in outcome.errors:
+        error(wrong, as_json=False)
     if context.json:
         if outcome.data is not None:
             print(json.dumps(outcome.data, indent=1, default=str))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from vpctl.errors import VpctlError
     from vpctl.log import Log
     from vpctl.rundir import Directories
 
@@ -63,6 +64,8 @@ class Result:
     table: RenderableType | None = None
     text: str | None = None
     """Printed as it is, for data one could pipe; wins over `table`."""
+    errors: Sequence[VpctlError] = ()
+    """What is wrong although there is a result; goes to stderr."""
     exit_code: int = 0
 
 

@@ -16,7 +16,7 @@ from vpctl.topology.model import Endpoint, LinkSpec
 if TYPE_CHECKING:
     import asyncssh
 
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 10.0
 """For the first packet over a link that was just plugged: the guest has to find the device and address it."""
 
 CHECK_SECONDS = 60.0

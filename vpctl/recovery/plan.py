@@ -6,11 +6,11 @@ the end that is plugged first is the one that listens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vpctl.recovery.state import LinkView
-from vpctl.topology.model import LinkSpec, Topology
+from vpctl.topology.model import LinkSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +78,7 @@ def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str]) -> Repai
 
 
 def plan_recovery(
-    topology: Topology,
+    specs: Sequence[LinkSpec],
     vm: str,
     *,
     generation: int,
@@ -86,7 +86,10 @@ def plan_recovery(
     alive: Collection[str],
     recreate: bool,
 ) -> RecoveryPlan:
-    """Return how to bring a VM back; `alive` are the VMs that are ready, `generation` is its present one."""
+    """Return how to bring a VM back, and which of its links, `specs`, with it.
+
+    `alive` are the VMs that are ready, `generation` is its present one.
+    """
     survivors = [name for name in alive if name != vm or not recreate]
-    repairs = [plan_repair(link, links[link.name], survivors) for link in topology.links_of(vm)]
+    repairs = [plan_repair(link, links[link.name], survivors) for link in specs]
     return RecoveryPlan(vm=vm, generation=generation + recreate, recreate=recreate, repairs=tuple(repairs))

@@ -11,17 +11,19 @@ from typing import Any
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import VerificationError, VpctlError
-from vpctl.guest import network
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
-from vpctl.recovery.state import VmState
+from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 
 PROBES = 3
 """Echo requests per direction after the first that came back, when `up` verifies a link."""
+
+PROBE_SECONDS = 5.0
+"""For the first of them: the link has carried packets before, or had its time to."""
 
 
 class BringUp:
@@ -38,9 +40,9 @@ class BringUp:
     async def run(self, *, explicit: bool) -> dict[str, Any]:
         """Bring everything up that is not; returns `up` of the contract.
 
-        `explicit`: a user asked for it, so a VM that was stopped or has failed is started, too. Raises the first
-        error; boot and QMP errors end everything (unless the run says `keep`), a link that fails its
-        verification does not.
+        `explicit`: a user asked for it, so what was stopped, has failed or is to be repaired by hand only is seen
+        to as well. Raises the first error, and ends everything (unless the run says `keep`); a link that carries
+        no packets is no error but an entry of `checks` that is not `ok`.
         """
         began = time.monotonic()
         recorder = Recorder(
@@ -57,23 +59,31 @@ class BringUp:
                 for name, machine in self._world.machines.items()
             ]
             connecting = group.create_task(
-                act.connect_links(list(self._world.links), self._recoveries.hands, recorder), name="connect-links"
+                act.connect_links(self._links(explicit=explicit), self._recoveries.hands, recorder),
+                name="connect-links",
             )
         for error in [boot.result() for boot in boots] + connecting.result():
-            if error is not None:
+            if error is not None and not isinstance(error, VerificationError):
                 raise self._failed(error, explicit=explicit)
         return await self._verified(recorder)
 
     async def _verified(self, recorder: Recorder) -> dict[str, Any]:
-        checks = await self._world.probe_all(count=PROBES)
+        checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
+        for check in checks:
+            if not check["ok"]:  # whatever was believed of it
+                self._world.links[check["link"]].set_state(LinkState.FAILED)
         self._world.up = {
             "timings": [entry for machine in self._world.machines.values() for entry in machine.timings],
             "steps": recorder.steps,
             "checks": checks,
         }
         self._world.save()
-        network.require(checks)
         return {**self._world.status(), **self._world.up}
+
+    def _links(self, *, explicit: bool) -> list[str]:
+        """Return the links to see to: after a takeover, those that are repaired by hand only are left alone."""
+        first = self._world.up is None
+        return [link.name for link in self._world.topology.links if explicit or first or link.recovery.mode == "auto"]
 
     async def _vm(self, machine: Machine, *, explicit: bool) -> VpctlError | None:
         """Bring one VM to ready; returns its error, so that the others go on to their own end."""
@@ -109,7 +119,7 @@ class BringUp:
         """End everything but the logs, unless the user wants to look at it; returns the error, to be raised."""
         self._world.journal.write("command", attributes={"command": "up", "error": error.message})
         first = self._world.up is None
-        if explicit and first and not self._world.run.keep and not isinstance(error, VerificationError):
+        if explicit and first and not self._world.run.keep:
             self._group.create_task(self._stop_soon(), name="stop")
         return error
 

@@ -62,7 +62,7 @@ class Recoveries:
         machine.set_state(VmState.CRASHED, reason=reason)
         machine.fault = (fault, self.injected.pop(machine.name, ended.monotonic), time.monotonic())
         if self.is_automatic(machine.name):
-            self.start(machine.name)
+            self.start(machine.name, automatic=True)
 
     def _take_reset(self, machine: Machine) -> None:
         """The guest reboots: its QEMU, with every device in it, lives on."""
@@ -83,9 +83,9 @@ class Recoveries:
                 # A QEMU that ended is `_await_end`'s affair; this is a guest that does not come back.
                 machine.set_state(VmState.CRASHED, reason=f"after a reboot: {error.message}")
                 if self.is_automatic(machine.name):
-                    self.start(machine.name)
+                    self.start(machine.name, automatic=True)
         else:
-            self.start(machine.name)
+            self.start(machine.name)  # it boots again in the same QEMU: links that went down only come up again
 
     def is_automatic(self, vm: str) -> bool:
         """Whether a VM is brought back without being asked for: unless all of its links say `mode: manual`."""
@@ -94,19 +94,26 @@ class Recoveries:
 
     # Section: recovery
 
-    def start(self, vm: str, *, policy: str | None = None, force: bool = False) -> dict[str, Any]:
-        """Start the recovery of a VM, or join the one that runs; see `Jobs.start`."""
+    def start(
+        self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
+    ) -> dict[str, Any]:
+        """Start the recovery of a VM, or join the one that runs; see `Jobs.start` and `recover`."""
         machine = self._world.machines[vm]
         dead = (VmState.CRASHED, VmState.STOPPED, VmState.FAILED)
         if not self._jobs.is_running(f"recover/{vm}") and machine.state in dead:
             # At once, so that a repair which waits for this VM knows that somebody works on it.
             machine.set_state(VmState.RECOVERING)
-        return self._jobs.start(f"recover/{vm}", lambda: self.recover(vm, policy=policy, force=force))
+        return self._jobs.start(
+            f"recover/{vm}", lambda: self.recover(vm, policy=policy, force=force, automatic=automatic)
+        )
 
-    async def recover(self, vm: str, *, policy: str | None = None, force: bool = False) -> dict[str, Any]:
+    async def recover(
+        self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
+    ) -> dict[str, Any]:
         """Bring a VM and its links back and verify them; returns the contract's report.
 
-        A VM that is well is left alone, unless `force`. Raises RecoveryError if traffic could not be verified.
+        A VM that is well is left alone, unless `force`. `automatic`: nobody has asked, so links with `mode: manual`
+        stay down. Raises RecoveryError if traffic could not be verified.
         """
         self.check_policy(vm, policy)
         machine = self._world.machines[vm]
@@ -128,7 +135,7 @@ class Recoveries:
             recreate = reason is not None
         if recreate:
             machine.set_state(VmState.RECOVERING)
-        return await self._with_retries(machine, recorder)
+        return await self._with_retries(machine, recorder, automatic=automatic)
 
     async def _after_reboot(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
         """Verify the links of a guest that has rebooted, and repair those that do not carry packets."""
@@ -141,16 +148,17 @@ class Recoveries:
                 if all(check["ok"] for check in checks):
                     known.set_state(LinkState.UP)
                     recorder.outages[link.name] = recorder.since_fault()
-        return await self._with_retries(machine, recorder)
+        return await self._with_retries(machine, recorder, automatic=False)
 
-    async def _with_retries(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
+    async def _with_retries(self, machine: Machine, recorder: Recorder, *, automatic: bool) -> dict[str, Any]:
         """Try as often as the VM's `health.retries` says, with growing pauses."""
         health_spec = machine.spec.vm.health
         pause, attempts = health_spec.backoff, max(1, health_spec.retries)
         for attempt in range(1, attempts + 1):
             try:
-                await act.recover_vm(self.plan(machine.name), self.hands, recorder)
-                return await self._recovered(machine, recorder)
+                plan = self.plan(machine.name, automatic=automatic)
+                await act.recover_vm(plan, self.hands, recorder)
+                return await self._recovered(machine, recorder, [repair.link for repair in plan.repairs])
             except VpctlError as error:
                 attributes = {"attempt": attempt, "of": attempts, "error": error.message}
                 self._world.journal.write("recovery.step", vm=machine.name, attributes=attributes)
@@ -173,9 +181,8 @@ class Recoveries:
         self._world.journal.write("recovery.end", vm=machine.name, attributes={**report, "error": error.message})
         return RecoveryError(error.message, hint=error.hint or f"vpctl logs {machine.name}", details=error.details)
 
-    async def _recovered(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
-        """Verify with the full check, write the report down, return it."""
-        names = [link.name for link in self._world.topology.links_of(machine.name)]
+    async def _recovered(self, machine: Machine, recorder: Recorder, names: list[str]) -> dict[str, Any]:
+        """Verify these links with the full check, write the report down, return it."""
         total_ms = max((recorder.outages.get(name, 0.0) for name in names), default=0.0) or recorder.since_fault()
         checks = await self._world.check(names)
         if bad := [entry["link"] for entry in checks["links"] if not entry["ok"]]:
@@ -205,10 +212,11 @@ class Recoveries:
         attributes = {key: value for key, value in step.items() if key != "vm"}
         self._world.journal.write("recovery.step", vm=step["vm"] or None, attributes=attributes)
 
-    def plan(self, vm: str, *, force: bool = False) -> RecoveryPlan:
-        """Plan a recovery from what is known now."""
+    def plan(self, vm: str, *, force: bool = False, automatic: bool = False) -> RecoveryPlan:
+        """Plan a recovery from what is known now; see `recover`."""
+        links = self._world.topology.links_of(vm)
         return plan_recovery(
-            self._world.topology,
+            [link for link in links if not automatic or link.recovery.mode == "auto"],
             vm,
             generation=self._world.machines[vm].generation,
             links={name: link.view() for name, link in self._world.links.items()},

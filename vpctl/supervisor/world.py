@@ -99,10 +99,13 @@ class World:
             return [{**entry, "from": one, "to": other}, {**entry, "from": other, "to": one}]
         return await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
 
-    async def probe_all(self, *, count: int) -> list[dict[str, Any]]:
-        """Probe every link, all at once."""
+    async def probe_all(self, *, count: int, seconds: float) -> list[dict[str, Any]]:
+        """Probe every link, all at once; see `probe`."""
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.probe(name, count=count), name=f"probe-{name}") for name in self.links]
+            tasks = [
+                group.create_task(self.probe(name, count=count, seconds=seconds), name=f"probe-{name}")
+                for name in self.links
+            ]
         return [entry for task in tasks for entry in task.result()]
 
     async def check(self, links: list[str]) -> dict[str, Any]:

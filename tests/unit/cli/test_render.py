@@ -231,9 +231,13 @@ def test_what_was_verified_is_shown_with_its_slowest_answer() -> None:
     assert "vm2 10.0.0.2/30  no" in text
 
 
-def test_up_does_not_show_success_where_a_check_failed() -> None:
-    with pytest.raises(VpctlError, match="link `lan0` fails"):
-        up.up_result({**STATUS, "checks": [{"link": "lan0", "ok": False}]})
+def test_up_says_which_link_carries_no_packets_and_ends_with_1() -> None:
+    check = {"link": "lan0", "from": "vm1", "to": "vm2", "ok": False, "rtt_ms": None, "reason": "no reply"}
+    result = up.up_result({**STATUS, "checks": [check]})
+    assert result.exit_code == 1
+    (error,) = result.errors
+    assert error.message == "link `lan0`: no packets from `vm1` to `vm2`: no reply"
+    assert error.hint == "vpctl check --link lan0"
 
 
 def test_a_check_names_the_sizes_that_failed() -> None:

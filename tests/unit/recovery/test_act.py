@@ -123,7 +123,9 @@ def recorder() -> Recorder:
 def plan(hands: FakeHands, vm: str = "a") -> RecoveryPlan:
     view = LinkView(state=LinkState.DOWN, generation=1, plugged={})
     links = {link.name: view for link in TOPOLOGY.links}
-    return plan_recovery(TOPOLOGY, vm, generation=1, links=links, alive=hands.alive, recreate=not hands.is_alive(vm))
+    return plan_recovery(
+        TOPOLOGY.links_of(vm), vm, generation=1, links=links, alive=hands.alive, recreate=not hands.is_alive(vm)
+    )
 
 
 async def recover(hands: FakeHands, record: Recorder | None = None) -> None:

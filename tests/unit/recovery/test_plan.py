@@ -59,7 +59,9 @@ def test_a_repair_unplugs_all_there_is_at_survivors_and_begins_at_one(link, view
 def test_a_recovery_repairs_every_link_of_the_vm_and_takes_it_for_dead_if_it_is_re_created(
     vm: str, generation: int, links: Mapping[str, LinkView], alive: list[str], recreate: bool
 ) -> None:
-    plan = plan_recovery(TOPOLOGY, vm, generation=generation, links=links, alive=alive, recreate=recreate)
+    plan = plan_recovery(
+        TOPOLOGY.links_of(vm), vm, generation=generation, links=links, alive=alive, recreate=recreate
+    )
     assert [repair.link for repair in plan.repairs] == [link.name for link in TOPOLOGY.links_of(vm)]
     assert plan.generation == generation + recreate
     for repair in plan.repairs:
@@ -72,7 +74,7 @@ def test_a_recovery_repairs_every_link_of_the_vm_and_takes_it_for_dead_if_it_is_
 def test_what_people_are_shown_is_each_step_once_and_in_an_order_that_can_be(
     vm: str, links: Mapping[str, LinkView], alive: list[str], recreate: bool
 ) -> None:
-    plan = plan_recovery(TOPOLOGY, vm, generation=1, links=links, alive=alive, recreate=recreate)
+    plan = plan_recovery(TOPOLOGY.links_of(vm), vm, generation=1, links=links, alive=alive, recreate=recreate)
     lines = plan.lines()
     assert len(set(lines)) == len(lines)
     assert ("fence", vm) in lines[:1] or not recreate
@@ -92,7 +94,7 @@ def test_the_survivors_side_is_shown_before_the_boot() -> None:
     view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2, 3)})
     links = dict.fromkeys((link.name for link in TOPOLOGY.links), view)
     plan = plan_recovery(
-        made_topology(("ab0", "a", "b")), "a", generation=1, links=links, alive=["a", "b"], recreate=True
+        made_topology(("ab0", "a", "b")).links, "a", generation=1, links=links, alive=["a", "b"], recreate=True
     )
     assert plan == RecoveryPlan(
         vm="a",
