@@ -121,6 +121,7 @@ def test_guest_whose_ssh_never_answers_is_given_up_in_time(vpctl: Vpctl) -> None
     assert "vpctl:" in error["details"]
 
 
+@pytest.mark.long
 def test_failed_up_that_is_to_be_kept_stays_to_be_looked_at(vpctl: Vpctl) -> None:
     file = vpctl.spare_file("alone", "{vm1: {kernel_args: module_blacklist=virtio_net}}")
     vpctl.run("up", "--keep", "--boot-timeout", "3", str(file), status=4)
@@ -142,6 +143,7 @@ def test_qemu_killed_during_boot_fails_at_once_with_everything_one_needs(vpctl: 
     assert vpctl.json("up", str(vpctl.files / "alone.yaml"))["state"] == "up"
 
 
+@pytest.mark.long
 def test_a_link_that_carries_no_packets_is_said_and_left_running(vpctl: Vpctl) -> None:
     deaf = '{vm1: {}, vm2: {kernel_args: "sysctl.net.ipv4.icmp_echo_ignore_all=1"}}'
     file = vpctl.spare_file("deaf", deaf, "{lan0: {kind: stream, endpoints: [vm1, vm2]}}")

@@ -153,6 +153,7 @@ async def test_refusals_of_this_qemu_are_understood(
         assert "lan0n" not in await vm.session.execute("human-monitor-command", {"command-line": "info network"})
 
 
+@pytest.mark.long
 async def test_memory_object_of_the_same_id_is_added_again_without_an_abort(directories: Directories) -> None:
     async with qemu(directories, "vm1", "-S", *Q35) as vm:
         shared = DevicePlan(
@@ -222,6 +223,7 @@ async def wait_for_heartbeat(vm: Vm) -> None:
     await wait.until(beat, timeout=60, what=f"{vm.session.vm}: heartbeat", every=0.2)
 
 
+@pytest.mark.long
 async def test_linux_guest_lets_go_ten_times_and_qemu_does_not_grow(directories: Directories) -> None:
     async with qemu(directories, "vm1", *Q35, *await boot_args(directories)) as vm:
         await wait_for_heartbeat(vm)

@@ -271,6 +271,7 @@ async def test_a_killed_agent_and_ssh_server_come_back(guest: Guest) -> None:
     await until(respawned, timeout=10, what="a new agent and ssh server", every=0.3)
 
 
+@pytest.mark.long
 async def test_a_reboot_leaves_nothing_of_the_last_life_and_poweroff_ends_qemu(image: GuestImage) -> None:
     async with booted(image, "-M", "pc") as guest:
         await guest.run("echo here >/etc/left-over; echo here >/usr/bin/left-over")

@@ -170,6 +170,7 @@ def test_middle_guest_killed_from_outside_comes_back_with_both_links_by_itself(c
     stream.stop()
 
 
+@pytest.mark.long
 def test_two_neighbours_killed_at_once_both_come_back(chain: Vpctl) -> None:
     before = chain.json("status")
     after = chain.last_seq("chain")
@@ -186,6 +187,7 @@ def test_two_neighbours_killed_at_once_both_come_back(chain: Vpctl) -> None:
     assert chain.json("check")["ok"]
 
 
+@pytest.mark.long
 def test_guest_killed_again_while_it_is_reborn_comes_back_at_a_further_try(chain: Vpctl) -> None:
     before = chain.json("status")
     after = chain.last_seq("chain")
@@ -218,6 +220,7 @@ def test_recover_leaves_a_guest_that_is_well_alone(chain: Vpctl) -> None:
     assert "is well" in chain.run("recover", "left").stdout
 
 
+@pytest.mark.long
 def test_recover_repairs_a_link_that_lost_its_device_and_spares_both_guests(chain: Vpctl) -> None:
     before = chain.json("status")
     generation = links(before)["west0"]["generation"]
@@ -232,6 +235,7 @@ def test_recover_repairs_a_link_that_lost_its_device_and_spares_both_guests(chai
     assert chain.json("check", "--link", "west0")["ok"]
 
 
+@pytest.mark.long
 def test_dry_run_shows_the_steps_and_force_takes_them(chain: Vpctl) -> None:
     before = chain.json("status")
     after = chain.last_seq("chain")
@@ -253,6 +257,7 @@ def test_dry_run_shows_the_steps_and_force_takes_them(chain: Vpctl) -> None:
     assert_repaired(chain, before, after, vm="left", survivors={"middle": "west0"})
 
 
+@pytest.mark.long
 def test_reboot_repairs_links_only(chain: Vpctl) -> None:
     before = chain.json("status")
     after = chain.last_seq("chain")
@@ -335,6 +340,7 @@ def test_manual_recovery_waits_to_be_asked(vpctl: Vpctl) -> None:
     assert (after["state"], vms(after)["vm2"]["pid"]) == ("up", vms(before)["vm2"]["pid"])
 
 
+@pytest.mark.long
 def test_what_is_done_by_itself_leaves_links_alone_that_are_repaired_by_hand(vpctl: Vpctl) -> None:
     ends = "kind: stream, endpoints: [vm1, vm2]"
     both = f"{{lan0: {{{ends}}}, lan1: {{{ends}, recovery: {{mode: manual}}}}}}"

@@ -87,6 +87,7 @@ def cmdline(process: ProcessId) -> bytes:
     return Path(f"/proc/{process.pid}/cmdline").read_bytes()
 
 
+@pytest.mark.long
 def test_guest_killed_together_with_the_supervisor(pair: Vpctl) -> None:
     before = pair.json("status")
     after = pair.last_seq("pair")
