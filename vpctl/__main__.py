@@ -40,7 +40,7 @@ async def perform(work: Any, context: Any) -> Any:
                 signal.signal(number, handler)
 
 
-def run_work(work: Any) -> int:
+def run_work(work: Any, warm: Any = None) -> int:
     """Run a verb and write its result or error; return the exit code."""
     import asyncio
 
@@ -52,7 +52,7 @@ def run_work(work: Any) -> int:
     as_json = common.format is OutputFormat.JSON
     log = live.make_log(quiet=common.quiet, verbose=common.verbose)
     try:
-        context = Context(common=common, log=log, directories=Directories.from_environment())
+        context = Context(common=common, log=log, directories=Directories.from_environment(), warm=warm)
         outcome = asyncio.run(perform(work, context))
         render.result(outcome, context)
         sys.stdout.flush()
@@ -97,6 +97,8 @@ def _as_ours(error: BaseException) -> VpctlError:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (None: this process's) and exit with the contract's code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    warm = _warm_supervisor(words)
     # Looking for plugins of pydantic, of which vpctl wants none, reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
@@ -104,7 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from vpctl.cli.app import build_app
 
-    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         outcome = build_app()(words, standalone_mode=False)
     except click_exceptions.ClickException as error:
@@ -117,10 +118,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)
-    code = outcome if isinstance(outcome, int) else run_work(outcome) if outcome is not None else 0
+    code = outcome if isinstance(outcome, int) else run_work(outcome, warm) if outcome is not None else 0
+    if warm is not None:
+        warm.dismiss()
     if code == InterruptedByUserError.exit_code:
         _ignore_interrupts()
     sys.exit(code)
+
+
+def _warm_supervisor(words: Sequence[str]) -> Any:
+    """Start a supervisor for what looks like `up`, to import on another CPU while we do.
+
+    It waits to be told what it is for; if this command has no use for it, the end of its stdin ends it.
+    """
+    if words[:1] != ["up"] or {"--help", "--dry-run"} & {*words}:
+        return None
+    from vpctl.broker.protocol import WARM
+    from vpctl.process import Waiting
+
+    return Waiting([sys.executable, "-m", "vpctl.supervisor", WARM])
 
 
 def _ignore_interrupts() -> None:

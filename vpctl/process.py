@@ -12,6 +12,7 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -171,6 +172,38 @@ def find_tool(name: str, *, package: str | None = None) -> str:
     if found is None:
         raise HostError(f"`{name}` is not installed", hint=f"apt install {package or name}")
     return found
+
+
+class Waiting:
+    """A process that was started early and waits on its stdin to be told what it is for; told nothing, it ends."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._popen = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def identity(self) -> ProcessId | None:
+        """Who it is; None if it has ended."""
+        return identify(self._popen.pid) if self._popen.poll() is None else None
+
+    def tell(self, line: str) -> None:
+        """Say what it is for; if it has gone, nobody hears it."""
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError):
+            self._popen.stdin.write(line.encode() + b"\n")
+            self._popen.stdin.flush()
+
+    def dismiss(self) -> None:
+        """Close its stdin: told before, it goes on; told nothing, it ends."""
+        assert self._popen.stdin is not None
+        with contextlib.suppress(OSError):
+            self._popen.stdin.close()
+        self._popen.returncode = 0  # not ours to wait for: whoever it works for watches it
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from vpctl.errors import HostError
 from vpctl.process import (
     ProcessId,
     ToolError,
+    Waiting,
     describe_status,
     end,
     find_tool,
@@ -244,3 +245,30 @@ def test_a_missing_tool_is_named_with_its_package() -> None:
         "`no-such-tool` is not installed",
         "apt install some-package",
     )
+
+
+async def test_a_process_that_waits_is_told_what_it_is_for_and_goes_on_when_it_is_dismissed(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    waiting = Waiting(["sh", "-c", f'read -r line && echo "$line" >{told} && exec sleep 60'])
+    identity = waiting.identity
+    assert identity is not None
+    try:
+        waiting.tell("pair")
+        waiting.dismiss()
+
+        async def heard() -> bool | None:
+            return (told.exists() and told.read_text() == "pair\n") or None
+
+        await until(heard, timeout=10, what="the name")
+        assert identity.is_alive()
+    finally:
+        await end(identity, grace=1)
+
+
+async def test_a_process_that_waits_ends_when_it_is_dismissed_untold() -> None:
+    waiting = Waiting(["sh", "-c", "read -r line; exit 0"])
+    identity = waiting.identity
+    assert identity is not None
+    waiting.dismiss()
+    async with asyncio.timeout(10):
+        await wait_gone(identity)

@@ -17,6 +17,9 @@ from vpctl.process import ProcessId
 LINE_LIMIT = 1 << 20
 """Bytes in one message at most; an argv is some 3 KiB."""
 
+WARM = "--warm"
+"""The supervisor's option that has it wait for its topology's name; see `python -m vpctl.supervisor`."""
+
 SUPERVISOR = "supervisor"
 """The name under which the broker keeps the supervisor; no VM can be called that, see `process_name`."""
 

@@ -55,7 +55,7 @@ async def up(
             )
             ours = run.run_id
             try:
-                await start(run, rundir)
+                await start(run, rundir, context.warm)
             except BaseException:
                 await asyncio.shield(stop(rundir))
                 raise

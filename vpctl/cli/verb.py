@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vpctl.errors import VpctlError
     from vpctl.log import Log
+    from vpctl.process import Waiting
     from vpctl.rundir import Directories
 
 
@@ -49,6 +50,8 @@ class Context:
     log: Log
     directories: Directories
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    warm: Waiting | None = None
+    """A supervisor for `up`, started before anything else; see `python -m vpctl.supervisor`."""
 
     @property
     def json(self) -> bool:

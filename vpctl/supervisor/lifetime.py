@@ -11,14 +11,14 @@ from pathlib import Path
 
 from vpctl import wait
 from vpctl.broker.client import connect, start_broker
-from vpctl.broker.protocol import SUPERVISOR
+from vpctl.broker.protocol import SUPERVISOR, Child
 from vpctl.broker.service import GRACE_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
 from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run, run_to_json
-from vpctl.process import ProcessId, end, find_by_argument, identify
+from vpctl.process import ProcessId, Waiting, end, find_by_argument, identify
 from vpctl.qemu.argv import quote_option
-from vpctl.rundir import Directories, RunDir, is_locked, locked, private_directory, write_json
+from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, locked, private_directory, write_json
 
 STOP_SECONDS = 30.0
 """For the broker to end everything, before it is done without it."""
@@ -62,8 +62,11 @@ def _remove_empty(directories: Directories) -> None:
             directory.rmdir()
 
 
-async def start(run: Run, rundir: RunDir) -> None:
-    """Start the broker, which starts the supervisor, which brings everything up. The caller holds `launching`."""
+async def start(run: Run, rundir: RunDir, warm: Waiting | None = None) -> None:
+    """Start the broker, which starts the supervisor, which brings everything up. The caller holds `launching`.
+
+    `warm` is a supervisor that waits to be told what it is for: the broker adopts it instead of starting one.
+    """
     await clean_up(rundir)
     if rundir.state.exists():
         shutil.rmtree(rundir.state)  # logs of a run that is over; `down` leaves none, a failed `up` does
@@ -71,12 +74,17 @@ async def start(run: Run, rundir: RunDir) -> None:
     private_directory(rundir.state)
     private_directory(rundir.run)
     write_json(rundir.spec, run_to_json(run))
+    if warm is not None and (process := warm.identity) is not None:
+        child = Child(name=SUPERVISOR, generation=1, process=process, directory=str(rundir.state))
+        write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [child.as_json()]})
     broker = asyncio.create_task(start_broker(rundir), name="start-broker")
     await wait.pause(0)  # the broker's process is on its way: the keys are made meanwhile, on another CPU
     try:
         run_keys(rundir)
     finally:
         await broker
+    if warm is not None:
+        warm.tell(rundir.name)
 
 
 async def revive(rundir: RunDir) -> None:

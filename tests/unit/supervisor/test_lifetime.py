@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -175,3 +176,11 @@ async def test_a_supervisor_ends_at_once_although_a_client_stays_connected(direc
                 while True:
                     await connected.execute("query-status")
         await supervisor_pid(rundir, other_than=pid)
+
+
+def test_a_warm_supervisor_that_nobody_needs_ends_by_itself(directories: Directories) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vpctl.supervisor", "--warm"], stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    assert not directories.run.exists() or not any(directories.run.iterdir())
