@@ -99,6 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (None: this process's) and exit with the contract's code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     warm = _warm_supervisor(words)
+    try:
+        code = _run(words, warm)
+    finally:
+        if warm is not None:
+            warm.dismiss()
+    if code == InterruptedByUserError.exit_code:
+        _ignore_interrupts()
+    sys.exit(code)
+
+
+def _run(words: Sequence[str], warm: Any) -> int:
+    """Run a command line; return the exit code."""
     # Looking for plugins of pydantic, of which vpctl wants none, reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
@@ -111,19 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click_exceptions.ClickException as error:
         if isinstance(error, click_exceptions.NoArgsIsHelpError):
             error.show()
-            sys.exit(2)
+            return UsageError.exit_code
         from vpctl.cli import render
 
         render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=_wants_json(words))
-        sys.exit(2)
+        return UsageError.exit_code
     except typer.Abort:
-        sys.exit(130)
-    code = outcome if isinstance(outcome, int) else run_work(outcome, warm) if outcome is not None else 0
-    if warm is not None:
-        warm.dismiss()
-    if code == InterruptedByUserError.exit_code:
-        _ignore_interrupts()
-    sys.exit(code)
+        return InterruptedByUserError.exit_code
+    if outcome is None or isinstance(outcome, int):
+        return outcome or 0
+    return run_work(outcome, warm)
 
 
 def _warm_supervisor(words: Sequence[str]) -> Any:

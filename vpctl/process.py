@@ -185,6 +185,7 @@ class Waiting:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._told = False
 
     @property
     def identity(self) -> ProcessId | None:
@@ -194,16 +195,21 @@ class Waiting:
     def tell(self, line: str) -> None:
         """Say what it is for; if it has gone, nobody hears it."""
         assert self._popen.stdin is not None
+        self._told = True
         with contextlib.suppress(OSError):
             self._popen.stdin.write(line.encode() + b"\n")
             self._popen.stdin.flush()
 
     def dismiss(self) -> None:
-        """Close its stdin: told before, it goes on; told nothing, it ends."""
+        """Let it go on without us, if it was told what it is for; else end it at once. Idempotent."""
         assert self._popen.stdin is not None
         with contextlib.suppress(OSError):
             self._popen.stdin.close()
-        self._popen.returncode = 0  # not ours to wait for: whoever it works for watches it
+        if self._told:
+            self._popen.returncode = 0  # not ours to wait for any more: whoever it works for watches it
+        else:
+            self._popen.kill()
+            self._popen.wait()
 
 
 @asynccontextmanager
