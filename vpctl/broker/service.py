@@ -23,7 +23,7 @@ from typing import Any
 
 from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
 from vpctl.errors import HostError, UsageError, VpctlError
-from vpctl.process import end, identify, wait_readable
+from vpctl.process import end, identify, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.wait import pause
 
@@ -121,12 +121,7 @@ class Broker:
 
     async def _reap(self, child: Child) -> None:
         """Wait for one process, kill what it leaves in its group, record its exit, tell every client."""
-        pidfd = child.process.open_pidfd()
-        if pidfd is not None:
-            try:
-                await wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
+        await wait_gone(child.process)
         ended = time.monotonic()
         popen = self._parents_of.pop(child.name, None)
         if popen is not None:
@@ -185,12 +180,7 @@ class Broker:
 
     async def _exit_of(self, child: Child) -> None:
         """Wait until a process has ended and was reaped."""
-        pidfd = child.process.open_pidfd()
-        if pidfd is not None:
-            try:
-                await wait_readable(pidfd)
-            finally:
-                os.close(pidfd)
+        await wait_gone(child.process)
         await pause(0)  # the reaper, woken by the same pidfd, comes first or at the next turn
 
     async def _end_everything(self) -> None:
