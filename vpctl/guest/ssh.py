@@ -193,7 +193,6 @@ async def run(
     vm: str,
     timeout: float,
     on_line: Callable[[str], None] | None = None,
-    term_on_cancel: bool = False,
 ) -> Completed:
     """Run a command in a guest and return what it said.
 
@@ -205,17 +204,12 @@ async def run(
     try:
         async with asyncio.timeout(timeout), ssh.create_process(command, encoding="utf-8", errors="replace") as proc:
             lines: list[str] = []
-            try:
-                async for line in proc.stdout:
-                    lines.append(line)
-                    if on_line is not None and line:  # asyncssh ends with an empty one
-                        on_line(line.rstrip("\n"))
-                stderr = await proc.stderr.read()
-                await proc.wait_closed()
-            except asyncio.CancelledError:
-                if term_on_cancel:
-                    proc.terminate()
-                raise
+            async for line in proc.stdout:
+                lines.append(line)
+                if on_line is not None and line:  # asyncssh ends with an empty one
+                    on_line(line.rstrip("\n"))
+            stderr = await proc.stderr.read()
+            await proc.wait_closed()
             status = proc.exit_status if proc.exit_status is not None and proc.exit_status >= 0 else None
     except TimeoutError as error:
         raise GuestSshError(f"`{argv[0]}` in {vm}: not done within {timeout:g} s", hint=f"vpctl logs {vm}") from error

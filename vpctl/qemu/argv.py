@@ -20,6 +20,9 @@ MANAGEMENT_NETDEV = "mgmt"
 MANAGEMENT_MAC = "52:56:00:00:00:01"
 """The same in every guest: each management network is a user network of its own."""
 
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""All four denials; `probe` asks whether a QEMU takes them."""
+
 HEARTBEAT_RING_BYTES = 4096
 """Some forty heartbeats: the guest never blocks on them, and the newest survive a supervisor that was away."""
 
@@ -152,7 +155,7 @@ def sandbox_args(enabled: bool) -> list[str]:
     """All four denials, where this QEMU was built with seccomp."""
     if not enabled:
         return []
-    return ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    return ["-sandbox", SANDBOX]
 
 
 def machine_argv(

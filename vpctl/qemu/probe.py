@@ -20,6 +20,7 @@ from typing import Any
 
 from vpctl.errors import HostError, VpctlError
 from vpctl.process import ToolError, run
+from vpctl.qemu.argv import SANDBOX
 from vpctl.rundir import read_json, write_json
 
 MINIMUM = (7, 2)
@@ -35,8 +36,6 @@ BASE_DEVICES = (
 )
 BASE_NETDEVS = ("user",)
 """Needed by every VM; a QEMU built without slirp lacks `user`."""
-
-SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 INSTALL = "apt install qemu-system-x86, or set VPCTL_QEMU to another QEMU"
 QUESTION_TIMEOUT = 30.0
