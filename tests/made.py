@@ -7,6 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
+from vpctl.links import LINK_KINDS
 from vpctl.plan.run import Run, link_args
 from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.topology.model import Endpoint, LinkSpec, RecoverySpec, Topology, VmSpec, mac_address
@@ -33,13 +34,21 @@ def made_link(name: str, first: str, second: str, *, number: int = 0, **more: An
     return LinkSpec(name=name, endpoints=(ends[0], ends[1]), subnet=subnet, **given)
 
 
-def made_topology(*links: tuple[str, str, str], vms: Sequence[VmSpec | str] = (), name: str = "pair") -> Topology:
-    """Return a topology of links (name, first VM, second VM); VMs that a link names need not be given."""
+def made_topology(
+    *links: tuple[str, str, str], vms: Sequence[VmSpec | str] = (), name: str = "pair", kind: str = "stream"
+) -> Topology:
+    """Return a topology of links (name, first VM, second VM) of one kind; VMs that a link names need not be given."""
     specs = {vm.name: vm for vm in (VmSpec(name=v) if isinstance(v, str) else v for v in vms)}
     for _, *ends in links:
         for vm in ends:
             specs.setdefault(vm, VmSpec(name=vm))
-    made = [made_link(*link, number=number) for number, link in enumerate(links)]
+    rules = LINK_KINDS[kind].rules
+    given: dict[str, Any] = {
+        "kind": kind,
+        "recovery": RecoverySpec(policy=rules.policies[0]),
+        "options": {name: key.default for name, key in rules.keys.items()},
+    }
+    made = [made_link(*link, number=number, **given) for number, link in enumerate(links)]
     return Topology(name=name, vms=tuple(specs.values()), links=tuple(made))
 
 

@@ -124,9 +124,9 @@ class RunDir:
         """The serial console."""
         return self.run / f"{vm}.con"
 
-    def link_socket(self, link: str, generation: int) -> Path:
-        """The socket of one generation of a link."""
-        return self.run / f"{link}.{generation}"
+    def link_socket(self, link: str, generation: int, *, end: int | None = None) -> Path:
+        """The socket of one generation of a link; `end`: 0 or 1, where each endpoint has one of its own."""
+        return self.run / (f"{link}.{generation}" if end is None else f"{link}.{generation}.{end}")
 
     def guest_config(self, vm: str) -> Path:
         """The directory of what goes into a guest by fw_cfg."""
@@ -165,7 +165,7 @@ class RunDir:
         paths = [self.broker_socket, self.control_socket]
         for vm in vms:
             paths += [self.qmp_socket(vm), self.people_qmp_socket(vm), self.console_socket(vm)]
-        return paths + [self.link_socket(link, 9999) for link in links]
+        return paths + [self.link_socket(link, 9999, end=1) for link in links]
 
     def check_socket_paths(self, vms: list[str], links: list[str]) -> None:
         """Raise HostError if a socket's path would not fit into a `sockaddr_un`."""

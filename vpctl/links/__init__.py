@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from vpctl.links.base import LinkKind
+from vpctl.links.dgram import DgramKind
 from vpctl.links.stream import StreamKind
 
-LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind()}
+LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind(), "dgram": DgramKind()}

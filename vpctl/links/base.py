@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import KindRules, LinkSpec, VmSpec
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec, VmSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +70,21 @@ class LinkKind(Protocol):
 def device_id(link: str, generation: int) -> str:
     """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
     return f"{link}.g{generation}"
+
+
+def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
+    """Return the `device_add` of a virtio NIC named `name`, whose netdev is called `name`.net.
+
+    romfile: nobody boots from a link, and a ROM would cost each plug its load.
+    """
+    return {
+        "driver": "virtio-net-pci",
+        "id": name,
+        "netdev": f"{name}.net",
+        "mac": end.mac,
+        "romfile": "",
+        **place.as_arguments(),
+    }
 
 
 def place_of(link: LinkSpec, vm: VmSpec) -> Place:

@@ -8,15 +8,14 @@ other guest still boots. Every generation has a socket of its own: QEMU 7.2 as a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
-from vpctl.links.base import Place, PlugStep, Requirements, device_id, root_port_args
+from vpctl.links.base import LinkKind, Place, PlugStep, Requirements, device_id, root_port_args, virtio_net
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import KindRules, LinkSpec, VmSpec
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec, VmSpec
 
 
-class StreamKind:
+class StreamKind(LinkKind):
     """One virtio-net device at each end; QEMU's own stream back-end carries whole frames between them."""
 
     rules = KindRules(name="stream", policies=("replug",), max_mtu=65535)
@@ -32,22 +31,14 @@ class StreamKind:
         path = rundir.link_socket(link.name, generation)
         address = {"type": "unix", "path": str(path)}
 
-        def device(vm: str, mac: str, *, server: bool) -> DevicePlan:
+        def step(end: Endpoint, *, server: bool) -> PlugStep:
             name = device_id(link.name, generation)
-            netdev: dict[str, Any] = {"type": "stream", "id": f"{name}.net", "server": server, "addr": address}
-            frontend = {
-                "driver": "virtio-net-pci",
-                "id": name,
-                "netdev": netdev["id"],
-                "mac": mac,
-                "romfile": "",
-                **places[vm].as_arguments(),
-            }
-            return DevicePlan(
-                device=frontend, netdev=netdev, netdev_event=None if server else "NETDEV_STREAM_CONNECTED"
+            device = DevicePlan(
+                device=virtio_net(end, name, places[end.vm]),
+                netdev={"type": "stream", "id": f"{name}.net", "server": server, "addr": address},
+                netdev_event=None if server else "NETDEV_STREAM_CONNECTED",
+                sockets=(str(path),) if server else (),
             )
+            return PlugStep(vm=end.vm, device=device)
 
-        return (
-            PlugStep(vm=listener.vm, device=device(listener.vm, listener.mac, server=True)),
-            PlugStep(vm=client.vm, device=device(client.vm, client.mac, server=False)),
-        )
+        return step(listener, server=True), step(client, server=False)

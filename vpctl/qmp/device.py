@@ -59,6 +59,8 @@ class DevicePlan:
     netdev_event: str | None = None
     """The event, with our `netdev-id`, that proves the netdev's connection: `NETDEV_STREAM_CONNECTED` at the client's
     end. QEMU answers `netdev_add` with `{}` even if nobody listens, and a stream of 7.2 never tries again."""
+    sockets: tuple[str, ...] = ()
+    """Paths of the unix sockets that QEMU binds for it and never removes: whoever unplugs it does."""
 
     def commands(self) -> list[Command]:
         """Return the commands that add it, in order."""

@@ -26,8 +26,7 @@ class Hands:
 
     async def fence(self, vm: str) -> None:
         await self._world.machines[vm].fence(self._broker())
-        for link in self._world.topology.links_of(vm):
-            self._world.links[link.name].forget(vm)
+        self._world.forget(vm)
 
     async def boot(self, vm: str) -> float:
         machine = self._world.machines[vm]
@@ -72,8 +71,7 @@ class Hands:
         device = plugged_device(world.topology, spec, generation, vm=vm, rundir=world.rundir)
         session = await world.machines[vm].qmp()
         await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
-        world.links[link].unplugged(vm, generation)
-        world.rundir.link_socket(link, generation).unlink(missing_ok=True)
+        world.unplugged(vm, link, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
         world = self._world

@@ -54,8 +54,8 @@ class Recoveries:
         self._world.journal.write("fault", vm=machine.name, attributes=attributes)
         for link in self._world.topology.links_of(machine.name):
             self._world.links[link.name].set_state(LinkState.DOWN)
-            if ended.process_ended:
-                self._world.links[link.name].forget(machine.name)
+        if ended.process_ended:
+            self._world.forget(machine.name)
         if fault is Fault.GUEST_POWEROFF:
             machine.set_state(VmState.STOPPED, reason="the guest powered off")
             return

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vpctl.errors import HostError, NotFoundError, VpctlError
 from vpctl.guest import network
-from vpctl.plan.run import Run
+from vpctl.plan.run import Run, plugged_device
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import RunDir, write_json
 from vpctl.supervisor.journal import Journal
@@ -68,6 +69,20 @@ class World:
         ):
             return "up"
         return "starting" if self.up is None and VmState.FAILED not in states else "degraded"
+
+    def unplugged(self, vm: str, link: str, generation: int) -> None:
+        """A device is gone for certain: take it off the list, and away what it has left."""
+        device = plugged_device(self.topology, self.topology.link(link), generation, vm=vm, rundir=self.rundir)
+        for path in device.sockets:
+            Path(path).unlink(missing_ok=True)
+        self.links[link].unplugged(vm, generation)
+
+    def forget(self, vm: str) -> None:
+        """A VM's QEMU is gone, and every device with it."""
+        for link in self.topology.links_of(vm):
+            for generation in self.links[link.name].view().plugged.get(vm, ()):
+                self.unplugged(vm, link.name, generation)
+            self.links[link.name].forget(vm)
 
     def is_ready(self, vm: str) -> bool:
         """Whether a VM is ready."""

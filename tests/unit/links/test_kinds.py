@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.made import PAIR
+from tests.made import PAIR, made_topology
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import plug_steps
 from vpctl.rundir import RunDir
@@ -32,6 +32,21 @@ def test_the_schema_names_the_kinds_that_work_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("first", ["vm1", "vm2"])
+def test_each_end_of_a_dgram_binds_a_socket_of_its_own_and_sends_to_the_others(first: str) -> None:
+    pair = made_topology(("lan0", "vm1", "vm2"), kind="dgram")
+    sockets = {"vm1": "/run/v/pair/lan0.5.0", "vm2": "/run/v/pair/lan0.5.1"}
+    steps = plug_steps(pair, pair.link("lan0"), 5, first=first, rundir=RUNDIR)
+    assert [step.vm for step in steps] == sorted(sockets, key=lambda vm: vm != first)
+    for step in steps:
+        assert step.device.netdev is not None
+        peer = next(path for vm, path in sockets.items() if vm != step.vm)
+        assert step.device.netdev["local"] == {"type": "unix", "path": sockets[step.vm]}
+        assert step.device.netdev["remote"] == {"type": "unix", "path": peer}
+        assert step.device.sockets == (sockets[step.vm],)
+        assert step.device.netdev_event is None, "there is no connection to wait for"
+
+
+@pytest.mark.parametrize("first", ["vm1", "vm2"])
 def test_a_streams_listener_is_plugged_first_and_its_client_waits_for_the_connection(first: str) -> None:
     listener, client = plug_steps(PAIR, PAIR.link("lan0"), 5, first=first, rundir=RUNDIR)
     assert listener.vm == first
@@ -40,5 +55,6 @@ def test_a_streams_listener_is_plugged_first_and_its_client_waits_for_the_connec
     assert (listener.device.netdev["server"], client.device.netdev["server"]) == (True, False)
     assert listener.device.netdev["addr"] == client.device.netdev["addr"]
     assert listener.device.netdev["addr"]["path"] == "/run/v/pair/lan0.5"
+    assert (listener.device.sockets, client.device.sockets) == (("/run/v/pair/lan0.5",), ())
     assert listener.device.netdev_event is None
     assert client.device.netdev_event == "NETDEV_STREAM_CONNECTED"

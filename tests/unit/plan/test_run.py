@@ -21,12 +21,13 @@ RUNDIR = RunDir(name="pair", run=Path("/run/v/pair"), state=Path("/state/v/pair"
 QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
 """What QEMU takes for an id (`id_wellformed`)."""
 
-MIXED = made_topology(
-    ("lan0", "vm1", "vm2"),
-    ("a-long-linkname", "vm2", "vm1"),
-    ("x", "vm1", "old"),
-    vms=[VmSpec(name="old", machine="pc")],
-)
+
+def mixed(kind: str) -> Topology:
+    links = ("lan0", "vm1", "vm2"), ("a-long-linkname", "vm2", "vm1"), ("x", "vm1", "old")
+    return made_topology(*links, vms=[VmSpec(name="old", machine="pc")], kind=kind)
+
+
+MIXED = mixed("stream")
 
 
 def ids(words: tuple[str, ...]) -> list[str]:
@@ -57,7 +58,7 @@ def test_the_steps_that_plug_a_link_are_the_ones_that_were_read_and_approved(
     kind: str, machine: str, first: str
 ) -> None:
     vms = [VmSpec(name=name, machine=machine) for name in ("vm1", "vm2")]  # type: ignore[arg-type]
-    topology = made_topology(("lan0", "vm1", "vm2"), vms=vms)
+    topology = made_topology(("lan0", "vm1", "vm2"), vms=vms, kind=kind)
     steps = [
         {"vm": step.vm, "execute": command, "arguments": arguments}
         for step in plug_steps(topology, topology.link("lan0"), 2, first=first, rundir=RUNDIR)
@@ -66,22 +67,29 @@ def test_the_steps_that_plug_a_link_are_the_ones_that_were_read_and_approved(
     assert_golden(f"plug/{kind}-{machine}-{first}-first.json", json.dumps(steps, indent=1) + "\n")
 
 
-@given(st.sampled_from(MIXED.links), st.integers(1, 9999), st.booleans())
-def test_every_generation_has_ids_that_qemu_takes_and_no_other_has(link, generation, swapped) -> None:  # type: ignore[no-untyped-def]
+@given(st.sampled_from(list(LINK_KINDS)), st.integers(0, 2), st.integers(1, 9999), st.booleans())
+def test_every_generation_has_ids_and_sockets_that_no_other_has(
+    kind: str, number: int, generation: int, swapped: bool
+) -> None:
+    topology = mixed(kind)
+    link = topology.links[number]
     first, second = (end.vm for end in (reversed(link.endpoints) if swapped else link.endpoints))
-    steps = plug_steps(MIXED, link, generation, first=first, rundir=RUNDIR)
-    later = plug_steps(MIXED, link, generation + 1, first=first, rundir=RUNDIR)
+    steps = plug_steps(topology, link, generation, first=first, rundir=RUNDIR)
+    later = plug_steps(topology, link, generation + 1, first=first, rundir=RUNDIR)
     assert [step.vm for step in steps] == [first, second]
     for step, next_ in zip(steps, later, strict=True):
         own = {arguments["id"] for _, arguments in step.device.commands()}
         assert all(QEMU_ID.fullmatch(name) for name in own)
         assert not own & {arguments["id"] for _, arguments in next_.device.commands()}
+        assert not {*step.device.sockets} & {*next_.device.sockets}
         assert step.device.device["mac"] == link.end_of(step.vm).mac  # names and ARP survive a re-plug
-        assert plugged_device(MIXED, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
+        assert plugged_device(topology, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
     ports = {step.vm: step.device.device["bus"] for step in steps}
     for vm, bus in ports.items():
-        assert bus == "pci.0" or bus in ids(link_args(MIXED, MIXED.vm(vm)))
-    assert len(str(RUNDIR.link_socket(link.name, generation))) <= len(str(RUNDIR.link_socket(link.name, 9999)))
+        assert bus == "pci.0" or bus in ids(link_args(topology, topology.vm(vm)))
+    checked = max(len(str(path)) for path in RUNDIR.sockets([], [link.name]))
+    for step in steps:
+        assert all(len(path) <= checked for path in step.device.sockets), "its length was checked beforehand"
 
 
 def test_a_vm_that_a_link_does_not_touch_has_no_device_of_it() -> None:

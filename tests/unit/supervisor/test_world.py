@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child, Exit
 from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
-from vpctl.plan.run import Run
+from vpctl.links import LINK_KINDS
+from vpctl.plan.run import Run, plugged_device
 from vpctl.process import ProcessId
 from vpctl.recovery.state import LinkState, LinkView, VmState
 from vpctl.rundir import Directories, RunDir, read_json
@@ -52,7 +54,7 @@ STATUS = exactly(
         "type": "array",
         "items": exactly(
             name=NAME,
-            kind={"enum": ["stream"]},
+            kind={"enum": list(LINK_KINDS)},
             state={"enum": ["up", "down", "recovering", "failed"]},
             generation=COUNT,
             endpoints={
@@ -228,6 +230,33 @@ async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_
             await hands.boot("vm1")
     assert caught.value.code == kind
     assert "qemu-system-x86_64 -name guest=vm1" in (caught.value.details or "")
+
+
+@pytest.mark.parametrize("kind", ["stream", "dgram"])
+def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rundir: RunDir, kind: str) -> None:
+    topology = made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"), kind=kind)
+    world = World(made_run(topology), rundir)
+    left: dict[str, set[Path]] = {}
+    for link in topology.links:
+        for end in link.endpoints:
+            device = plugged_device(topology, link, 3, vm=end.vm, rundir=rundir)
+            world.links[link.name].plugging(end.vm, 3)
+            left.setdefault(end.vm, set()).update(Path(path) for path in device.sockets)
+    for path in set().union(*left.values()):
+        path.touch()
+    world.forget("vm1")
+    assert left["vm1"]
+    assert not any(path.exists() for path in left["vm1"])
+    assert all(path.exists() for path in left["vm3"])
+    assert all(path.exists() for path in left["vm2"] - left["vm1"])
+    world.unplugged("vm2", "lan1", 3)
+    assert world.links["lan1"].plugged["vm2"] == []
+    assert not any(path.exists() for path in plugged_sockets(world, "vm2", "lan1"))
+
+
+def plugged_sockets(world: World, vm: str, link: str) -> list[Path]:
+    spec = world.topology.link(link)
+    return [Path(path) for path in plugged_device(world.topology, spec, 3, vm=vm, rundir=world.rundir).sockets]
 
 
 def test_a_run_without_links_and_vms_is_a_world(rundir: RunDir) -> None:
