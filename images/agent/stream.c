@@ -46,6 +46,7 @@ struct source {
 	const char *link, *peer_text;
 	struct sockaddr_in peer;
 	int64_t rate, duration_ms;
+	int64_t first; /* number: one that goes on with the stream of a guest that died begins where that would be now */
 	int socket;
 	unsigned int index; /* of the interface that the socket is bound to */
 	int64_t looked_us;
@@ -123,13 +124,19 @@ int stream_send_main(int argc, char **argv)
 	static struct source source = {.rate = 1000, .socket = -1};
 	const struct arguments arguments = {
 		.operands = {&source.link, &source.peer_text},
-		.numbers = {{"--rate", &source.rate}, {"--duration-ms", &source.duration_ms}},
+		.numbers = {
+			{"--rate", &source.rate},
+			{"--duration-ms", &source.duration_ms},
+			{"--first", &source.first},
+		},
 	};
 
 	source.peer = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons(STREAM_PORT)};
 	if (arguments_parse(argc, argv, &arguments) < 0 ||
-	    inet_pton(AF_INET, source.peer_text, &source.peer.sin_addr) != 1 || source.rate < 1 || source.rate > 100000)
+	    inet_pton(AF_INET, source.peer_text, &source.peer.sin_addr) != 1 || source.rate < 1 || source.rate > 100000 ||
+	    source.first < 0 || source.first > UINT32_MAX)
 		return EXIT_USAGE;
+	source.next = (uint32_t)source.first;
 	send_stream(&source);
 	printf("{\"sent\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"last_seq\":%" PRId64 "}\n", source.sent, source.failed,
 	       (int64_t)source.next - 1);

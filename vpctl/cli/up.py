@@ -31,35 +31,53 @@ async def up(
         from vpctl.cli.plan import plan
 
         return await plan(context, file)
+    from vpctl.supervisor.prepare import load_file
+
+    topology = load_file(file, context.environ)
+    rundir, ours = await begin(
+        context, topology, source=str(file.absolute()), keep=keep, boot_timeout=boot_timeout, warm=context.warm
+    )
+    return await wait_for_up(context, rundir, ours=ours, keep=keep)
+
+
+async def begin(
+    context: Context,
+    topology: Any,
+    *,
+    source: str,
+    keep: bool = False,
+    boot_timeout: float | None = None,
+    warm: Any = None,
+) -> tuple[Any, str | None]:
+    """Start a topology, unless it runs; return its paths, and the id of the run if this began it.
+
+    Raises UsageError if one of the same name runs that says something else, HostError before anything is started.
+    """
     import asyncio
 
     from vpctl.supervisor.lifetime import is_running, launching, revive, start, stop
-    from vpctl.supervisor.prepare import load_file, prepare
+    from vpctl.supervisor.prepare import prepare
 
-    topology = load_file(file, context.environ)
-    stage_seconds = {"kernel": boot_timeout, "ssh": boot_timeout} if boot_timeout is not None else {}
-    ours: str | None = None
     with launching(context.directories, topology.name) as rundir:
         if is_running(rundir):
             require_same(rundir, topology)
             await revive(rundir)
-        else:
-            run = await prepare(
-                topology,
-                source=str(file.absolute()),
-                directories=context.directories,
-                environ=context.environ,
-                log=context.log,
-                keep=keep,
-                stage_seconds=stage_seconds,
-            )
-            ours = run.run_id
-            try:
-                await start(run, rundir, context.warm)
-            except BaseException:
-                await asyncio.shield(stop(rundir))
-                raise
-    return await wait_for_up(context, rundir, ours=ours, keep=keep)
+            return rundir, None
+        run = await prepare(
+            topology,
+            source=source,
+            directories=context.directories,
+            environ=context.environ,
+            log=context.log,
+            keep=keep,
+            stage_seconds={"kernel": boot_timeout, "ssh": boot_timeout} if boot_timeout is not None else {},
+        )
+        try:
+            await start(run, rundir, warm)
+        except BaseException:
+            await asyncio.shield(stop(rundir))
+            raise
+    return rundir, run.run_id
 
 
 async def wait_for_up(context: Context, rundir: Any, *, ours: str | None, keep: bool) -> Result:
@@ -123,7 +141,7 @@ def up_result(outcome: Mapping[str, Any]) -> Result:
     errors = [
         VerificationError(
             f"link `{check['link']}`: no packets from `{check['from']}` to `{check['to']}`: {check['reason']}",
-            hint=f"vpctl check --link {check['link']}",
+            hint=check.get("hint") or f"vpctl check --link {check['link']}",
         )
         for check in outcome["checks"]
         if not check["ok"]

@@ -142,6 +142,7 @@ class Machine:
                 "identity": str(self.ssh_address.identity) if self.ssh_port else None,
                 "host_key": self.ssh_address.host_key if self.ssh_port else None,
             },
+            "agent": self.agent,
             "qmp": str(self._rundir.people_qmp_socket(self.name)),
             "console": str(self._rundir.console_socket(self.name)),
             "logs": str(self.logs) if self.generation else None,

@@ -1,0 +1,381 @@
+"""A guest under test: commands in it, their raw output kept, its interface's counters, its QEMU's CPU time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpctl.bench.result import RawRecord
+from vpctl.errors import VerificationError, VpctlError, cause_of
+from vpctl.guest import network
+from vpctl.guest import ssh as guest_ssh
+from vpctl.process import ProcessId, wait_gone
+from vpctl.topology.model import Endpoint
+
+if TYPE_CHECKING:
+    import asyncssh
+
+COUNTERS = ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped")
+
+SLACK_SECONDS = 20.0
+"""What a command may take beyond its own duration: starved hosts start programs slowly."""
+
+ASK_SECONDS = 15.0
+ANSWERED = "vpctl: answered"
+
+READY_SECONDS = 15.0
+"""For a server in a guest to say that it listens."""
+
+END_SECONDS = 5.0
+"""For a server in a guest to end by itself, once its client has."""
+
+CONFIRMED_SHARE = 0.98
+"""Of what a receiver counted, an interface's counters have to show this much: virtio-net counts a packet as sent
+when its buffer comes back, which may be a ring's length later."""
+
+BUFFER_BYTES = 8 << 20
+"""Limit of socket buffers in a guest under test: with Linux's own 208 KiB a guest that pauses for a millisecond
+loses datagrams in the socket, and the link is not what is measured."""
+
+_PREPARE = """
+uname -r
+for name in {programs}; do command -v $name >/dev/null || echo missing $name; done
+modprobe pktgen 2>/dev/null; [ -e /proc/net/pktgen/pgctrl ] || echo missing pktgen
+for name in rmem_max wmem_max; do
+  file=/proc/sys/net/core/$name; echo $name $(cat $file)
+  [ $(cat $file) -ge {limit} ] || echo {limit} >$file 2>/dev/null
+done
+echo buffer $(cat /proc/sys/net/core/rmem_max /proc/sys/net/core/wmem_max | sort -n | head -n 1)
+"""
+
+
+class GuestLostError(VerificationError):
+    """A guest's QEMU ended in the middle of a measurement."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuestFacts:
+    """What a guest said of itself before the first measurement."""
+
+    kernel: str
+    missing: frozenset[str]
+    """Programs that are not there."""
+    buffer: int
+    """The largest socket buffer that it allows; bytes."""
+    limits: dict[str, int]
+    """What its limits of socket buffers were before."""
+
+
+@dataclass(slots=True)
+class Raw:
+    """Collects the raw output of every command, with what was being measured."""
+
+    link: str = ""
+    workload: str = ""
+    round: int = 0
+    records: list[RawRecord] = field(default_factory=list)
+
+    def about(self, *, link: str, workload: str, round_: int) -> None:
+        """Say what the next commands are for."""
+        self.link, self.workload, self.round = link, workload, round_
+
+    def add(self, vm: str, command: str, done: guest_ssh.Completed | None) -> None:
+        """Keep a command and what it said; None: nobody knows how it ended."""
+        self.records.append(
+            RawRecord(
+                link=self.link,
+                workload=self.workload,
+                vm=vm,
+                round=self.round,
+                command=command,
+                status=done.status if done is not None else None,
+                stdout=done.stdout if done is not None else "",
+                stderr=done.stderr if done is not None else "",
+            )
+        )
+
+
+class Guest:
+    """One VM under test: its ssh connection and its QEMU, both of which a crash replaces."""
+
+    def __init__(self, vm: str, *, address: guest_ssh.Address, process: ProcessId, agent: str, raw: Raw) -> None:
+        self.vm = vm
+        self.address = address
+        self.process = process
+        self.agent = agent
+        """The agent's path in the guest."""
+        self.facts = GuestFacts(kernel="", missing=frozenset(), buffer=0, limits={})
+        self.raw = raw
+        self._ssh: asyncssh.SSHClientConnection | None = None
+        self._shell: asyncssh.SSHClientProcess[str] | None = None
+        self._asking = asyncio.Lock()
+
+    async def connect(self) -> None:
+        """Log in, anew if need be; GuestSshError."""
+        await self.close()
+        self._ssh = await guest_ssh.open_connection(self.address)
+
+    async def replaced_by(self, other: Guest) -> None:
+        """Become the next generation of the same VM, and log in to it."""
+        self.address, self.process, self.agent = other.address, other.process, other.agent
+        await self.connect()
+
+    def at(self, end: Endpoint) -> network.Guest:
+        """Return it as what probes a link; it has to be logged in."""
+        assert self._ssh is not None
+        return network.Guest(end=end, ssh=self._ssh, agent=self.agent)
+
+    async def close(self) -> None:
+        """End the connection. Idempotent."""
+        if self._ssh is not None:
+            self._ssh.abort()
+            self._ssh = self._shell = None
+
+    async def run(
+        self, script: str, *, seconds: float, on_line: Callable[[str], None] | None = None
+    ) -> guest_ssh.Completed:
+        """Run a shell script that takes some seconds; its output is kept. GuestSshError if the connection breaks."""
+        if self._ssh is None:
+            raise guest_ssh.GuestSshError(f"{self.vm}: not logged in")
+        done: guest_ssh.Completed | None = None
+        try:
+            done = await guest_ssh.run(
+                self._ssh, ["sh", "-c", script], vm=self.vm, timeout=seconds + SLACK_SECONDS, on_line=on_line
+            )
+        finally:
+            self.raw.add(self.vm, script, done)
+        return done
+
+    async def ask(self, script: str) -> str:
+        """Return what a shell that is kept open says to a script; for questions, which must not cost anything.
+
+        A program started over ssh takes a tenth of a second of an emulated guest's time, a builtin of a running
+        shell some milliseconds. GuestSshError if the connection breaks, or there is no answer.
+        """
+        import asyncssh
+
+        if self._ssh is None:
+            raise guest_ssh.GuestSshError(f"{self.vm}: not logged in")
+        try:
+            async with self._asking, asyncio.timeout(ASK_SECONDS):
+                if self._shell is None:
+                    self._shell = await self._ssh.create_process("exec sh", encoding="utf-8", errors="replace")
+                self._shell.stdin.write(f"{script}\necho {ANSWERED}\n")
+                lines: list[str] = []
+                async for line in self._shell.stdout:
+                    if line.strip() == ANSWERED:
+                        return "".join(lines)
+                    lines.append(line)
+        except TimeoutError as error:
+            raise guest_ssh.GuestSshError(f"{self.vm}: no answer within {ASK_SECONDS:g} s") from error
+        except (OSError, asyncssh.Error) as error:
+            raise guest_ssh.GuestSshError(f"{self.vm}: the connection broke: {error}") from error
+        raise guest_ssh.GuestSshError(f"{self.vm}: the connection broke")
+
+    @asynccontextmanager
+    async def serving(
+        self, script: str, *, ready: str, seconds: float, on_line: Callable[[str], None] | None = None
+    ) -> AsyncIterator[asyncio.Task[guest_ssh.Completed]]:
+        """Run a script that serves for as long as the block lasts; entered once it has said a line with `ready`.
+
+        Yields what can be awaited for its end and output. Raises VerificationError if it never got ready.
+        """
+        said = asyncio.Event()
+
+        def heard(line: str) -> None:
+            if on_line is not None:
+                on_line(line)
+            if ready in line:
+                said.set()
+
+        task = asyncio.create_task(self.run(script, seconds=seconds, on_line=heard), name=f"serve-{self.vm}")
+        task.add_done_callback(lambda _: said.set())
+        try:
+            await self._until_ready(task, said, script, ready)
+            yield task
+            await asyncio.wait([task], timeout=END_SECONDS)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # whoever needs its outcome has awaited it inside the block
+
+    async def _until_ready(
+        self, task: asyncio.Task[guest_ssh.Completed], said: asyncio.Event, script: str, ready: str
+    ) -> None:
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await said.wait()
+        except TimeoutError as error:
+            raise VerificationError(f"{self.vm}: `{script}` does not say {ready!r}") from error
+        if task.done() and ready not in (done := task.result()).stdout:
+            raise VerificationError(f"{self.vm}: `{script}` failed: {last_line(done)}")
+
+    async def prepare(self, programs: list[str]) -> GuestFacts:
+        """Look what there is, and widen the limits of socket buffers; `restore` takes that back."""
+        script = _PREPARE.format(programs=" ".join(programs), limit=BUFFER_BYTES)
+        done = await self.run(script, seconds=5)
+        self.facts = parse_facts(done.stdout)
+        return self.facts
+
+    async def restore(self) -> None:
+        """Put the limits of socket buffers back to what they were."""
+        script = "; ".join(f"echo {value} >/proc/sys/net/core/{name}" for name, value in self.facts.limits.items())
+        if script:
+            await self.run(script, seconds=2)
+
+    async def lost(self) -> VpctlError:
+        """Wait for the end of its QEMU; return the error that this is."""
+        await wait_gone(self.process)
+        return GuestLostError(f"`{self.vm}` ended in the middle of it", hint=f"vpctl logs {self.vm}")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of its QEMU so far, all threads, with those of vhost-net in the host's kernel."""
+        return sum(process_cpu_seconds(pid) for pid in [self.process.pid, *vhost_threads(self.process.pid)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counters:
+    """An interface's counters at one moment."""
+
+    rx_packets: int
+    rx_bytes: int
+    rx_dropped: int
+    tx_packets: int
+    tx_bytes: int
+    tx_dropped: int
+
+    def since(self, before: Counters) -> Counters:
+        """Return the difference; WorkloadError's cause if it went backwards, as the interface is another one then."""
+        return Counters(**{name: getattr(self, name) - getattr(before, name) for name in COUNTERS})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuestEnd:
+    """One end of a link under test."""
+
+    guest: Guest
+    end: Endpoint
+    link: str
+
+    @property
+    def vm(self) -> str:
+        """Its VM's name."""
+        return self.end.vm
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address."""
+        return str(self.end.address.ip)
+
+    async def counters(self) -> Counters:
+        """Read its interface's counters; VerificationError if there is no such interface."""
+        directory = f"/sys/class/net/{self.link}/statistics"
+        said = await self.guest.ask(
+            f"for name in {' '.join(COUNTERS)}; do read -r value <{directory}/$name && echo $value; done"
+        )
+        if len(said.split()) != len(COUNTERS):
+            raise VerificationError(f"`{self.vm}` has no interface `{self.link}`", hint="vpctl status")
+        return parse_counters(said)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """What both ends' interfaces counted while something was measured; filled in when that is over."""
+
+    source: Counters | None = None
+    target: Counters | None = None
+
+
+@asynccontextmanager
+async def counted(source: GuestEnd, target: GuestEnd) -> AsyncIterator[Traffic]:
+    """Read both ends' counters before and after the block."""
+    traffic = Traffic()
+    before = await _both(source.counters(), target.counters())
+    yield traffic
+    after = await _both(source.counters(), target.counters())
+    traffic.source, traffic.target = after[0].since(before[0]), after[1].since(before[1])
+
+
+def confirm(traffic: Traffic, *, source: GuestEnd, target: GuestEnd, packets: int = 0, octets: int = 0) -> None:
+    """Raise VerificationError unless both interfaces counted what the receiver says to have received.
+
+    Everything else that crossed is counted as well, so these are lower bounds.
+    """
+    assert traffic.source is not None
+    assert traffic.target is not None
+    for end, direction, counters in ((source, "tx", traffic.source), (target, "rx", traffic.target)):
+        seen_packets: int = getattr(counters, f"{direction}_packets")
+        seen_octets: int = getattr(counters, f"{direction}_bytes")
+        if seen_packets < packets * CONFIRMED_SHARE or seen_octets < octets * CONFIRMED_SHARE:
+            raise VerificationError(
+                f"`{end.link}` of `{end.vm}` counted {seen_packets} packets, {seen_octets} bytes ({direction}), "
+                f"the receiver {packets} packets, {octets} bytes: the figure is not of this link",
+                hint=f"vpctl check --link {end.link}",
+            )
+
+
+async def _both(first: Awaitable[Counters], second: Awaitable[Counters]) -> tuple[Counters, Counters]:
+    async def of(counters: Awaitable[Counters]) -> Counters:
+        return await counters
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(of(counters), name="counters") for counters in (first, second)]
+    except ExceptionGroup as failed:
+        raise cause_of(failed) from failed
+    return tasks[0].result(), tasks[1].result()
+
+
+def parse_counters(text: str) -> Counters:
+    """Read the counters' files, in the order of COUNTERS."""
+    return Counters(**dict(zip(COUNTERS, map(int, text.split()), strict=True)))
+
+
+def parse_facts(text: str) -> GuestFacts:
+    """Read what `Guest.prepare` asked."""
+    kernel, *lines = text.splitlines() or [""]
+    words = [line.split() for line in lines if len(line.split()) == 2]
+    numbers = {name: int(value) for name, value in words if value.isdigit()}
+    return GuestFacts(
+        kernel=kernel.strip(),
+        missing=frozenset(value for name, value in words if name == "missing"),
+        buffer=numbers.pop("buffer", 0),
+        limits=numbers,
+    )
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """Return user and system time of a process, all threads; 0 if it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    fields = text[text.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def vhost_threads(pid: int) -> list[int]:
+    """Return the kernel threads that vhost-net runs for a process; up to Linux 6.3 they are no threads of its own."""
+    wanted = f"vhost-{pid}"
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            if (entry / "comm").read_text().strip() == wanted:
+                found.append(int(entry.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def last_line(done: guest_ssh.Completed) -> str:
+    """Return the last thing that a command said, its errors first."""
+    lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return lines[-1] if lines else f"exit code {done.status}"
