@@ -85,7 +85,7 @@ def identify(pid: int) -> ProcessId | None:
 
 
 def find_by_argument(text: str) -> list[ProcessId]:
-    """Return this user's processes with `text` in one of their arguments; our own process is left out."""
+    """Return this user's processes with `text` in their arguments, each of which a NUL ends; our own is left out."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():

@@ -1,4 +1,4 @@
-"""Every path that vpctl uses, and who may touch it: locks, liveness, permissions.
+"""Every path that vpctl uses, and who may touch it: locks, liveness, permissions; and its interfaces' names.
 
     run    sockets, keys, locks    $VPCTL_RUN_DIR    or  <system tmp>/vpctl-$UID/    + <topology>/
     state  journal, logs, status   $VPCTL_STATE_DIR  or  $XDG_STATE_HOME/vpctl/      + <topology>/
@@ -10,8 +10,10 @@ secrets (the run's ssh keys), so it is 0700 and its owner is checked before anyt
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -25,6 +27,9 @@ from vpctl.errors import HostError, UsageError
 
 SOCKET_PATH_MAX = 107
 """Bytes in a unix socket's path (sun_path less its final NUL): unix(7)."""
+
+INTERFACE_PREFIX = "vp"
+"""What all of vpctl's interfaces on the host begin with: a firewall's rule can name them as `vp+` or `vp*`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +133,22 @@ class RunDir:
         """The socket of one generation of a link; `end`: 0 or 1, where each endpoint has one of its own."""
         return self.run / (f"{link}.{generation}" if end is None else f"{link}.{generation}.{end}")
 
+    @property
+    def interface_prefix(self) -> str:
+        """What the name of each of this topology's interfaces on the host begins with, and no other's does.
+
+        A hash of the run directory: that belongs to one topology of one user.
+        """
+        return INTERFACE_PREFIX + _six_letters(os.fsencode(self.run))
+
+    def interface(self, link: str, *, end: int | None = None) -> str:
+        """An interface on the host, of 15 bytes: a link's bridge, or the tap of its endpoint 0 or 1."""
+        return f"{self.interface_prefix}{_six_letters(link.encode())}{'b' if end is None else end}"
+
+    def interface_commands(self, link: str) -> Path:
+        """The commands that make a link's interfaces on the host, for `ip -batch`."""
+        return self.run / f"{link}.ip"
+
     def guest_config(self, vm: str) -> Path:
         """The directory of what goes into a guest by fw_cfg."""
         return self.run / f"{vm}.cfg"
@@ -176,6 +197,11 @@ class RunDir:
                 f"socket path of {length} bytes is longer than {SOCKET_PATH_MAX}: {longest}",
                 hint="set VPCTL_RUN_DIR to a shorter directory, for instance VPCTL_RUN_DIR=/tmp/v",
             )
+
+
+def _six_letters(name: bytes) -> str:
+    """Return 30 bits of a hash: Linux allows 15 bytes for the name of an interface."""
+    return base64.b32encode(hashlib.sha256(name).digest()).decode()[:6].lower()
 
 
 def private_directory(path: Path) -> None:

@@ -18,7 +18,9 @@ async def doctor(
 ) -> Result:
     """Look at everything that `up` depends on: QEMU, accelerator, memory, tools, limits; 3 if something lacks."""
     from vpctl.cli.render import table
+    from vpctl.plan.run import host_networks
     from vpctl.qemu.doctor import Needs, examine
+    from vpctl.supervisor.host_network import examine as examine_networks
     from vpctl.supervisor.prepare import built_kernel, load_file, qemu_needs
 
     topologies = [load_file(file, context.environ) for file in files or ()]
@@ -30,6 +32,9 @@ async def doctor(
         kernel=built_kernel(context.directories),
     )
     findings = await examine(context.directories, needs, log=context.log, environ=context.environ)
+    findings += await examine_networks(
+        [host_networks(topology, context.directories.topology(topology.name)) for topology in topologies]
+    )
     rows = [(finding.name, finding.ok, finding.message, finding.remedy or "") for finding in findings]
     data = {
         "schema_version": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,8 +34,9 @@ async def plan(
 def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     """Return the plan as JSON data."""
     from vpctl.guest.config import config_paths
-    from vpctl.plan.run import plug_steps
+    from vpctl.plan.run import host_network, plug_steps
     from vpctl.qemu.argv import machine_argv
+    from vpctl.supervisor.host_network import creation
 
     topology = run.topology
     vms = []
@@ -59,7 +61,9 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         ]
         recovery = {"mode": link.recovery.mode, "policy": link.recovery.policy, "on_stuck": link.recovery.on_stuck}
         entry = {"name": link.name, "kind": link.kind, "subnet": str(link.subnet), "mtu": link.mtu}
-        links.append({**entry, "recovery": recovery, "endpoints": ends, "steps": steps})
+        host = host_network(link, rundir)
+        commands = [f"ip {line}" for line in creation(host, present=(), uid=os.getuid())] if host is not None else []
+        links.append({**entry, "recovery": recovery, "endpoints": ends, "host": commands, "steps": steps})
     return {"schema_version": 1, "name": topology.name, "vms": vms, "links": links}
 
 
@@ -72,6 +76,7 @@ def plan_text(data: dict[str, Any]) -> str:
     for link in data["links"]:
         ends = " and ".join(f"{end['vm']} {end['address']} ({end['mac']})" for end in link["endpoints"])
         lines += ["", f"# link {link['name']}: {link['kind']}, {link['subnet']}, mtu {link['mtu']}: {ends}"]
+        lines += link["host"]
         for step in link["steps"]:
             command = {"execute": step["execute"], "arguments": step["arguments"]}
             lines.append(f"{step['vm']}  {json.dumps(command)}")

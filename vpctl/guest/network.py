@@ -102,7 +102,8 @@ def require(checks: Sequence[dict[str, Any]]) -> None:
     for check in checks:
         if not check["ok"]:
             what = f"link `{check['link']}`: no packets from `{check['from']}` to `{check['to']}`"
-            raise VerificationError(f"{what}: {check['reason']}", hint=f"vpctl check --link {check['link']}")
+            hint = check.get("hint") or f"vpctl check --link {check['link']}"
+            raise VerificationError(f"{what}: {check['reason']}", hint=hint)
 
 
 def frame_sizes(mtu: int) -> list[int]:

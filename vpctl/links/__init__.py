@@ -7,5 +7,6 @@ from collections.abc import Mapping
 from vpctl.links.base import LinkKind
 from vpctl.links.dgram import DgramKind
 from vpctl.links.stream import StreamKind
+from vpctl.links.tap import TapKind
 
-LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind(), "dgram": DgramKind()}
+LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind(), "dgram": DgramKind(), "tap": TapKind()}

@@ -44,8 +44,23 @@ class PlugStep:
     device: DevicePlan
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostNetwork:
+    """What a link needs on the host beside QEMU: a bridge without any address, whose only ports are two taps."""
+
+    bridge: str
+    taps: tuple[str, str]
+    """One for each endpoint, in the link's order; they stay while QEMUs come and go."""
+    mtu: int
+    """Bytes; of the taps and the bridge, since a bridge drops what is larger than a port's."""
+    label: str
+    """What people see of it, as the interfaces' alias."""
+    devices: tuple[str, ...]
+    """Character devices that QEMU opens: this user must be able to."""
+
+
 class LinkKind(Protocol):
-    """One kind of link; everything here is pure."""
+    """One kind of link; everything here is pure. A kind inherits from it what it has no use for."""
 
     @property
     def rules(self) -> KindRules:
@@ -65,6 +80,10 @@ class LinkKind(Protocol):
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
         """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor)."""
+
+    def host_network(self, link: LinkSpec, rundir: RunDir) -> HostNetwork | None:
+        """Return what has to be on the host before anything is plugged; the same for every generation."""
+        return None
 
 
 def device_id(link: str, generation: int) -> str:

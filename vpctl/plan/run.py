@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vpctl.links import LINK_KINDS
-from vpctl.links.base import Place, PlugStep, place_of
+from vpctl.links.base import HostNetwork, Place, PlugStep, place_of
 from vpctl.qemu.argv import MachineSpec, machine_from_json, machine_to_json
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
@@ -77,6 +77,17 @@ def plug_steps(
     """Return the steps that plug one generation of a link, beginning at VM `first`."""
     places: dict[str, Place] = {end.vm: place_of(link, topology.vm(end.vm)) for end in link.endpoints}
     return LINK_KINDS[link.kind].plug_steps(link, generation, first=first, places=places, rundir=rundir)
+
+
+def host_network(link: LinkSpec, rundir: RunDir) -> HostNetwork | None:
+    """Return what a link needs on the host beside QEMU; None for most kinds."""
+    return LINK_KINDS[link.kind].host_network(link, rundir)
+
+
+def host_networks(topology: Topology, rundir: RunDir) -> list[HostNetwork]:
+    """Return what the links of a topology need on the host beside QEMU."""
+    found = (host_network(link, rundir) for link in topology.links)
+    return [network for network in found if network is not None]
 
 
 def plugged_device(topology: Topology, link: LinkSpec, generation: int, *, vm: str, rundir: RunDir) -> DevicePlan:

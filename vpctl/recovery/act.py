@@ -26,6 +26,9 @@ class Hands(Protocol):
     def repair_of(self, link: str) -> Repair | None:
         """Plan the repair of a link from what is known now; None if both ends are plugged and up already."""
 
+    async def prepare_host(self, link: str) -> None:
+        """See that the host has what a link needs beside QEMU; idempotent."""
+
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         """Take a link's device out of a VM."""
 
@@ -51,10 +54,11 @@ async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
     Two recoveries may meet at a link; the second finds it repaired.
     """
     async with hands.link_lock(link):
-        repair = hands.repair_of(link)
-        if repair is None:
-            return
         try:
+            await hands.prepare_host(link)
+            repair = hands.repair_of(link)
+            if repair is None:
+                return
             await _repair(repair, hands, recorder)
         except BaseException:
             hands.link_broken(link)

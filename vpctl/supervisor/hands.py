@@ -8,10 +8,11 @@ from collections.abc import Callable
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.guest import network
-from vpctl.plan.run import plug_steps, plugged_device
+from vpctl.plan.run import host_network, plug_steps, plugged_device
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
 
@@ -23,6 +24,9 @@ class Hands:
         self._world = world
         self._broker = broker
         self._watch = watch
+        # One at a time in each VM. Whatever is plugged or unplugged makes a guest look at every slot, and one whose
+        # device is still on its way out it then ejects a second time: the next device there, if that is quick.
+        self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
 
     async def fence(self, vm: str) -> None:
         await self._world.machines[vm].fence(self._broker())
@@ -65,12 +69,18 @@ class Hands:
         known.begin(repair.generation)
         return repair
 
+    async def prepare_host(self, link: str) -> None:
+        network = host_network(self._world.topology.link(link), self._world.rundir)
+        if network is not None:
+            await create(network, self._world.rundir.interface_commands(link))
+
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         world = self._world
         spec = world.topology.link(link)
         device = plugged_device(world.topology, spec, generation, vm=vm, rundir=world.rundir)
         session = await world.machines[vm].qmp()
-        await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
+        async with self._hotplug[vm]:
+            await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
         world.unplugged(vm, link, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
@@ -80,7 +90,8 @@ class Hands:
         (device,) = (step.device for step in steps if step.vm == vm)
         session = await world.machines[vm].qmp()
         world.links[repair.link].plugging(vm, repair.generation)
-        await hotplug.plug(session, device)
+        async with self._hotplug[vm]:
+            await hotplug.plug(session, device)
 
     async def prove(self, link: str) -> None:
         for end in self._world.topology.link(link).endpoints:

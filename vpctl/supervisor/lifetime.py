@@ -19,6 +19,7 @@ from vpctl.plan.run import Run, run_to_json
 from vpctl.process import ProcessId, Waiting, end, find_by_argument, identify
 from vpctl.qemu.argv import quote_option
 from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, locked, private_directory, write_json
+from vpctl.supervisor import host_network
 
 STOP_SECONDS = 30.0
 """For the broker to end everything, before it is done without it."""
@@ -115,7 +116,10 @@ async def _stop_by_broker(rundir: RunDir) -> None:
 
 
 async def clean_up(rundir: RunDir) -> None:
-    """End what a dead or deaf broker left behind, the supervisor first, and remove the run directory."""
+    """End what a dead or deaf broker left behind, the supervisor first; remove interfaces and the run directory.
+
+    Raises HostError if something cannot be removed; the run directory then stays, so that `down` is still asked.
+    """
     if rundir.run.exists():
         with contextlib.suppress(OSError):
             rundir.stopping.touch(mode=0o600)  # a supervisor that lives would start a new broker
@@ -128,6 +132,7 @@ async def clean_up(rundir: RunDir) -> None:
     # line names a socket in our run directory: no process of anyone else's does.
     for orphan in find_by_argument(f"path={quote_option(rundir.run)}/"):
         await end(orphan, grace=GRACE_SECONDS)
+    await host_network.remove(rundir)
     rundir.processes.unlink(missing_ok=True)
     try:
         shutil.rmtree(rundir.run)

@@ -18,12 +18,13 @@ from vpctl.image import GuestImage
 from vpctl.image.store import image_directory, load_image
 from vpctl.links import LINK_KINDS
 from vpctl.log import Log
-from vpctl.plan.run import Run, link_args
+from vpctl.plan.run import Run, host_networks, link_args
 from vpctl.qemu import accelerator
 from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.qemu.memory import check_memory
 from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for
 from vpctl.rundir import Directories
+from vpctl.supervisor.host_network import require
 from vpctl.topology.load import load
 from vpctl.topology.model import ImageSpec, KindRules, Topology, VmSpec, topology_to_json
 
@@ -86,6 +87,7 @@ async def prepare(
     rundir = directories.topology(topology.name)
     rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
     check_memory(topology)
+    require(host_networks(topology, rundir))
     qemus = {vm.name: await probe_qemu(topology, vm, directories, environ) for vm in topology.vms}
     images = {vm.name: await _image(vm.image, directories, environ, log) for vm in topology.vms}
     # An own image gets the agent over ssh; whichever built image is at hand has it.
@@ -125,6 +127,7 @@ async def plan(topology: Topology, *, source: str, directories: Directories, env
     An image that is not built yet stands with the path that it will have, `auto` with the verdict that is
     remembered, else as `tcg`.
     """
+    require(host_networks(topology, directories.topology(topology.name)))
     machines = {}
     for vm in topology.vms:
         qemu = await probe_qemu(topology, vm, directories, environ)

@@ -11,9 +11,10 @@ from typing import Any
 
 from vpctl.errors import HostError, NotFoundError, VpctlError
 from vpctl.guest import network
-from vpctl.plan.run import Run, plugged_device
+from vpctl.plan.run import Run, host_network, plugged_device
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import RunDir, write_json
+from vpctl.supervisor.host_network import firewall_sees_bridges, suspected
 from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.link import Link
 from vpctl.supervisor.machine import Machine
@@ -101,7 +102,7 @@ class World:
         return guests[0], guests[1]
 
     async def probe(self, link: str, *, count: int, seconds: float = network.PROBE_SECONDS) -> list[dict[str, Any]]:
-        """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok.
+        """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok, maybe a `hint`.
 
         `seconds` is how long the first packet may take.
         """
@@ -112,7 +113,10 @@ class World:
             one, other = (end.vm for end in spec.endpoints)
             entry = {"link": link, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": error.message}
             return [{**entry, "from": one, "to": other}, {**entry, "from": other, "to": one}]
-        return await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
+        checks = await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
+        if host_network(spec, self.rundir) is not None and firewall_sees_bridges():
+            return [entry if entry["ok"] else {**entry, **suspected(entry["reason"])} for entry in checks]
+        return checks
 
     async def probe_all(self, *, count: int, seconds: float) -> list[dict[str, Any]]:
         """Probe every link, all at once; see `probe`."""

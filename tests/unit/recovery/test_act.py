@@ -10,7 +10,15 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests.made import made_topology
-from vpctl.errors import HotplugError, QmpError, ReadyTimeoutError, RecoveryError, VerificationError, VpctlError
+from vpctl.errors import (
+    HostError,
+    HotplugError,
+    QmpError,
+    ReadyTimeoutError,
+    RecoveryError,
+    VerificationError,
+    VpctlError,
+)
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
@@ -36,6 +44,7 @@ class FakeHands:
         self.plugged: dict[tuple[str, str], list[int]] = defaultdict(lambda: [1])
         self.up: set[str] = {link.name for link in TOPOLOGY.links if not {e.vm for e in link.endpoints} & set(dead)}
         self.broken: list[str] = []
+        self.prepared: list[str] = []
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -84,6 +93,11 @@ class FakeHands:
         view = LinkView(state=LinkState.DOWN, generation=self.generations[link], plugged=plugged)
         self.generations[link] += 1
         return plan_repair(spec, view, self.alive)
+
+    async def prepare_host(self, link: str) -> None:
+        self.prepared.append(link)
+        if f"prepare {link}" in self.fails:
+            raise self.fails[f"prepare {link}"]
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unplug {vm}/{link}.g{generation}")
@@ -236,3 +250,13 @@ async def test_several_links_that_fail_are_each_reported() -> None:
     found = await act.connect_links(["ab0", "ac0", "bc0"], hands, recorder())
     assert {error.message for error in found} == {"ab0", "bc0"}
     assert hands.up == {"ac0"}
+
+
+async def test_the_host_is_seen_to_before_a_link_is_even_if_that_needs_no_repair() -> None:
+    hands = FakeHands("a", fails={"prepare ac0": HostError("no bridge can be made")})
+    hands.alive.add("a")
+    errors = await act.connect_links([link.name for link in TOPOLOGY.links], hands, recorder())
+    assert sorted(hands.prepared) == ["ab0", "ac0", "bc0"]
+    assert [error.message for error in errors] == ["no bridge can be made"]
+    assert (hands.broken, hands.of("ac0"), hands.of("bc0")) == (["ac0"], [], [])
+    assert hands.of("ab0")[-1] == "prove ab0"
