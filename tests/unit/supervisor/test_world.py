@@ -11,12 +11,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.fakes.broker import made
+from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child, Exit
 from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import Run, plugged_device
 from vpctl.process import ProcessId
+from vpctl.qmp.session import Session, connect
+from vpctl.recovery.plan import plan_repair
 from vpctl.recovery.state import LinkState, LinkView, VmState
 from vpctl.rundir import Directories, RunDir, read_json
 from vpctl.supervisor.hands import Hands
@@ -257,6 +260,33 @@ def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rund
 def plugged_sockets(world: World, vm: str, link: str) -> list[Path]:
     spec = world.topology.link(link)
     return [Path(path) for path in plugged_device(world.topology, spec, 3, vm=vm, rundir=world.rundir).sockets]
+
+
+class Reached(Machine):
+    """A VM whose QMP session is given."""
+
+    session: Session
+
+    async def qmp(self) -> Session:
+        return self.session
+
+
+async def test_a_vms_devices_come_and_go_one_at_a_time_so_that_no_guest_ejects_a_new_one(rundir: RunDir) -> None:
+    world = World(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), rundir)
+    machine = Reached("vm1", world.run, rundir, world.journal, world.save)
+    world.machines["vm1"] = machine
+    fake = FakeQemu(unplug_after=0.05)
+    broker: Any = FakeBroker(machine)
+    hands = Hands(world, lambda: broker, watch=lambda machine: None)
+    path = rundir.qmp_socket("vm1")
+    async with serving(path, fake), connect(path, vm="vm1", timeout=5) as machine.session, asyncio.timeout(10):
+        for name in ("lan0", "lan1"):
+            await hands.plug("vm1", plan_repair(world.topology.link(name), world.links[name].view(), ["vm1", "vm2"]))
+        async with asyncio.TaskGroup() as group:
+            for name in ("lan0", "lan1"):
+                group.create_task(hands.unplug("vm1", name, 1))
+    assert fake.names()[-4:] == ["device_del", "netdev_del"] * 2
+    assert fake.parts == set()
 
 
 def test_a_run_without_links_and_vms_is_a_world(rundir: RunDir) -> None:
