@@ -97,7 +97,7 @@ def rows_of_two_results(old: BenchResult, new: BenchResult, thresholds: Threshol
 
 
 def rows_of_kinds(
-    result: BenchResult, baseline: str | None = None, thresholds: Thresholds | None = None
+    result: BenchResult, thresholds: Thresholds | None = None, *, baseline: str | None = None
 ) -> list[Comparison]:
     """Judge every other link of a result against the baseline link (None: the first), link after link.
 

@@ -235,7 +235,7 @@ def test_each_other_kind_is_judged_against_the_first_or_the_one_that_is_chosen(a
         ("stream", "tap", "better"),
     }
     assert {(row.source, row.target) for row in rows if row.workload == "ping"} == {result.links[0].endpoints}
-    rows = rows_of_kinds(result, "dgram1")
+    rows = rows_of_kinds(result, baseline="dgram1")
     assert {(row.old_link, row.new_link, row.verdict) for row in rows} == {
         ("dgram1", "stream0", "better"),
         ("dgram1", "tap2", "better"),
@@ -267,7 +267,7 @@ def test_a_kind_without_a_figure_is_missing_with_its_own_reason() -> None:
 
 def test_a_baseline_that_is_not_there_is_not_found() -> None:
     with pytest.raises(NotFoundError, match="no link named `tap`"):
-        rows_of_kinds(of_kinds("stream", "dgram"), "tap")
+        rows_of_kinds(of_kinds("stream", "dgram"), baseline="tap")
 
 
 def test_one_link_alone_has_nothing_to_be_judged_against() -> None:
