@@ -6,6 +6,7 @@ import typer
 
 from vpctl.cli import (
     check,
+    compare,
     console,
     copy,
     crash,
@@ -36,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "plan": plan.plan,
     "validate": validate.validate,
     "check": check.check,
+    "compare": compare.compare,
     "crash": crash.crash,
     "recover": recover.recover,
     "events": events.events,
