@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -184,13 +185,14 @@ def _largest(samples: Iterable[Sample]) -> dict[tuple[str, str], float]:
     largest: dict[tuple[str, str], float] = {}
     for sample in samples:
         group = (sample.workload, sample.metric)
-        largest[group] = max(largest.get(group, 0.0), sample.median)
+        if math.isfinite(sample.median):
+            largest[group] = max(largest.get(group, 0.0), sample.median)
     return largest
 
 
 def _bar(sample: Sample, largest: Mapping[tuple[str, str], float]) -> Bar:
-    most = largest[sample.workload, sample.metric]
-    return Bar(fraction=sample.median / most if most > 0 and sample.median > 0 else 0.0)
+    most = largest.get((sample.workload, sample.metric), 0.0)
+    return Bar(fraction=sample.median / most if 0 < sample.median <= most else 0.0)
 
 
 def namer(rows: Iterable[Sample | Comparison]) -> Callable[[Sample | Comparison], str]:

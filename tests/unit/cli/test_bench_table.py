@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -176,6 +177,15 @@ def test_bars_compare_rows_of_one_workload_and_metric_only() -> None:
     samples = [made_sample("tcp", [800.0] * 3), made_sample("tcp", [400.0] * 3, ends=("vm2", "vm1"))]
     table = bench_table(made_result([*samples, made_sample("udp", [1.0] * 3)]), width=120)
     assert [line.count("█") for line in table.plain.splitlines() if "→" in line] == [20, 10, 20]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, -1.0, 0.0])
+def test_figures_that_are_no_numbers_have_no_bar_and_hide_no_other(bad: float) -> None:
+    samples = [made_sample("tcp", [bad] * 3), made_sample("tcp", [5.0] * 3, ends=("vm2", "vm1"))]
+    text = bench_table(made_result(samples)).plain
+    assert [line.count("█") for line in text.splitlines() if "→" in line] == [0, 20]
+    assert "nan" not in text
+    assert "inf" not in text
 
 
 def test_columns_of_nothing_are_left_out_and_bars_give_way_first() -> None:
