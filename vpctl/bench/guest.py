@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import asyncssh
 
 COUNTERS = ("rx_packets", "rx_bytes", "rx_dropped", "tx_packets", "tx_bytes", "tx_dropped")
+
+FIRST_PORT, PORTS = 5201, 500
+"""Each server in a guest gets a port of its own: what an interrupted one has left listening is in nobody's way."""
 
 SLACK_SECONDS = 20.0
 """What a command may take beyond its own duration: starved hosts start programs slowly."""
@@ -42,11 +46,13 @@ BUFFER_BYTES = 8 << 20
 """Limit of socket buffers in a guest under test: with Linux's own 208 KiB a guest that pauses for a millisecond
 loses datagrams in the socket, and the link is not what is measured."""
 
+LIMITS = ("rmem_max", "wmem_max")
+
 _PREPARE = """
 uname -r
 for name in {programs}; do command -v $name >/dev/null || echo missing $name; done
 modprobe pktgen 2>/dev/null; [ -e /proc/net/pktgen/pgctrl ] || echo missing pktgen
-for name in rmem_max wmem_max; do
+for name in {limits}; do
   file=/proc/sys/net/core/$name; echo $name $(cat $file)
   [ $(cat $file) -ge {limit} ] || echo {limit} >$file 2>/dev/null
 done
@@ -111,6 +117,8 @@ class Guest:
         """The agent's path in the guest."""
         self.facts = GuestFacts(kernel="", missing=frozenset(), buffer=0, limits={})
         self.raw = raw
+        self._ports = itertools.cycle(range(FIRST_PORT, FIRST_PORT + PORTS))
+        self._programs: list[str] = []
         self._ssh: asyncssh.SSHClientConnection | None = None
         self._shell: asyncssh.SSHClientProcess[str] | None = None
         self._asking = asyncio.Lock()
@@ -129,6 +137,10 @@ class Guest:
         """Return it as what probes a link; it has to be logged in."""
         assert self._ssh is not None
         return network.Guest(end=end, ssh=self._ssh, agent=self.agent)
+
+    def port(self) -> int:
+        """Return a port for a server; the same again only after all the others."""
+        return next(self._ports)
 
     async def close(self) -> None:
         """End the connection. Idempotent."""
@@ -151,30 +163,49 @@ class Guest:
             self.raw.add(self.vm, script, done)
         return done
 
-    async def ask(self, script: str) -> str:
+    async def ask(self, script: str, *, seconds: float = 0.0, keep: bool = False) -> str:
         """Return what a shell that is kept open says to a script; for questions, which must not cost anything.
 
-        A program started over ssh takes a tenth of a second of an emulated guest's time, a builtin of a running
-        shell some milliseconds. GuestSshError if the connection breaks, or there is no answer.
+        A program started over ssh takes a tenth of a second of an emulated guest's time, and more than a whole one
+        while packets keep it busy; a builtin of a running shell some milliseconds. `keep`: as raw output.
+        GuestSshError if the connection breaks, or there is no answer `ASK_SECONDS` after `seconds`.
         """
         import asyncssh
 
-        if self._ssh is None:
-            raise guest_ssh.GuestSshError(f"{self.vm}: not logged in")
+        limit, done = ASK_SECONDS + seconds, None
         try:
-            async with self._asking, asyncio.timeout(ASK_SECONDS):
-                if self._shell is None:
-                    self._shell = await self._ssh.create_process("exec sh", encoding="utf-8", errors="replace")
-                self._shell.stdin.write(f"{script}\necho {ANSWERED}\n")
-                lines: list[str] = []
-                async for line in self._shell.stdout:
-                    if line.strip() == ANSWERED:
-                        return "".join(lines)
-                    lines.append(line)
+            async with asyncio.timeout(limit), self._asking:
+                said = await self._asked(script)
+            done = guest_ssh.Completed(status=0, stdout=said, stderr="")
         except TimeoutError as error:
-            raise guest_ssh.GuestSshError(f"{self.vm}: no answer within {ASK_SECONDS:g} s") from error
+            raise guest_ssh.GuestSshError(f"{self.vm}: no answer within {limit:g} s") from error
         except (OSError, asyncssh.Error) as error:
             raise guest_ssh.GuestSshError(f"{self.vm}: the connection broke: {error}") from error
+        finally:
+            if keep:
+                self.raw.add(self.vm, script, done)
+        return said
+
+    async def _asked(self, script: str) -> str:
+        if self._ssh is None:
+            raise guest_ssh.GuestSshError(f"{self.vm}: not logged in")
+        # Whoever does not wait for the end of an answer leaves it to the next question, which must not get it.
+        shell, self._shell = self._shell, None
+        if shell is None:
+            shell = await self._ssh.create_process("exec sh", encoding="utf-8", errors="replace")
+        answered = False
+        try:
+            shell.stdin.write(f"{script}\necho {ANSWERED}\n")
+            lines: list[str] = []
+            async for line in shell.stdout:
+                if line.strip() == ANSWERED:
+                    answered = True
+                    self._shell = shell
+                    return "".join(lines)
+                lines.append(line)
+        finally:
+            if not answered:
+                shell.close()
         raise guest_ssh.GuestSshError(f"{self.vm}: the connection broke")
 
     @asynccontextmanager
@@ -218,10 +249,15 @@ class Guest:
 
     async def prepare(self, programs: list[str]) -> GuestFacts:
         """Look what there is, and widen the limits of socket buffers; `restore` takes that back."""
-        script = _PREPARE.format(programs=" ".join(programs), limit=BUFFER_BYTES)
+        self._programs = programs
+        script = _PREPARE.format(programs=" ".join(programs), limits=" ".join(LIMITS), limit=BUFFER_BYTES)
         done = await self.run(script, seconds=5)
         self.facts = parse_facts(done.stdout)
         return self.facts
+
+    async def prepare_again(self) -> None:
+        """Prepare the next generation of the guest, which knows nothing of what was done to the last one."""
+        await self.prepare(self._programs)
 
     async def restore(self) -> None:
         """Put the limits of socket buffers back to what they were."""
@@ -243,6 +279,8 @@ class Guest:
 class Counters:
     """An interface's counters at one moment."""
 
+    interface: int
+    """Its number, which one that is plugged anew does not inherit."""
     rx_packets: int
     rx_bytes: int
     rx_dropped: int
@@ -251,8 +289,14 @@ class Counters:
     tx_dropped: int
 
     def since(self, before: Counters) -> Counters:
-        """Return the difference; WorkloadError's cause if it went backwards, as the interface is another one then."""
-        return Counters(**{name: getattr(self, name) - getattr(before, name) for name in COUNTERS})
+        """Return the difference; VerificationError if the interface is another one, or a counter went backwards."""
+        difference = {name: getattr(self, name) - getattr(before, name) for name in COUNTERS}
+        backwards = [name for name, value in difference.items() if value < 0]
+        if self.interface != before.interface:
+            raise VerificationError("the interface was replaced in the middle of the measurement")
+        if backwards:
+            raise VerificationError(f"the interface's {backwards[0]} went backwards, by {-difference[backwards[0]]}")
+        return Counters(interface=self.interface, **difference)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,11 +319,11 @@ class GuestEnd:
 
     async def counters(self) -> Counters:
         """Read its interface's counters; VerificationError if there is no such interface."""
-        directory = f"/sys/class/net/{self.link}/statistics"
+        files = " ".join(["ifindex", *(f"statistics/{name}" for name in COUNTERS)])
         said = await self.guest.ask(
-            f"for name in {' '.join(COUNTERS)}; do read -r value <{directory}/$name && echo $value; done"
+            f"for name in {files}; do read -r value </sys/class/net/{self.link}/$name && echo $value; done"
         )
-        if len(said.split()) != len(COUNTERS):
+        if len(said.split()) != len(COUNTERS) + 1:
             raise VerificationError(f"`{self.vm}` has no interface `{self.link}`", hint="vpctl status")
         return parse_counters(said)
 
@@ -294,12 +338,13 @@ class Traffic:
 
 @asynccontextmanager
 async def counted(source: GuestEnd, target: GuestEnd) -> AsyncIterator[Traffic]:
-    """Read both ends' counters before and after the block."""
+    """Read both ends' counters before and after the block; VerificationError if an interface was replaced in it."""
     traffic = Traffic()
     before = await _both(source.counters(), target.counters())
     yield traffic
     after = await _both(source.counters(), target.counters())
-    traffic.source, traffic.target = after[0].since(before[0]), after[1].since(before[1])
+    traffic.source = _since(source, before[0], after[0])
+    traffic.target = _since(target, before[1], after[1])
 
 
 def confirm(traffic: Traffic, *, source: GuestEnd, target: GuestEnd, packets: int = 0, octets: int = 0) -> None:
@@ -320,6 +365,13 @@ def confirm(traffic: Traffic, *, source: GuestEnd, target: GuestEnd, packets: in
             )
 
 
+def _since(end: GuestEnd, before: Counters, after: Counters) -> Counters:
+    try:
+        return after.since(before)
+    except VerificationError as error:
+        raise VerificationError(f"`{end.link}` of `{end.vm}`: {error.message}", hint="vpctl events") from error
+
+
 async def _both(first: Awaitable[Counters], second: Awaitable[Counters]) -> tuple[Counters, Counters]:
     async def of(counters: Awaitable[Counters]) -> Counters:
         return await counters
@@ -333,27 +385,28 @@ async def _both(first: Awaitable[Counters], second: Awaitable[Counters]) -> tupl
 
 
 def parse_counters(text: str) -> Counters:
-    """Read the counters' files, in the order of COUNTERS."""
-    return Counters(**dict(zip(COUNTERS, map(int, text.split()), strict=True)))
+    """Read an interface's number and its counters, in the order of COUNTERS."""
+    interface, *values = map(int, text.split())
+    return Counters(interface=interface, **dict(zip(COUNTERS, values, strict=True)))
 
 
 def parse_facts(text: str) -> GuestFacts:
     """Read what `Guest.prepare` asked."""
     kernel, *lines = text.splitlines() or [""]
     words = [line.split() for line in lines if len(line.split()) == 2]
-    numbers = {name: int(value) for name, value in words if value.isdigit()}
+    numbers = {name: int(value) for name, value in words if value.isdecimal()}
     return GuestFacts(
         kernel=kernel.strip(),
         missing=frozenset(value for name, value in words if name == "missing"),
-        buffer=numbers.pop("buffer", 0),
-        limits=numbers,
+        buffer=numbers.get("buffer", 0),
+        limits={name: numbers[name] for name in LIMITS if name in numbers},
     )
 
 
 def process_cpu_seconds(pid: int) -> float:
     """Return user and system time of a process, all threads; 0 if it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     fields = text[text.rindex(")") + 2 :].split()
@@ -368,9 +421,9 @@ def vhost_threads(pid: int) -> list[int]:
         if not entry.name.isdecimal():
             continue
         try:
-            if (entry / "comm").read_text().strip() == wanted:
+            if (entry / "comm").read_text(errors="replace").strip() == wanted:
                 found.append(int(entry.name))
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:  # gone meanwhile, or nobody's business
             continue
     return found
 

@@ -6,20 +6,19 @@ key whatever the exit code. Its totals of the receiving side come from the recei
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vpctl.bench.base import WorkloadError
 from vpctl.bench.guest import GuestEnd, last_line
 
-FIRST_PORT, PORTS = 5201, 500
-"""Each measurement has a port of its own: what an interrupted one has left listening is in nobody's way."""
-
 LISTENING = "Server listening"
+
+LARGEST = (1 << 63) - 1
+"""Of anything that is counted."""
 
 _NOT_A_NUMBER = re.compile(r"(?<=[:\s\[,])-?(?:nan|inf)(?=[\s,\]}])", re.IGNORECASE)
 
@@ -74,7 +73,7 @@ def parse(text: str) -> Mapping[str, Any]:
         raise WorkloadError(f"iperf3 wrote no JSON: {text.strip()[-200:] or 'nothing at all'}")
     try:
         data = json.loads(_NOT_A_NUMBER.sub("null", text[begin:]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WorkloadError(f"iperf3's JSON is damaged: {error}") from error
     if data.get("error"):
         raise WorkloadError(f"iperf3: {data['error']}")
@@ -90,28 +89,34 @@ def flow(end: Mapping[str, Any], *, reverse: bool = False) -> Flow:
     received, sent = end.get(f"sum_received{suffix}"), end.get(f"sum_sent{suffix}")
     if not isinstance(received, dict) or not isinstance(sent, dict):
         raise WorkloadError("iperf3's JSON has no totals of the receiver")
-    octets, seconds = received.get("bytes"), received.get("seconds")
+    octets, seconds = int(_number(received, "bytes")), _number(received, "seconds")
     if not octets or not seconds:
         raise WorkloadError("iperf3's receiver has received nothing")
-    lost = received.get("lost_packets") or 0
+    lost = int(_number(received, "lost_packets"))
     return Flow(
         octets=octets,
         seconds=seconds,
-        packets=max(0, (received.get("packets") or 0) - lost),
+        packets=max(0, int(_number(received, "packets")) - lost),
         lost=lost,
-        sent_octets=sent.get("bytes") or 0,
-        sent_seconds=sent.get("seconds") or 0.0,
-        retransmits=sent.get("retransmits") or 0,
+        sent_octets=int(_number(sent, "bytes")),
+        sent_seconds=_number(sent, "seconds"),
+        retransmits=int(_number(sent, "retransmits")),
     )
 
 
-def ports() -> Iterator[int]:
-    """Yield ports, again from the first after the last."""
-    return itertools.cycle(range(FIRST_PORT, FIRST_PORT + PORTS))
+def _number(totals: Mapping[str, Any], key: str) -> float:
+    """Return a number that counts something; 0 if it is not there, or was nothing divided by nothing."""
+    value = totals.get(key)
+    if value is None:
+        return 0
+    if not isinstance(value, int | float) or not 0 <= value <= LARGEST:
+        raise WorkloadError(f"iperf3 says {value!r} of {key}")
+    return value
 
 
-async def run(source: GuestEnd, target: GuestEnd, *, port: int, seconds: int, options: str = "") -> Mapping[str, Any]:
+async def run(source: GuestEnd, target: GuestEnd, *, seconds: int, options: str = "") -> Mapping[str, Any]:
     """Run one test from source to target; return iperf3's totals. Raises WorkloadError, GuestSshError."""
+    port = target.guest.port()
     server = server_command(address=target.address, port=port, seconds=seconds + 20)
     client = client_command(source=source.address, target=target.address, port=port, seconds=seconds, options=options)
     async with target.guest.serving(server, ready=LISTENING, seconds=seconds + 20):

@@ -29,6 +29,9 @@ CLOSE_ENOUGH = 1.05
 """The search ends when a rate that loses is no further than this above one that does not."""
 
 STEP = 1.2
+LEAST = 0.01
+"""Mbit/s: below that nothing is tried; and iperf3 takes a rate of 0 for no limit at all."""
+
 PROBE_SECONDS = 1
 OVERHEAD_SECONDS = 0.35
 BUFFER = 4 << 20
@@ -71,7 +74,7 @@ def search(previous: float | None, probes: int) -> Generator[float, Probe, Probe
             # Under overload the receiver takes in less than it could at the right rate, or about as much.
             guess = probe.received * (0.95 if rate == UNLIMITED else 0.9)
             rate = math.sqrt(low * high) if low else min(guess, high / STEP)
-        if low and high / low <= CLOSE_ENOUGH:
+        if rate < LEAST or (low and high / low <= CLOSE_ENOUGH):
             break
     return best
 
@@ -117,7 +120,6 @@ class UdpTask:
         self._payload = payload(frame)
         self._quick = quick
         self._previous: float | None = None
-        self._ports = iperf.ports()
 
     @property
     def seconds(self) -> float:
@@ -157,7 +159,7 @@ class UdpTask:
         buffer = min(source.guest.facts.buffer, target.guest.facts.buffer)
         wanted = options(rate=rate, size=self._payload, buffer=buffer)
         async with counted(source, target) as traffic:
-            end = await iperf.run(source, target, port=next(self._ports), seconds=PROBE_SECONDS, options=wanted)
+            end = await iperf.run(source, target, seconds=PROBE_SECONDS, options=wanted)
         flow = iperf.flow(end)
         confirm(traffic, source=source, target=target, packets=flow.packets, octets=flow.octets)
         return Probe(offered=flow.sent_mbit, received=flow.mbit, loss_percent=flow.loss_percent)
