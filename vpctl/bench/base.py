@@ -89,6 +89,8 @@ class Row:
     source: str
     target: str
     variant: str | None = None
+    also: tuple[str, ...] = ()
+    """Workloads whose figures come of the same measurement."""
 
     def __str__(self) -> str:
         variant = f" {self.variant}" if self.variant is not None else ""

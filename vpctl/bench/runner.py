@@ -147,9 +147,10 @@ class Runner:
         task = subject.tasks[index]
         self._left -= task.seconds
         if subject.broken is not None:
-            self.outcome.skipped.setdefault((subject.name, task.row.workload), f"the link broke: {subject.broken}")
+            self._skip(subject, (task.row.workload, *task.row.also), f"the link broke: {subject.broken}")
             return
         if subject.failures.get(index, 0) >= FAILURES_PER_TASK:
+            self._skip(subject, (task.row.workload,), f"{task.row} failed {FAILURES_PER_TASK} times")
             return
         self._raw.about(link=subject.name, workload=task.row.workload, round_=round_)
         self._observer.began(subject.name, task.row, round_)
@@ -165,6 +166,11 @@ class Runner:
         finally:
             key = subject.name, task.row.workload
             self.outcome.seconds[key] = self.outcome.seconds.get(key, 0.0) + time.monotonic() - began
+
+    def _skip(self, subject: _Subject, workloads: Sequence[str], reason: str) -> None:
+        """Note why workloads are not run to their end; the first reason stands."""
+        for workload in workloads:
+            self.outcome.skipped.setdefault((subject.name, workload), reason)
 
     async def _one(self, pair: Pair, task: Task) -> list[Figure]:
         limit = PATIENCE * task.seconds + PATIENCE_SECONDS
@@ -189,6 +195,7 @@ class Runner:
         failure = Failed(link=subject.name, row=row, round_=round_, error=error)
         self.outcome.failures.append(failure)
         self._observer.failed(failure)
+        self._skip(subject, row.also, f"{row} failed: {error.message}")
         subject.failures[index] = subject.failures.get(index, 0) + 1
         reason = error.message if isinstance(error, GuestLostError) else await self._probe(subject.pair)
         if reason is not None:

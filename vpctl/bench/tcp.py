@@ -58,9 +58,8 @@ class TcpTask:
 
     def __init__(self, source: str, target: str, plan: Plan, *, figures: tuple[str, ...]) -> None:
         self._figures = [name for name in figures if name in plan.workloads]
-        self.row = Row(workload=self._figures[0], source=source, target=target)
+        self.row = Row(workload=self._figures[0], source=source, target=target, also=tuple(self._figures[1:]))
         self._duration = plan.duration
-        self._ports = iperf.ports()
 
     @property
     def seconds(self) -> float:
@@ -70,7 +69,7 @@ class TcpTask:
         source, target = pair.directed(self.row.source)
         async with counted(source, target) as traffic:
             cpu, began = _cpu_seconds(source, target), time.monotonic()
-            end = await iperf.run(source, target, port=next(self._ports), seconds=self._duration)
+            end = await iperf.run(source, target, seconds=self._duration)
             cpu = _cpu_seconds(source, target) - cpu
             elapsed = time.monotonic() - began
         flow = iperf.flow(end)
@@ -105,7 +104,6 @@ class TcpBidirTask:
     def __init__(self, first: str, second: str, plan: Plan) -> None:
         self.row = Row(workload="tcp-bidir", source=first, target=second)
         self._duration = plan.duration
-        self._ports = iperf.ports()
 
     @property
     def seconds(self) -> float:
@@ -113,9 +111,7 @@ class TcpBidirTask:
 
     async def measure(self, pair: Pair) -> list[Figure]:
         async with counted(pair.first, pair.second) as forth, counted(pair.second, pair.first) as back:
-            end = await iperf.run(
-                pair.first, pair.second, port=next(self._ports), seconds=self._duration, options="--bidir"
-            )
+            end = await iperf.run(pair.first, pair.second, seconds=self._duration, options="--bidir")
         there, here = iperf.flow(end), iperf.flow(end, reverse=True)
         confirm(forth, source=pair.first, target=pair.second, octets=there.octets)
         confirm(back, source=pair.second, target=pair.first, octets=here.octets)
