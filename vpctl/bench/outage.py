@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 from vpctl import wait
 from vpctl.bench.base import Crash, Figure, Metric, Pair, Plan, Row, Task, WorkloadError
@@ -30,9 +30,16 @@ BEFORE_SECONDS, AFTER_SECONDS = 1.0, 0.5
 """How long the stream runs before the fault, and after the link has been verified again."""
 
 LONGEST_SECONDS = 300
-"""No stream, and no recovery, lasts longer."""
+"""No stream around a crash, and no recovery, lasts longer."""
+
+GUARD_SECONDS = 10
+"""A receiver ends by itself so long after its stream should have: nobody may be left to end it."""
 
 STARTED = "started"
+
+SENDER = ("sent", "last_seq")
+RECEIVER = ("received", "lost", "corrupt", "last_seq", "longest_gap_ms", "gap_lost")
+"""What is used of their reports."""
 
 
 def send_command(end: GuestEnd, *, target: str, seconds: float, first: int = 0) -> str:
@@ -47,25 +54,39 @@ def receive_command(end: GuestEnd, *, seconds: float) -> str:
     return f"echo {STARTED} $$; exec {command}"
 
 
-def parse(text: str) -> Mapping[str, Any]:
-    """Return what a sender or receiver reported, below the line that it began with. WorkloadError if nothing."""
+def parse(text: str, keys: Sequence[str]) -> Mapping[str, float]:
+    """Return what a sender or receiver reported, below the line that it began with.
+
+    WorkloadError if that is nothing, or lacks one of the keys.
+    """
     lines = [line for line in text.splitlines() if line.startswith("{")]
     try:
         report = json.loads(lines[-1])
-    except (IndexError, ValueError) as error:
+        return {key: _number(report[key]) for key in keys}
+    except IndexError as error:
         raise WorkloadError(f"the agent reported nothing: {text.strip()!r}") from error
-    if not isinstance(report, dict):
-        raise WorkloadError(f"the agent reported {report!r}")
-    return report
+    except (KeyError, ValueError, RecursionError) as error:
+        raise WorkloadError(f"the agent reported {lines[-1]!r}: {error}") from error
 
 
-def gap_ms(received: Mapping[str, Any]) -> float:
-    """Return the longest gap; WorkloadError if there was no stream, or it came damaged."""
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no number")
+    return value
+
+
+def gap_ms(received: Mapping[str, float], *, last: float | None = None) -> float:
+    """Return the longest gap; WorkloadError if there was no stream, or it came damaged.
+
+    `last` is the number of the last datagram that was sent: if it did not arrive, there was a gap until the end,
+    which no receiver sees.
+    """
     if received["corrupt"]:
-        raise WorkloadError(f"{received['corrupt']} datagrams of the stream came damaged")
+        raise WorkloadError(f"{received['corrupt']:g} datagrams of the stream came damaged")
     if received["received"] < 2:
         raise WorkloadError("nothing arrived of the stream")
-    return float(received["longest_gap_ms"])
+    missing = last - received["last_seq"] if last is not None else 0
+    return max(received["longest_gap_ms"], missing * 1000 / RATE)
 
 
 class OutageWorkload:
@@ -96,15 +117,16 @@ class StallTask:
 
     async def measure(self, pair: Pair) -> list[Figure]:
         source, target = pair.directed(self.row.source)
-        async with counted(source, target) as traffic:
-            listening = receive_command(target, seconds=self._duration + 0.5)
-            async with target.guest.serving(listening, ready=STARTED, seconds=self._duration) as receiving:
-                sending = send_command(source, target=target.address, seconds=self._duration)
-                sent = _succeeded(source, await source.guest.run(sending, seconds=self._duration))
-                received = _succeeded(target, await receiving)
-        confirm(traffic, source=source, target=target, packets=received["received"])
-        extra = {"lost": float(received["lost"]), "sent": float(sent["sent"])}
-        return [_figure(self.row, gap_ms(received), extra)]
+        limit = self._duration + GUARD_SECONDS
+        async with counted(source, target) as traffic, _receiver(target, seconds=limit) as (receiving, pid):
+            sending = send_command(source, target=target.address, seconds=self._duration)
+            sent = _succeeded(source, await source.guest.run(sending, seconds=self._duration), SENDER)
+            # Not by a time of its own: the sender may have begun late.
+            await target.guest.ask(f"kill -TERM {pid}")
+            received = _succeeded(target, await receiving, RECEIVER)
+        gap = gap_ms(received, last=sent["last_seq"])
+        confirm(traffic, source=source, target=target, packets=int(received["received"]))
+        return [_figure(self.row, gap, {"lost": received["lost"], "sent": sent["sent"]})]
 
 
 class CrashTask:
@@ -120,7 +142,7 @@ class CrashTask:
 
     async def measure(self, pair: Pair) -> list[Figure]:
         source, target = pair.directed(self._crash.vm)
-        async with _receiver(target) as (receiving, pid):
+        async with _receiver(target, seconds=LONGEST_SECONDS) as (receiving, pid):
             began = time.monotonic()
             sending = send_command(source, target=target.address, seconds=LONGEST_SECONDS)
             async with source.guest.serving(sending, ready=STARTED, seconds=LONGEST_SECONDS):
@@ -132,11 +154,12 @@ class CrashTask:
                     group.create_task(self._resume(source, target.address, began, recovering), name="resume")
             except ExceptionGroup as failed:
                 raise cause_of(failed) from failed
-            await target.guest.run(f"kill -TERM {pid}", seconds=2)
-            received = _succeeded(target, await receiving)
+            await source.guest.prepare_again()
+            await target.guest.ask(f"kill -TERM {pid}")
+            received = _succeeded(target, await receiving, RECEIVER)
         if received["gap_lost"] < 1:
             raise WorkloadError(f"the stream saw nothing of the crash of `{self._crash.vm}`")
-        return [_figure(self.row, gap_ms(received), {"lost": float(received["gap_lost"])})]
+        return [_figure(self.row, gap_ms(received), {"lost": received["gap_lost"]})]
 
     async def _recovered(self) -> None:
         await self._crash.recover()
@@ -147,16 +170,18 @@ class CrashTask:
         await self._crash.ready()
         first = int((time.monotonic() - began) * RATE)
         command = send_command(source, target=target, seconds=LONGEST_SECONDS, first=first)
-        sending = asyncio.ensure_future(source.guest.run(command, seconds=LONGEST_SECONDS))
-        await asyncio.wait([sending, until], return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
-            raise WorkloadError(f"{source.vm}: the stream ended: {last_line(sending.result())}")
-        sending.cancel()
-        await asyncio.wait([sending])
+        sending = asyncio.create_task(source.guest.run(command, seconds=LONGEST_SECONDS), name="stream")
+        try:
+            await asyncio.wait([sending, until], return_when=asyncio.FIRST_COMPLETED)
+            if not until.done():
+                raise WorkloadError(f"{source.vm}: the stream ended: {last_line(sending.result())}")
+        finally:
+            sending.cancel()
+            await asyncio.wait([sending])
 
 
 @asynccontextmanager
-async def _receiver(end: GuestEnd) -> AsyncIterator[tuple[asyncio.Task[Completed], int]]:
+async def _receiver(end: GuestEnd, *, seconds: float) -> AsyncIterator[tuple[asyncio.Task[Completed], int]]:
     """Receive for as long as the block lasts; yields its task, and its pid in the guest."""
     pids: list[int] = []
 
@@ -164,15 +189,15 @@ async def _receiver(end: GuestEnd) -> AsyncIterator[tuple[asyncio.Task[Completed
         if line.startswith(STARTED):
             pids.append(int(line.split()[1]))
 
-    command = receive_command(end, seconds=LONGEST_SECONDS)
-    async with end.guest.serving(command, ready=STARTED, seconds=LONGEST_SECONDS, on_line=heard) as task:
+    command = receive_command(end, seconds=seconds)
+    async with end.guest.serving(command, ready=STARTED, seconds=seconds, on_line=heard) as task:
         yield task, pids[0]
 
 
-def _succeeded(end: GuestEnd, done: Completed) -> Mapping[str, Any]:
+def _succeeded(end: GuestEnd, done: Completed, keys: Sequence[str]) -> Mapping[str, float]:
     if done.status != 0:
         raise WorkloadError(f"{end.vm}: the agent failed with exit code {done.status}: {last_line(done)}")
-    return parse(done.stdout)
+    return parse(done.stdout, keys)
 
 
 def _figure(row: Row, value: float, extra: Mapping[str, float]) -> Figure:
