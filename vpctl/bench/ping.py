@@ -18,8 +18,9 @@ that a p99.9 is worth something from."""
 
 OVERHEAD_SECONDS = 0.5
 
-_TIME = re.compile(r"^\d+ bytes from .*time[=<]([\d.]+) ms", re.MULTILINE)
-_TOTALS = re.compile(r"(\d+) packets transmitted, (\d+) (?:packets )?received")
+# What comes twice ends in `(DUP!)`, and took its time once.
+_TIME = re.compile(r"^\d+ bytes from .*time[=<](\d{1,9}(?:\.\d{1,9})?) ms$", re.MULTILINE | re.ASCII)
+_TOTALS = re.compile(r"(\d{1,9}) packets transmitted, (\d{1,9}) (?:packets )?received", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,7 @@ def parse(text: str) -> Pings:
         raise WorkloadError(f"ping was cut off: {text.strip()[-200:] or 'it wrote nothing'}")
     rtts = tuple(float(found) * 1000 for found in _TIME.findall(text))
     sent, received = int(totals[1]), int(totals[2])
-    if not rtts or not received:
+    if not rtts or not received or not sent:
         raise WorkloadError(f"no reply to any of {sent} pings")
     return Pings(sent=sent, received=received, rtts=rtts)
 
