@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
@@ -84,15 +84,19 @@ def _apart(topology: Topology, link: LinkSpec, names: Sequence[str], kinds: Mapp
     vms: list[VmSpec] = []
     links = []
     for number, (name, kind) in enumerate(zip(link_names(names), names, strict=True), start=1):
-        pair = [_vm_name(end.vm, number) for end in link.endpoints]
+        pair = _vm_names([end.vm for end in link.endpoints], number)
         vms += [replace(topology.vm(end.vm), name=vm) for end, vm in zip(link.endpoints, pair, strict=True)]
         links.append(_link(own, name, kinds[kind], link, pair, next(subnets)))
     return Topology(name=own, vms=tuple(vms), links=tuple(links))
 
 
-def _vm_name(vm: str, number: int) -> str:
-    suffix = f"-{number}"
-    return vm[: NAME - len(suffix)] + suffix
+def _vm_names(vms: Sequence[str], number: int) -> list[str]:
+    """Return names for a pair: the VMs' own, numbered; ones so long that they are alike once cut get a letter too."""
+    for suffixes in ([f"-{number}"] * 2, [f"-{number}a", f"-{number}b"]):
+        names = [vm[: NAME - len(suffix)] + suffix for vm, suffix in zip(vms, suffixes, strict=True)]
+        if len(set(names)) == len(names):
+            break
+    return names
 
 
 def _link(
@@ -136,10 +140,9 @@ def topology_name(name: str) -> str:
 
 def link_names(kinds: Sequence[str]) -> list[str]:
     """Return a link's name for each kind: the kind's own, cut to an interface's length; numbered where it repeats."""
-    taken: Counter[str] = Counter()
-    names = []
+    names: list[str] = []
     for kind in kinds:
-        taken[kind] += 1
-        suffix = f"-{taken[kind]}" if taken[kind] > 1 else ""
-        names.append(kind[: LINK_NAME - len(suffix)].rstrip("-") + suffix)
+        suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+        cut = (kind[: LINK_NAME - len(suffix)].rstrip("-") + suffix for suffix in suffixes)
+        names.append(next(name for name in cut if name not in names))
     return names
