@@ -50,8 +50,10 @@ def open_guest(entry: Mapping[str, Any], raw: Raw) -> Guest:
     """Return a guest from its entry in `status`; NotFoundError if it does not run."""
     vm, ssh = entry["name"], entry["ssh"]
     process = identify(entry["pid"]) if entry["pid"] else None
-    if process is None or entry["state"] != "ready":
+    if entry["state"] != "ready":
         raise NotFoundError(f"VM `{vm}` is {entry['state']}, not ready", hint=f"vpctl recover {vm}")
+    if process is None:
+        raise NotFoundError(f"the QEMU of VM `{vm}` has ended", hint=f"vpctl recover {vm}")
     address = guest_ssh.Address(
         vm=vm, port=ssh["port"], user=ssh["user"], identity=Path(ssh["identity"]), host_key=ssh["host_key"]
     )

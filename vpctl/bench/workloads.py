@@ -31,7 +31,7 @@ def chosen(names: Sequence[str], *, crash: bool = False) -> list[str]:
 
     `crash`: a VM is to be killed, which is `outage`'s affair. Raises UsageError for an unknown name.
     """
-    wanted = {word for name in names for word in name.split(",") if word}
+    wanted = {word.strip() for name in names for word in name.split(",") if word.strip()}
     if unknown := sorted(wanted - set(WORKLOADS)):
         known = ", ".join(f"`{name}`" for name in WORKLOADS)
         raise UsageError(f"no workload named `{unknown[0]}`", hint=f"workloads are {known}")
