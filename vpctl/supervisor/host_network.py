@@ -85,7 +85,8 @@ async def remove(rundir: RunDir) -> None:
     said = [await run([ip, "link", "delete", "dev", name], timeout=IP_SECONDS, check=False) for name in ours]
     if left := [name for name in interfaces() if name.startswith(rundir.interface_prefix)]:
         why = next((output.strip() for _, output in said if output.strip()), "no message")
-        raise HostError(f"cannot remove {', '.join(left)}: {why}", hint=f"sudo ip link delete dev {left[0]}")
+        hint = f"for i in {' '.join(left)}; do sudo ip link delete dev $i; done"
+        raise HostError(f"cannot remove {', '.join(left)}: {why}", hint=hint)
 
 
 def interfaces() -> list[str]:
@@ -159,20 +160,28 @@ async def _examine_firewall() -> Finding:
     able = "bridges and taps can be made"
     if not firewall_sees_bridges():
         return Finding(name=NAME, ok="ok", message=able)
-    policy = await forward_policy()
+    verdict = await _forwarding()
     seen = f"{able}, but the host's firewall sees their packets (br_netfilter)"
-    if policy == "ACCEPT":
+    if verdict == "ACCEPT":
         return Finding(name=NAME, ok="ok", message=f"{seen}; it forwards them")
-    verdict = "its FORWARD policy is DROP" if policy == "DROP" else "whether it drops them is not known"
-    return Finding(name=NAME, ok="warning", message=f"{seen}; {verdict}", remedy=FIREWALL)
+    doubt = "its FORWARD policy is DROP" if verdict == "DROP" else "whether it drops them is not known"
+    return Finding(name=NAME, ok="warning", message=f"{seen}; {doubt}", remedy=FIREWALL)
 
 
-async def forward_policy() -> str | None:
-    """Return the policy of the host's FORWARD chain, ACCEPT or DROP; None if nobody tells."""
+async def _forwarding() -> str | None:
     try:
-        argv = [find_tool("iptables"), "-S", "FORWARD"]
-        status, output = await run(argv, timeout=IP_SECONDS, check=False)
+        _, output = await run([find_tool("iptables"), "-S", "FORWARD"], timeout=IP_SECONDS, check=False)
     except (HostError, TimeoutError):
         return None
-    found = re.search(r"^-P FORWARD (\w+)$", output, re.MULTILINE)
-    return found[1] if status == 0 and found is not None else None
+    return forwarding(output)
+
+
+def forwarding(chain: str) -> str | None:
+    """Return what a FORWARD chain, as `iptables -S` lists it, does to our packets: ACCEPT or DROP; None: it is none.
+
+    Pure. The policy, unless our own rule is there; other rules are not looked into.
+    """
+    if f"-A {FIREWALL.partition(' -I ')[2]}" in chain.splitlines():
+        return "ACCEPT"
+    policy = re.search(r"^-P FORWARD (\w+)$", chain, re.MULTILINE)
+    return policy[1] if policy is not None else None

@@ -131,6 +131,19 @@ async def test_the_doctor_says_nothing_of_it_where_nobody_needs_it_and_has_a_rem
     assert unasked.ok != "failed"
 
 
+@pytest.mark.parametrize(
+    ("chain", "verdict"),
+    [
+        ("-P FORWARD ACCEPT", "ACCEPT"),
+        ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD", "DROP"),
+        ("-P FORWARD DROP\n-A FORWARD -i vp+ -o vp+ -j ACCEPT\n-A FORWARD -j DOCKER-USER", "ACCEPT"),
+        ("iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied", None),
+    ],
+)
+def test_a_firewall_is_judged_by_its_policy_and_by_the_rule_that_we_name(chain: str, verdict: str | None) -> None:
+    assert host_network.forwarding(chain) == verdict
+
+
 def without_the_capability() -> list[str]:
     """Return what goes in front of a command to take CAP_NET_ADMIN from it; nothing for a user who has it not."""
     if os.getuid() != 0:
