@@ -202,7 +202,7 @@ async def run(
 
     command = " ".join(quote(word) for word in argv)
     try:
-        async with asyncio.timeout(timeout), ssh.create_process(command, encoding="utf-8", errors="replace") as proc:
+        async with asyncio.timeout(timeout), _process(ssh, command) as proc:
             lines: list[str] = []
             async for line in proc.stdout:
                 lines.append(line)
@@ -220,6 +220,25 @@ async def run(
             raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke")
         status = 128 + getattr(signal, f"SIG{proc.exit_signal[0]}", 0)
     return Completed(status=status, stdout="".join(lines), stderr=stderr)
+
+
+@asynccontextmanager
+async def _process(ssh: asyncssh.SSHClientConnection, command: str) -> AsyncIterator[asyncssh.SSHClientProcess[str]]:
+    """Run a command for as long as the block lasts; one that has not ended by then is ended, and not waited for.
+
+    asyncssh's own context manager waits for the guest's word that it has, which a guest that hangs never says, and
+    dropbear not before the command's own end.
+    """
+    import asyncssh
+
+    process = await ssh.create_process(command, encoding="utf-8", errors="replace")
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            if process.exit_status is None and process.exit_signal is None:
+                process.terminate()
+        process.channel.abort()
 
 
 def quote(word: str) -> str:
