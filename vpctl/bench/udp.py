@@ -29,6 +29,8 @@ CLOSE_ENOUGH = 1.05
 """The search ends when a rate that loses is no further than this above one that does not."""
 
 STEP = 1.2
+"""From a rate that loses nothing to the next one; squared each time, where nobody knows how far it is."""
+
 LEAST = 0.01
 """Mbit/s: below that nothing is tried; and iperf3 takes a rate of 0 for no limit at all."""
 
@@ -59,7 +61,7 @@ def search(previous: float | None, probes: int) -> Generator[float, Probe, Probe
     `previous` is what an earlier search found, to begin there; without it the first rate is UNLIMITED, since that
     tells what the receiver takes in at most. Pure; at most `probes` rates.
     """
-    low, high, best = 0.0, math.inf, None
+    low, high, step, best = 0.0, math.inf, STEP, None
     rate = previous if previous else UNLIMITED
     for _ in range(probes):
         probe = yield rate
@@ -68,12 +70,14 @@ def search(previous: float | None, probes: int) -> Generator[float, Probe, Probe
             if probe.offered < 0.9 * rate:
                 break  # the sender has no more to give
             low = max(low, rate)
-            rate = min(low * STEP, math.sqrt(low * high))
+            rate = min(low * step, math.sqrt(low * high))
+            step = step if previous else step * step
         else:
-            high = min(high, rate)
+            high = min(high, rate, probe.offered or rate)
             # Under overload the receiver takes in less than it could at the right rate, or about as much.
             guess = probe.received * (0.95 if rate == UNLIMITED else 0.9)
             rate = math.sqrt(low * high) if low else min(guess, high / STEP)
+            step = STEP
         if rate < LEAST or (low and high / low <= CLOSE_ENOUGH):
             break
     return best
