@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import asyncssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from vpctl.bench.guest import ANSWERED
 from vpctl.guest.keys import RunKeys, run_keys
 from vpctl.guest.ssh import Address
 from vpctl.rundir import RunDir
@@ -91,3 +93,28 @@ async def held_mute(port: int, *, times: int) -> AsyncIterator[tuple[int, list[f
         yield server.sockets[0].getsockname()[1], came
     finally:
         server.close()
+
+
+Program = Callable[[str, Process], Awaitable[int]]
+"""Carries out a shell script of a guest, and returns its exit code."""
+
+
+def shell(run: Program) -> Answer:
+    """Answer as a guest with a shell: `sh -c SCRIPT`, and the questions that a kept shell is asked."""
+
+    async def answer(process: Process) -> None:
+        if process.command != "exec sh":
+            _, _, script = shlex.split(process.command or "")
+            process.exit(await run(script, process))
+            return
+        script = ""
+        async for line in process.stdin:
+            if line == f"echo {ANSWERED}\n":
+                await run(script, process)
+                process.stdout.write(f"{ANSWERED}\n")
+                script = ""
+            else:
+                script += line
+        process.exit(0)
+
+    return answer

@@ -1,0 +1,13 @@
+"""What tests of benchmarks have in common."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes.broker import made
+from vpctl.rundir import Directories, RunDir
+
+
+@pytest.fixture
+def rundir(directories: Directories) -> RunDir:
+    return made(directories)
