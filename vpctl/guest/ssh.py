@@ -26,6 +26,9 @@ ATTEMPT_SECONDS = (0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 CLOSE_SECONDS = 2.0
 
+END_SECONDS = 1.0
+"""For a command that is given up on to end; its guest may be gone, or hang."""
+
 HOST_KEY_ALGORITHMS = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"]
 
 LISTENING_SECONDS = 10.0
@@ -224,10 +227,10 @@ async def run(
 
 @asynccontextmanager
 async def _process(ssh: asyncssh.SSHClientConnection, command: str) -> AsyncIterator[asyncssh.SSHClientProcess[str]]:
-    """Run a command for as long as the block lasts; one that has not ended by then is ended, and not waited for.
+    """Run a command for as long as the block lasts; one that has not ended by then gets SIGTERM and a moment to end.
 
-    asyncssh's own context manager waits for the guest's word that it has, which a guest that hangs never says, and
-    dropbear not before the command's own end.
+    asyncssh's own context manager waits for the guest's word that it has ended, which one that hangs never says. The
+    moment is for dropbear 2022.83: a command that begins while another one ends may lose its output and status.
     """
     import asyncssh
 
@@ -235,10 +238,11 @@ async def _process(ssh: asyncssh.SSHClientConnection, command: str) -> AsyncIter
     try:
         yield process
     finally:
-        with contextlib.suppress(OSError, asyncssh.Error):
+        with contextlib.suppress(OSError, asyncssh.Error, TimeoutError):
             if process.exit_status is None and process.exit_signal is None:
                 process.terminate()
-        process.channel.abort()
+                async with asyncio.timeout(END_SECONDS):
+                    await process.wait_closed()
 
 
 def quote(word: str) -> str:
