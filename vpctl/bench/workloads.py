@@ -26,6 +26,10 @@ DEFAULT = ("ping", "tcp", "cpu", "tcp-bidir", "udp", "pktgen")
 """What is measured unless something else is asked for: everything but `outage`, whose time is that of crashes."""
 
 
+METRICS = ("rtt", "throughput", "cpu", "rate", "gap")
+"""The metrics of them all; a threshold may be given for one."""
+
+
 def chosen(names: Sequence[str], *, crash: bool = False) -> list[str]:
     """Return the workloads that are asked for, each once and in their own order; commas separate names, too.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from vpctl.cli import (
+    bench,
     check,
     compare,
     console,
@@ -38,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "validate": validate.validate,
     "check": check.check,
     "compare": compare.compare,
+    "bench": bench.bench,
     "crash": crash.crash,
     "recover": recover.recover,
     "events": events.events,
