@@ -210,11 +210,12 @@ class Guest:
 
     @asynccontextmanager
     async def serving(
-        self, script: str, *, ready: str, seconds: float, on_line: Callable[[str], None] | None = None
+        self, script: str, *, what: str, ready: str, seconds: float, on_line: Callable[[str], None] | None = None
     ) -> AsyncIterator[asyncio.Task[guest_ssh.Completed]]:
         """Run a script that serves for as long as the block lasts; entered once it has said a line with `ready`.
 
-        Yields what can be awaited for its end and output. Raises VerificationError if it never got ready.
+        Yields what can be awaited for its end and output. Raises VerificationError, with `what` it is, if it never
+        got ready.
         """
         said = asyncio.Event()
 
@@ -227,7 +228,7 @@ class Guest:
         task = asyncio.create_task(self.run(script, seconds=seconds, on_line=heard), name=f"serve-{self.vm}")
         task.add_done_callback(lambda _: said.set())
         try:
-            await self._until_ready(task, said, script, ready)
+            await self._until_ready(task, said, what, ready)
             yield task
             await asyncio.wait([task], timeout=END_SECONDS)
         finally:
@@ -237,15 +238,16 @@ class Guest:
                 task.exception()  # whoever needs its outcome has awaited it inside the block
 
     async def _until_ready(
-        self, task: asyncio.Task[guest_ssh.Completed], said: asyncio.Event, script: str, ready: str
+        self, task: asyncio.Task[guest_ssh.Completed], said: asyncio.Event, what: str, ready: str
     ) -> None:
         try:
             async with asyncio.timeout(READY_SECONDS):
                 await said.wait()
         except TimeoutError as error:
-            raise VerificationError(f"{self.vm}: `{script}` does not say {ready!r}") from error
+            message = f"{self.vm}: {what} does not say {ready!r} within {READY_SECONDS:g} s"
+            raise VerificationError(message) from error
         if task.done() and ready not in (done := task.result()).stdout:
-            raise VerificationError(f"{self.vm}: `{script}` failed: {last_line(done)}")
+            raise VerificationError(f"{self.vm}: {what} failed with exit code {done.status}: {last_line(done)}")
 
     async def prepare(self, programs: list[str]) -> GuestFacts:
         """Look what there is, and widen the limits of socket buffers; `restore` takes that back."""

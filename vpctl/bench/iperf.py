@@ -119,7 +119,7 @@ async def run(source: GuestEnd, target: GuestEnd, *, seconds: int, options: str 
     port = target.guest.port()
     server = server_command(address=target.address, port=port, seconds=seconds + 20)
     client = client_command(source=source.address, target=target.address, port=port, seconds=seconds, options=options)
-    async with target.guest.serving(server, ready=LISTENING, seconds=seconds + 20):
+    async with target.guest.serving(server, what="iperf3's server", ready=LISTENING, seconds=seconds + 20):
         done = await source.guest.run(f"exec timeout {seconds + 15} {client}", seconds=seconds + 15)
         if done.status != 0 and "{" not in done.stdout:
             raise WorkloadError(f"{source.vm}: iperf3 failed with exit code {done.status}: {last_line(done)}")

@@ -145,7 +145,7 @@ class CrashTask:
         async with _receiver(target, seconds=LONGEST_SECONDS) as (receiving, pid):
             began = time.monotonic()
             sending = send_command(source, target=target.address, seconds=LONGEST_SECONDS)
-            async with source.guest.serving(sending, ready=STARTED, seconds=LONGEST_SECONDS):
+            async with source.guest.serving(sending, what="the stream", ready=STARTED, seconds=LONGEST_SECONDS):
                 await wait.pause(BEFORE_SECONDS)  # a stream that runs is what the fault has to hit
                 await self._crash.kill()
             try:
@@ -190,7 +190,7 @@ async def _receiver(end: GuestEnd, *, seconds: float) -> AsyncIterator[tuple[asy
             pids.append(int(line.split()[1]))
 
     command = receive_command(end, seconds=seconds)
-    async with end.guest.serving(command, ready=STARTED, seconds=seconds, on_line=heard) as task:
+    async with end.guest.serving(command, what="the stream", ready=STARTED, seconds=seconds, on_line=heard) as task:
         yield task, pids[0]
 
 

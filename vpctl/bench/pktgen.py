@@ -141,7 +141,7 @@ class PktgenTask:
         count = count_script(link=target.link, seconds=self._duration)
         async with (
             counted(source, target) as traffic,
-            source.guest.serving(send, ready=RUNNING, seconds=limit) as sending,
+            source.guest.serving(send, what="pktgen", ready=RUNNING, seconds=limit) as sending,
         ):
             # However long it takes to begin with counting, the generator runs until that has ended.
             counting = await target.guest.ask(count, seconds=self._duration + SETTLE_SECONDS, keep=True)
