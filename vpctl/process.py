@@ -70,7 +70,8 @@ class Stat:
 def read_stat(pid: int) -> Stat | None:
     """Read /proc/PID/stat; None if there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        # A process names itself as it likes, in any bytes; we look at everybody's.
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command name may contain spaces and parentheses: what counts begins after the last one.

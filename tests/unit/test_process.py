@@ -55,10 +55,11 @@ def test_knows_itself_and_nobody_else() -> None:
     assert identify(NO_PID) is None
 
 
-def test_reads_the_state_of_a_process_with_a_hostile_name(tmp_path: Path) -> None:
-    name = tmp_path / "a) Z 1 ("
-    name.symlink_to("/bin/sleep")
-    with subprocess.Popen([str(name), "1000"]) as process:
+@pytest.mark.parametrize("comm", [b"a) Z 1 (", b"\xff\xfe"])
+def test_reads_the_state_of_a_process_with_a_hostile_name(tmp_path: Path, comm: bytes) -> None:
+    name = os.fsencode(tmp_path) + b"/" + comm
+    os.symlink(b"/bin/sleep", name)
+    with subprocess.Popen([name, b"1000"]) as process:
         stat = read_stat(process.pid)
         process.kill()
     assert stat is not None

@@ -91,7 +91,7 @@ async def remove(rundir: RunDir) -> None:
 
 def interfaces() -> list[str]:
     """Return the names of the host's network interfaces: of this process's network namespace."""
-    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    lines = Path("/proc/self/net/dev").read_text(errors="replace").splitlines()[2:]
     return [line.partition(":")[0].strip() for line in lines]
 
 
@@ -103,7 +103,7 @@ def require(networks: Sequence[HostNetwork]) -> None:
 
 def _require(devices: Sequence[str]) -> None:
     find_tool("ip", package="iproute2")
-    check_privilege(Path("/proc/self/status").read_text(), uid=os.geteuid())
+    check_privilege(Path("/proc/self/status").read_text(errors="replace"), uid=os.geteuid())
     for device in devices:
         check_device(device)
 
