@@ -57,9 +57,9 @@ def test_knows_itself_and_nobody_else() -> None:
 
 @pytest.mark.parametrize("comm", [b"a) Z 1 (", b"\xff\xfe"])
 def test_reads_the_state_of_a_process_with_a_hostile_name(tmp_path: Path, comm: bytes) -> None:
-    name = os.fsencode(tmp_path) + b"/" + comm
-    os.symlink(b"/bin/sleep", name)
-    with subprocess.Popen([name, b"1000"]) as process:
+    name = tmp_path / os.fsdecode(comm)
+    name.symlink_to("/bin/sleep")
+    with subprocess.Popen([name, "1000"]) as process:
         stat = read_stat(process.pid)
         process.kill()
     assert stat is not None
