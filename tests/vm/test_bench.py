@@ -223,7 +223,7 @@ def test_a_guest_that_dies_ends_its_link_within_seconds_and_not_the_others(runni
 
 def test_a_guest_without_the_program_is_skipped_with_the_reason(running: Vpctl) -> None:
     link = WEST
-    running.guest("middle", "mount --bind /etc/hostname /usr/bin/iperf3")
+    running.guest("middle", "echo >/tmp/none; chmod 600 /tmp/none; mount --bind /tmp/none /usr/bin/iperf3")
     try:
         _, data = measured(running, "lacking", "--link", link, "-w", "ping,tcp", "--repeats", "1")
     finally:
