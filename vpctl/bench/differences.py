@@ -57,6 +57,7 @@ def _host(old: HostRecord, new: HostRecord) -> Iterator[_Difference]:
         ("the host's number of cores", old.cores, new.cores),
         ("the host's kernel", old.kernel, new.kernel),
         ("the host's frequency governor", old.governor or "none", new.governor or "none"),
+        ("the host's net.unix.max_dgram_qlen", old.datagram_queue, new.datagram_queue),
     )
 
 

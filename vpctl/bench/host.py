@@ -28,6 +28,7 @@ def host_record(
         memory=_memory(proc),
         kernel=os.uname().release,
         governor=_governor(),
+        datagram_queue=_datagram_queue(),
         vms=[guest_record(machine, kernels.get(machine.vm.name, "")) for machine in machines],
         load_before=before,
         load_after=load_average(),
@@ -62,6 +63,13 @@ def _memory(proc: Path) -> int:
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) << 10
     return 0
+
+
+def _datagram_queue() -> int | None:
+    try:
+        return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _governor() -> str | None:

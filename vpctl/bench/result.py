@@ -49,6 +49,9 @@ class HostRecord(Shape):
     memory: int = Field(description="bytes")
     kernel: str
     governor: str | None = Field(default=None, description="frequency governor of CPU 0")
+    datagram_queue: int | None = Field(
+        default=None, description="net.unix.max_dgram_qlen, which bounds the kind `dgram`: 10 or 512"
+    )
     vms: list[GuestRecord]
     load_before: tuple[float, float, float] = Field(description="1, 5 and 15 minutes, before anything was booted")
     load_after: tuple[float, float, float]

@@ -15,6 +15,7 @@ from vpctl.log import Log
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
 
     from vpctl.bench.base import Figure, Row
     from vpctl.bench.runner import Failed, Observer, Runner
@@ -29,11 +30,7 @@ def view(log: Log, *, repeats: int) -> Iterator[Callable[[Runner], Observer]]:
     from rich.live import Live
 
     with Live(console=render.console(log.stream), transient=True, auto_refresh=False) as live:
-
-        def show(what: RenderableType) -> None:
-            live.update(what, refresh=True)
-
-        yield lambda runner: Table(log, runner, repeats, show)
+        yield lambda runner: Table(live, runner, repeats)
 
 
 class Lines:
@@ -62,13 +59,12 @@ class Lines:
 
 
 class Table:
-    """The medians so far, a column for each link, and what is being measured."""
+    """The medians so far, a column for each link, and what is being measured; what went wrong stays above it."""
 
-    def __init__(self, log: Log, runner: Runner, repeats: int, show: Callable[[RenderableType], None]) -> None:
-        self._log = log
+    def __init__(self, live: Live, runner: Runner, repeats: int) -> None:
+        self._live = live
         self._runner = runner
         self._repeats = repeats
-        self._show = show
         self._figures: dict[str, dict[str, list[Figure]]] = {}
         self._links: dict[str, None] = {}
         self._now = ""
@@ -77,20 +73,24 @@ class Table:
         self._links[link] = None
         where = f"round {round_} of {self._repeats}" if round_ else "warm-up"
         self._now = f"{where}: {row} over {link}, {duration(self._runner.estimate)} left"
-        self._show(self._drawn())
+        self._live.update(self._drawn(), refresh=True)
 
     def measured(self, link: str, figures: Sequence[Figure], round_: int, left: float) -> None:
         for figure in figures:
             row = self._figures.setdefault(named(figure), {}).setdefault(link, [])
             if round_ > 0:
                 row.append(figure)
-        self._show(self._drawn())
+        self._live.update(self._drawn(), refresh=True)
 
     def failed(self, failure: Failed) -> None:
-        self._log.warning(f"link `{failure.link}`: {failure.row}: {failure.error.message}")
+        self._warn(f"link `{failure.link}`: {failure.row}: {failure.error.message}")
 
     def broken(self, link: str, reason: str) -> None:
-        self._log.warning(f"link `{link}` is not measured any more: {reason}")
+        self._warn(f"link `{link}` is not measured any more: {reason}")
+
+    def _warn(self, text: str) -> None:
+        # By the table's own console, which makes room for it: a line of the log's would be drawn over.
+        self._live.console.print(f"warning: {text}", markup=False)
 
     def _drawn(self) -> RenderableType:
         from rich.console import Group
