@@ -198,11 +198,12 @@ class Guest:
             shell.stdin.write(f"{script}\necho {ANSWERED}\n")
             lines: list[str] = []
             async for line in shell.stdout:
-                if line.strip() == ANSWERED:
+                said, end, _ = line.partition(ANSWERED)  # what was said last need not have been a whole line
+                lines.append(said)
+                if end:
                     answered = True
                     self._shell = shell
                     return "".join(lines)
-                lines.append(line)
         finally:
             if not answered:
                 shell.close()

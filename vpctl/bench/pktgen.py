@@ -41,6 +41,7 @@ put {link} "dst {address}"
 put {link} "dst_mac {mac}"
 (sleep {limit}; {stop}) >/dev/null 2>&1 &
 trap "kill $! 2>/dev/null" EXIT
+trap "exit 143" HUP TERM
 echo {running}
 echo start >/proc/net/pktgen/pgctrl
 cat /proc/net/pktgen/{link}
