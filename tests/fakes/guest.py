@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -99,22 +100,42 @@ Program = Callable[[str, Process], Awaitable[int]]
 """Carries out a shell script of a guest, and returns its exit code."""
 
 
+async def signalled(process: Process) -> str:
+    """Wait for a signal to a command; return its name. What it is told meanwhile is lost."""
+    try:
+        await process.stdin.read()
+    except asyncssh.SignalReceived as found:
+        return found.signal
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
 def shell(run: Program) -> Answer:
     """Answer as a guest with a shell: `sh -c SCRIPT`, and the questions that a kept shell is asked."""
 
     async def answer(process: Process) -> None:
         if process.command != "exec sh":
             _, _, script = shlex.split(process.command or "")
-            process.exit(await run(script, process))
+            task = asyncio.ensure_future(run(script, process))
+            killed = asyncio.ensure_future(signalled(process))
+            await asyncio.wait([task, killed], return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                process.exit(task.result())
+            else:
+                process.exit_with_signal(killed.result())
+            for each in (task, killed):
+                each.cancel()
+            await asyncio.wait([task, killed])
             return
         script = ""
-        async for line in process.stdin:
-            if line == f"echo {ANSWERED}\n":
-                await run(script, process)
-                process.stdout.write(f"{ANSWERED}\n")
-                script = ""
-            else:
-                script += line
-        process.exit(0)
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer any more
+            async for line in process.stdin:
+                if line == f"echo {ANSWERED}\n":
+                    await run(script, process)
+                    process.stdout.write(f"{ANSWERED}\n")
+                    script = ""
+                else:
+                    script += line
+            process.exit(0)
 
     return answer
