@@ -20,9 +20,21 @@ compile() {
 	make --no-print-directory -s -C "$sources/micro/init" init
 }
 
+# Against the headers of just the kernel that the guest runs: both packages come from the same archive at the same time.
+compile_driver() {
+	echo "step: compile the driver"
+	headers=/usr/src/linux-headers-$kernel
+	if [ ! -d "$headers" ]; then
+		echo "the guest's kernel is $kernel, and the headers are those of $(echo /usr/src/linux-headers-*)" >&2
+		exit 1
+	fi
+	# cmd_checkdoc: checking comments takes perl, and a test does it.
+	PATH=/vpctl/bin:$PATH make --no-print-directory -s -C "$sources/driver" KERNEL="$headers" cmd_checkdoc=:
+	strip --strip-debug "$sources"/driver/*.ko
+}
+
 prune() {
 	echo "step: remove what the guest does not need"
-	kernel=$(basename "$guest"/lib/modules/*)
 	cp "$guest/boot/vmlinuz-$kernel" out/vmlinuz
 	cp "$guest/lib/modules/$kernel/modules.builtin" "$guest/lib/modules/$kernel/modules.order" /tmp
 	mkdir -p kept
@@ -35,6 +47,7 @@ prune() {
 		# The pattern is left to the shell: it is one from the recipe.
 		rm -rf "$guest"/$pattern
 	done
+	install -D -m 644 -t "$guest/lib/modules/$kernel/updates" "$sources"/driver/*.ko
 	depmod -b "$guest" "$kernel"
 }
 
@@ -72,7 +85,6 @@ busybox_links() {
 
 make_initramfs() {
 	echo "step: make the initramfs"
-	kernel=$(basename "$guest"/lib/modules/*)
 	mkdir -p "$initramfs/modules" "$initramfs/dev" "$initramfs/root"
 	install -m 755 "$sources/micro/init/init" "$initramfs/init"
 	for module in $BOOT_MODULES; do
@@ -91,11 +103,14 @@ make_initramfs() {
 make_root() {
 	echo "step: compress the root"
 	mksquashfs "$guest" out/root.squashfs $SQUASHFS_OPTIONS -all-time 0 -no-progress -quiet -noappend >/dev/null
-	basename "$guest"/lib/modules/* >out/kernel-release
+	echo "$kernel" >out/kernel-release
 }
 
-mkdir -p out
+mkdir -p out bin
+ln -s /usr/bin/gawk bin/awk # the link that gawk's maintainer script would make
+kernel=$(basename "$guest"/lib/modules/*)
 compile
+compile_driver
 prune
 configure
 make_initramfs

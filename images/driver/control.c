@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Control pages: finding them, and finding in them who a device is. */
+#include "control.h"
+
+#include <linux/device.h>
+#include <linux/io.h>
+#include <linux/list.h>
+#include <linux/log2.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+
+#include "pci.h"
+#include "shared.h"
+
+struct vshm_control {
+	struct list_head list;
+	struct pci_dev *pdev;
+	const u8 *page;
+};
+
+static LIST_HEAD(vshm_controls);
+static DEFINE_MUTEX(vshm_controls_lock);	/* guards the list */
+
+/* Of the devices of this id only those without interrupts can be control pages; the header decides. */
+bool vshm_control_is_candidate(struct pci_dev *pdev)
+{
+	return !pdev->msix_cap && pci_resource_start(pdev, VSHM_BAR_MEMORY) &&
+	       pci_resource_len(pdev, VSHM_BAR_MEMORY) == VSHM_CONTROL_SIZE;
+}
+
+static bool vshm_control_header_valid(const struct vshm_control_header *header)
+{
+	return vshm_read(&header->magic) == VSHM_CONTROL_MAGIC &&
+	       vshm_read16(&header->version) == VSHM_CONTROL_VERSION &&
+	       vshm_read16(&header->slot_size) == VSHM_SLOT_SIZE && vshm_read16(&header->slots) == VSHM_SLOTS;
+}
+
+int vshm_control_probe(struct pci_dev *pdev)
+{
+	struct vshm_control *control;
+	void *page;
+	int ret;
+
+	control = devm_kzalloc(&pdev->dev, sizeof(*control), GFP_KERNEL);
+	if (!control)
+		return -ENOMEM;
+	ret = pci_enable_device(pdev);
+	if (ret)
+		return ret;
+	ret = pci_request_region(pdev, VSHM_BAR_MEMORY, VSHM_NAME);
+	if (ret)
+		goto err_disable;
+	page = memremap(pci_resource_start(pdev, VSHM_BAR_MEMORY), VSHM_CONTROL_SIZE, MEMREMAP_WB);
+	if (!page) {
+		ret = -ENOMEM;
+		goto err_release;
+	}
+	if (!vshm_control_header_valid(page)) {
+		ret = -ENODEV;
+		goto err_unmap;
+	}
+	control->pdev = pdev;
+	control->page = page;
+	pci_set_drvdata(pdev, control);
+	mutex_lock(&vshm_controls_lock);
+	list_add_tail(&control->list, &vshm_controls);
+	mutex_unlock(&vshm_controls_lock);
+	return 0;
+
+err_unmap:
+	memunmap(page);
+err_release:
+	pci_release_region(pdev, VSHM_BAR_MEMORY);
+err_disable:
+	pci_disable_device(pdev);
+	return ret;
+}
+
+/* The links that were found by this page are gone: each has a device link to it. */
+void vshm_control_remove(struct pci_dev *pdev)
+{
+	struct vshm_control *control = pci_get_drvdata(pdev);
+
+	mutex_lock(&vshm_controls_lock);
+	list_del(&control->list);
+	mutex_unlock(&vshm_controls_lock);
+	memunmap((void *)control->page);
+	pci_release_region(pdev, VSHM_BAR_MEMORY);
+	pci_disable_device(pdev);
+}
+
+static bool vshm_slot_holds(const struct vshm_slot *slot, u32 ivposition)
+{
+	u32 state = vshm_acquire(&slot->state);
+
+	return (state == VSHM_SLOT_ON || state == VSHM_SLOT_OFF) && vshm_read(&slot->ivposition) == ivposition;
+}
+
+static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control, u32 ivposition)
+{
+	u32 i;
+
+	for (i = 0; i < VSHM_SLOTS; i++) {
+		const struct vshm_slot *slot = (const void *)(control->page + VSHM_SLOT_SIZE * (i + 1));
+
+		if (vshm_slot_holds(slot, ivposition))
+			return slot;
+	}
+	return NULL;
+}
+
+/* The host is trusted, but a page that was cut or is of another version must not take the kernel along. */
+static bool vshm_identity_valid(const struct vshm_identity *identity)
+{
+	u64 rings = 2ULL * identity->queue_pairs * identity->ring_size;
+
+	return identity->ivposition <= U16_MAX && identity->peer <= U16_MAX && identity->host <= U16_MAX &&
+	       identity->generation && identity->role <= 1 && identity->queue_pairs &&
+	       identity->queue_pairs <= VSHM_QUEUE_PAIRS_MAX && is_power_of_2(identity->ring_size) &&
+	       identity->ring_size >= VSHM_RING_MIN && identity->ring_size <= VSHM_RING_MAX &&
+	       identity->data_offset >= VSHM_DATA_MIN && identity->data_offset % VSHM_PAGE_SIZE == 0 &&
+	       identity->region_size >= VSHM_REGION_MIN && identity->data_offset + rings <= identity->region_size;
+}
+
+static void vshm_read_slot(const struct vshm_slot *slot, struct vshm_identity *identity)
+{
+	int i;
+
+	identity->slot = slot;
+	identity->ivposition = vshm_read(&slot->ivposition);
+	identity->generation = vshm_read(&slot->generation);
+	identity->kind = vshm_read16(&slot->kind);
+	identity->role = vshm_read16(&slot->role);
+	identity->peer = vshm_read(&slot->peer);
+	identity->host = vshm_read(&slot->host);
+	identity->queue_pairs = vshm_read16(&slot->queue_pairs);
+	identity->mtu = vshm_read16(&slot->mtu);
+	for (i = 0; i < ETH_ALEN; i++)
+		identity->mac[i] = READ_ONCE(slot->mac[i]);
+	identity->region_size = le64_to_cpu(READ_ONCE(slot->region_size));
+	identity->data_offset = vshm_read(&slot->data_offset);
+	identity->ring_size = vshm_read(&slot->ring_size);
+}
+
+static bool vshm_control_is_awaited(void)
+{
+	struct pci_dev *other = NULL;
+
+	while ((other = pci_get_device(VSHM_PCI_VENDOR, VSHM_PCI_DEVICE, other)))
+		if (vshm_control_is_candidate(other)) {
+			pci_dev_put(other);
+			return true;
+		}
+	return false;
+}
+
+int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity)
+{
+	const struct vshm_slot *slot = NULL;
+	struct vshm_control *control;
+	int ret = -ENODEV;
+
+	mutex_lock(&vshm_controls_lock);
+	if (list_empty(&vshm_controls) && vshm_control_is_awaited())
+		ret = -EPROBE_DEFER;
+	list_for_each_entry(control, &vshm_controls, list) {
+		slot = vshm_find_slot(control, ivposition);
+		if (slot)
+			break;
+	}
+	if (!slot)
+		goto out;
+	vshm_read_slot(slot, identity);
+	ret = -EINVAL;
+	if (!vshm_identity_valid(identity))
+		goto out;
+	ret = -ESTALE;
+	if (vshm_control_is_off(identity) || identity->ivposition != ivposition)
+		goto out;
+	/* Whoever takes the control page away takes the links away first, and gets them back with it. */
+	ret = device_link_add(&pdev->dev, &control->pdev->dev, DL_FLAG_AUTOPROBE_CONSUMER) ? 0 : -ENOMEM;
+out:
+	mutex_unlock(&vshm_controls_lock);
+	return ret;
+}
+
+bool vshm_control_is_off(const struct vshm_identity *identity)
+{
+	return vshm_acquire(&identity->slot->state) != VSHM_SLOT_ON ||
+	       vshm_read(&identity->slot->ivposition) != identity->ivposition;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The control page: the host's word on what each device is. */
+#ifndef VSHM_CONTROL_H
+#define VSHM_CONTROL_H
+
+#include <linux/if_ether.h>
+#include <linux/pci.h>
+#include <linux/types.h>
+
+#include "layout.h"
+
+/* A slot as it was when its device was met: checked, and from then on the only copy that is used. */
+struct vshm_identity {
+	const struct vshm_slot *slot;	/* still written by the host: state and ivposition are read again */
+	u32 ivposition;
+	u32 generation;
+	u32 kind;
+	u32 role;
+	u32 peer;
+	u32 host;
+	u32 queue_pairs;
+	u32 mtu;
+	u8 mac[ETH_ALEN];
+	u64 region_size;
+	u32 data_offset;
+	u32 ring_size;
+};
+
+bool vshm_control_is_candidate(struct pci_dev *pdev);
+int vshm_control_probe(struct pci_dev *pdev);
+void vshm_control_remove(struct pci_dev *pdev);
+
+/* Fills in who the device with this IVPosition is, and ties the device's life to that of the control page.
+ * -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no driver yet. -ESTALE: called off already.
+ */
+int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity);
+
+/* Has the host called the link off? */
+bool vshm_control_is_off(const struct vshm_identity *identity);
+
+#endif /* VSHM_CONTROL_H */

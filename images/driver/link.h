@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A link: one device, its region, and the handshake with the peer. */
+#ifndef VSHM_LINK_H
+#define VSHM_LINK_H
+
+#include <linux/io.h>
+#include <linux/netdevice.h>
+#include <linux/pci.h>
+#include <linux/workqueue.h>
+
+#include "control.h"
+#include "pci.h"
+#include "queue.h"
+
+enum vshm_phase {
+	VSHM_PHASE_DOWN,	/* the interface is down; waits for its user */
+	VSHM_PHASE_PAUSE,	/* there was garbage; waits for the end of the pause */
+	VSHM_PHASE_INIT,	/* has a new epoch; waits for the peer to have one */
+	VSHM_PHASE_READY,	/* has taken the peer's epoch in; waits for the peer to take in ours */
+	VSHM_PHASE_RUN,		/* packets flow, carrier is on */
+	VSHM_PHASE_OFF,		/* the host has called the link off; waits for the device's removal */
+};
+
+/* What the rest of the driver asks of the work, which alone changes the phase. Bits of vshm_link.requests. */
+enum vshm_request {
+	VSHM_WANT_UP,		/* the interface is up */
+	VSHM_SUSPECT,		/* the data path has met something that must not be; it stands still from then on */
+};
+
+enum vshm_suspicion {
+	VSHM_BAD_HEAD,
+	VSHM_BAD_TAIL,
+	VSHM_BAD_RECORD,
+	VSHM_SUSPICIONS,
+};
+
+/* Written by the work only, read without a lock. */
+struct vshm_link_stats {
+	u64 runs;		/* how often the handshake was completed */
+	u64 starts;		/* how often this side took a new epoch */
+	u64 stalls;		/* starts since the peer did not empty a full ring */
+	u64 garbage[VSHM_SUSPICIONS];
+};
+
+struct vshm_link {
+	/* the data path reads these */
+	struct net_device *dev;
+	void __iomem *registers;
+	u32 peer_id;
+	netdev_features_t forbidden;	/* what the peer does not take; written by the work */
+	unsigned long requests;		/* atomic bits, enum vshm_request */
+	u32 suspicion;			/* enum vshm_suspicion: of the last VSHM_SUSPECT */
+
+	/* the work's; set up before it can run, or written by it alone */
+	enum vshm_phase phase;
+	u32 epoch;
+	u32 taken;			/* the peer's epoch that was taken in, or 0 */
+	struct vshm_side *own;
+	const struct vshm_side *peer;	/* not trusted */
+	unsigned long pause;		/* in jiffies: doubles while there is garbage */
+	unsigned long since;		/* when the phase began */
+	unsigned long refreshed;	/* when everything was last published again */
+	u32 stall_looks[VSHM_QUEUE_PAIRS_MAX];	/* how many seconds a full ring has stood still */
+	struct delayed_work work;
+	struct workqueue_struct *workqueue;	/* ordered */
+	struct vshm_link_stats stats;
+
+	/* set up by probe */
+	struct pci_dev *pdev;
+	struct vshm_identity identity;
+	void *region;
+	u32 vectors;			/* that have a handler */
+	u32 pairs;
+	struct vshm_queue queues[];
+};
+
+static inline struct vshm_link *vshm_link(const struct net_device *dev)
+{
+	return netdev_priv(dev);
+}
+
+static inline void vshm_ring(const struct vshm_link *link, u32 id, u32 vector)
+{
+	/* writel orders what was written to memory before it */
+	writel(id << 16 | vector, link->registers + VSHM_DOORBELL);
+}
+
+/* link.c: all of these may be called from any context, if not said otherwise */
+void vshm_link_init(struct vshm_link *link);
+/* Asks for a look at slot and peer. */
+void vshm_link_kick(struct vshm_link *link);
+/* These two sleep. After vshm_link_down() no packet moves. */
+void vshm_link_up(struct vshm_link *link);
+void vshm_link_down(struct vshm_link *link);
+/* The data path stops and leaves the rest to the work. */
+void vshm_link_suspect(struct vshm_link *link, enum vshm_suspicion suspicion);
+static inline bool vshm_link_is_suspect(const struct vshm_link *link)
+{
+	return test_bit(VSHM_SUSPECT, &link->requests);
+}
+
+/* net.c */
+struct net_device *vshm_net_alloc(struct pci_dev *pdev, u32 pairs);
+void vshm_net_setup(struct vshm_link *link);
+void vshm_net_free(struct vshm_link *link);
+
+/* ethtool.c */
+extern const struct ethtool_ops vshm_ethtool_ops;
+
+#endif /* VSHM_LINK_H */

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The network interface. */
+#include <linux/etherdevice.h>
+#include <linux/if_vlan.h>
+
+#include "link.h"
+#include "ring.h"
+
+/* The largest Ethernet packet that IPv4 can speak of, less its header. */
+#define VSHM_MTU_MAX	(65535 - ETH_HLEN)
+
+#define VSHM_FEATURES	(NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
+
+static int vshm_open(struct net_device *dev)
+{
+	/* The handshake starts them; until then nobody may transmit, not even past the queueing discipline. */
+	netif_tx_stop_all_queues(dev);
+	vshm_link_up(vshm_link(dev));
+	return 0;
+}
+
+static int vshm_stop(struct net_device *dev)
+{
+	vshm_link_down(vshm_link(dev));
+	return 0;
+}
+
+static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_device *dev, netdev_features_t features)
+{
+	return vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
+}
+
+static void vshm_add_tx_stats(const struct vshm_tx_stats *stats, struct rtnl_link_stats64 *sum)
+{
+	u64 packets, bytes, dropped;
+	unsigned int start;
+
+	do {
+		start = u64_stats_fetch_begin(&stats->sync);
+		packets = u64_stats_read(&stats->packets);
+		bytes = u64_stats_read(&stats->bytes);
+		dropped = u64_stats_read(&stats->dropped);
+	} while (u64_stats_fetch_retry(&stats->sync, start));
+	sum->tx_packets += packets;
+	sum->tx_bytes += bytes;
+	sum->tx_dropped += dropped;
+}
+
+static void vshm_add_rx_stats(const struct vshm_rx_stats *stats, struct rtnl_link_stats64 *sum)
+{
+	u64 packets, bytes, dropped, bad;
+	unsigned int start;
+
+	do {
+		start = u64_stats_fetch_begin(&stats->sync);
+		packets = u64_stats_read(&stats->packets);
+		bytes = u64_stats_read(&stats->bytes);
+		dropped = u64_stats_read(&stats->dropped);
+		bad = u64_stats_read(&stats->bad);
+	} while (u64_stats_fetch_retry(&stats->sync, start));
+	sum->rx_packets += packets;
+	sum->rx_bytes += bytes;
+	sum->rx_dropped += dropped;
+	sum->rx_errors += bad;
+	sum->rx_frame_errors += bad;
+}
+
+static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)
+{
+	const struct vshm_link *link = vshm_link(dev);
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++) {
+		vshm_add_tx_stats(&link->queues[i].tx.stats, sum);
+		vshm_add_rx_stats(&link->queues[i].rx.stats, sum);
+	}
+}
+
+static const struct net_device_ops vshm_netdev_ops = {
+	.ndo_open = vshm_open,
+	.ndo_stop = vshm_stop,
+	.ndo_start_xmit = vshm_xmit,
+	.ndo_features_check = vshm_features_check,
+	.ndo_get_stats64 = vshm_get_stats64,
+	.ndo_set_mac_address = eth_mac_addr,
+	.ndo_validate_addr = eth_validate_addr,
+};
+
+static void vshm_setup_queue(struct vshm_link *link, u32 index)
+{
+	const struct vshm_identity *identity = &link->identity;
+	struct vshm_queue *queue = &link->queues[index];
+	u8 *rings = (u8 *)link->region + identity->data_offset + 2ULL * index * identity->ring_size;
+
+	queue->link = link;
+	queue->index = index;
+	queue->tx.data = rings + (size_t)identity->role * identity->ring_size;
+	queue->tx.own = &link->own->lines[index];
+	queue->tx.peer = &link->peer->lines[index];
+	queue->tx.size = identity->ring_size;
+	u64_stats_init(&queue->tx.stats.sync);
+	queue->rx.data = rings + (size_t)(1 - identity->role) * identity->ring_size;
+	queue->rx.own = &link->own->lines[index];
+	queue->rx.peer = &link->peer->lines[index];
+	queue->rx.size = identity->ring_size;
+	u64_stats_init(&queue->rx.stats.sync);
+	netif_napi_add(link->dev, &queue->napi, vshm_poll);
+}
+
+struct net_device *vshm_net_alloc(struct pci_dev *pdev, u32 pairs)
+{
+	struct net_device *dev;
+	struct vshm_link *link;
+
+	dev = alloc_etherdev_mqs(struct_size(link, queues, pairs), pairs, pairs);
+	if (!dev)
+		return NULL;
+	link = vshm_link(dev);
+	link->dev = dev;
+	link->pdev = pdev;
+	link->pairs = pairs;
+	SET_NETDEV_DEV(dev, &pdev->dev);
+	return dev;
+}
+
+void vshm_net_setup(struct vshm_link *link)
+{
+	const struct vshm_identity *identity = &link->identity;
+	struct net_device *dev = link->dev;
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++)
+		vshm_setup_queue(link, i);
+	dev->netdev_ops = &vshm_netdev_ops;
+	dev->ethtool_ops = &vshm_ethtool_ops;
+	dev->hw_features = VSHM_FEATURES;
+	dev->features = VSHM_FEATURES | NETIF_F_HIGHDMA;
+	dev->vlan_features = VSHM_FEATURES;
+	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
+	dev->min_mtu = ETH_MIN_MTU;
+	dev->max_mtu = VSHM_MTU_MAX;
+	if (identity->mtu)
+		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, VSHM_MTU_MAX);
+	if (is_valid_ether_addr(identity->mac))
+		eth_hw_addr_set(dev, identity->mac);
+	else
+		eth_hw_addr_random(dev);
+	netif_carrier_off(dev);
+}
+
+void vshm_net_free(struct vshm_link *link)
+{
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++) {
+		netif_napi_del(&link->queues[i].napi);
+		vshm_rx_free(&link->queues[i]);
+	}
+	free_netdev(link->dev);
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* A queue pair: the ring this side produces and the one it consumes, each half with the lock that guards it. */
+#ifndef VSHM_QUEUE_H
+#define VSHM_QUEUE_H
+
+#include <linux/cache.h>
+#include <linux/netdevice.h>
+#include <linux/skbuff.h>
+#include <linux/u64_stats_sync.h>
+
+#include "layout.h"
+
+struct vshm_link;
+
+/* Counted by one writer each (the holder of the transmit lock, or NAPI); reading changes nothing. */
+struct vshm_tx_stats {
+	u64_stats_t packets;
+	u64_stats_t bytes;
+	u64_stats_t dropped;
+	u64_stats_t doorbells;
+	u64_stats_t suppressed;
+	u64_stats_t ring_full;
+	struct u64_stats_sync sync;
+};
+
+struct vshm_rx_stats {
+	u64_stats_t packets;
+	u64_stats_t bytes;
+	u64_stats_t dropped;
+	u64_stats_t bad;
+	u64_stats_t doorbells;
+	u64_stats_t suppressed;
+	struct u64_stats_sync sync;
+};
+
+/* The ring that this side produces. Guarded by the transmit queue's lock. */
+struct vshm_tx {
+	u8 *data;
+	struct vshm_lines *own;		/* head, room_event */
+	const struct vshm_lines *peer;	/* tail, event: read once, not trusted */
+	u32 size;
+	u32 head;
+	u32 tail;			/* the peer's, as last seen and checked */
+	u32 rung;			/* the head at the last look whether the peer wants to be rung */
+	u32 room_event;
+	u32 refreshed_tail;		/* the tail at the last vshm_tx_refresh() */
+	struct vshm_tx_stats stats;
+};
+
+/* The ring that this side consumes. NAPI's. */
+struct vshm_rx {
+	const u8 *data;
+	struct vshm_lines *own;		/* tail, event */
+	const struct vshm_lines *peer;	/* head, room_event: read once, not trusted */
+	u32 size;
+	u32 tail;
+	u32 head;			/* the peer's, as last seen and checked */
+	u32 rung;			/* the tail at the last look whether the peer wants to be rung */
+	struct page_frag frag;		/* where the packets' contents go */
+	struct vshm_rx_stats stats;
+};
+
+struct vshm_queue {
+	struct vshm_link *link;
+	u32 index;
+	struct napi_struct napi;
+	struct vshm_tx tx ____cacheline_aligned_in_smp;
+	struct vshm_rx rx ____cacheline_aligned_in_smp;
+};
+
+/* tx.c */
+netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev);
+/* Sets the indices to zero and publishes them; nothing transmits. */
+void vshm_tx_reset(struct vshm_queue *queue);
+/* From NAPI: starts the stack's queue again where the peer has made room. */
+void vshm_tx_wake(struct vshm_queue *queue);
+/* Publishes all own fields again. Returns whether the queue is stopped and the peer has made no room since last time. */
+bool vshm_tx_refresh(struct vshm_queue *queue);
+
+/* rx.c */
+int vshm_poll(struct napi_struct *napi, int budget);
+/* Sets the indices to zero and publishes them; NAPI is disabled. */
+void vshm_rx_reset(struct vshm_queue *queue);
+void vshm_rx_free(struct vshm_queue *queue);
+
+#endif /* VSHM_QUEUE_H */

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Receive: NAPI copies packets out of the ring; what is checked and used is the copy. */
+#include <linux/etherdevice.h>
+#include <linux/virtio_net.h>
+#include <net/sock.h>
+
+#include "link.h"
+#include "ring.h"
+#include "shared.h"
+
+/* Up to here a packet is copied into one piece; of a larger one the headers, the rest goes into pages. */
+#define VSHM_COPYBREAK	1600u
+#define VSHM_HEADERS	128u
+#define VSHM_HEADERS_MAX 256u
+
+/* A record's header, read once. */
+struct vshm_meta {
+	u32 length;
+	bool pad;
+	struct virtio_net_hdr hdr;
+};
+
+static void vshm_read_meta(const struct vshm_rx *rx, struct vshm_meta *meta, u16 *flags)
+{
+	const struct vshm_record *shared = (const void *)(rx->data + vshm_offset(rx->tail, rx->size));
+
+	meta->length = vshm_read(&shared->length);
+	*flags = vshm_read16(&shared->flags);
+	meta->pad = *flags == VSHM_FLAG_PAD;
+	meta->hdr = (struct virtio_net_hdr){
+		.flags = *flags & (VSHM_FLAG_NEEDS_CSUM | VSHM_FLAG_DATA_VALID),
+		.gso_type = READ_ONCE(shared->gso_type),
+		.hdr_len = (__force __virtio16)READ_ONCE(shared->hdr_len),
+		.gso_size = (__force __virtio16)READ_ONCE(shared->gso_size),
+		.csum_start = (__force __virtio16)READ_ONCE(shared->csum_start),
+		.csum_offset = (__force __virtio16)READ_ONCE(shared->csum_offset),
+	};
+}
+
+static bool vshm_flags_valid(u16 flags, u8 gso_type)
+{
+	if (flags & ~(VSHM_FLAG_NEEDS_CSUM | VSHM_FLAG_DATA_VALID))
+		return false;
+	switch (gso_type & ~VSHM_GSO_ECN) {
+	case VSHM_GSO_NONE:
+		return gso_type == VSHM_GSO_NONE;
+	case VSHM_GSO_TCPV4:
+	case VSHM_GSO_TCPV6:
+		return flags & VSHM_FLAG_NEEDS_CSUM;
+	default:
+		return false;
+	}
+}
+
+static bool vshm_read_record(const struct vshm_rx *rx, struct vshm_meta *meta)
+{
+	u32 held = rx->head - rx->tail;
+	u16 flags;
+
+	vshm_read_meta(rx, meta, &flags);
+	if (meta->pad)
+		return vshm_padding_valid(meta->length, rx->tail, held, rx->size);
+	return vshm_packet_valid(meta->length, rx->tail, held, rx->size) && vshm_flags_valid(flags, meta->hdr.gso_type);
+}
+
+/* The part of a packet that goes into one piece: its headers, if the peer's hint makes sense. */
+static u32 vshm_linear_length(const struct vshm_meta *meta)
+{
+	u32 hint = le16_to_cpu((__force __le16)meta->hdr.hdr_len);
+
+	if (meta->length <= VSHM_COPYBREAK)
+		return meta->length;
+	return hint >= ETH_HLEN && hint <= VSHM_HEADERS_MAX ? hint : VSHM_HEADERS;
+}
+
+/* Each piece but the last is at least a page long, so that the pieces of the largest packet fit. */
+static bool vshm_copy_pages(struct vshm_rx *rx, struct sk_buff *skb, const u8 *from, u32 left)
+{
+	struct page_frag *frag = &rx->frag;
+
+	BUILD_BUG_ON(DIV_ROUND_UP(VSHM_PACKET_MAX, PAGE_SIZE) > MAX_SKB_FRAGS);
+	while (left) {
+		int nr = skb_shinfo(skb)->nr_frags;
+		u32 bytes;
+
+		if (nr >= MAX_SKB_FRAGS || !skb_page_frag_refill(min_t(u32, left, PAGE_SIZE), frag, GFP_ATOMIC))
+			return false;
+		bytes = min_t(u32, left, frag->size - frag->offset);
+		memcpy(page_address(frag->page) + frag->offset, from, bytes);
+		skb_add_rx_frag(skb, nr, frag->page, frag->offset, bytes, bytes);
+		get_page(frag->page);
+		frag->offset += bytes;
+		from += bytes;
+		left -= bytes;
+	}
+	return true;
+}
+
+static struct sk_buff *vshm_copy_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
+{
+	struct vshm_rx *rx = &queue->rx;
+	const u8 *from = rx->data + vshm_offset(rx->tail, rx->size) + sizeof(struct vshm_record);
+	u32 linear = vshm_linear_length(meta);
+	struct sk_buff *skb;
+
+	skb = napi_alloc_skb(&queue->napi, linear);
+	if (!skb)
+		return NULL;
+	skb_put_data(skb, from, linear);
+	if (!vshm_copy_pages(rx, skb, from + linear, meta->length - linear)) {
+		kfree_skb(skb);
+		return NULL;
+	}
+	return skb;
+}
+
+/* The stack gets the packet if what is said of its checksum and segments fits its contents. */
+static bool vshm_deliver(struct vshm_queue *queue, struct sk_buff *skb, const struct vshm_meta *meta)
+{
+	if (meta->hdr.flags & VIRTIO_NET_HDR_F_DATA_VALID)
+		skb->ip_summed = CHECKSUM_UNNECESSARY;
+	if (virtio_net_hdr_to_skb(skb, &meta->hdr, true)) {
+		kfree_skb(skb);
+		return false;
+	}
+	skb_record_rx_queue(skb, queue->index);
+	skb->protocol = eth_type_trans(skb, queue->link->dev);
+	napi_gro_receive(&queue->napi, skb);
+	return true;
+}
+
+static void vshm_rx_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
+{
+	struct vshm_rx_stats *stats = &queue->rx.stats;
+	struct sk_buff *skb = vshm_copy_packet(queue, meta);
+	bool good = skb && vshm_deliver(queue, skb, meta);
+
+	u64_stats_update_begin(&stats->sync);
+	if (good) {
+		u64_stats_inc(&stats->packets);
+		u64_stats_add(&stats->bytes, meta->length);
+	} else if (skb) {
+		u64_stats_inc(&stats->bad);
+	} else {
+		u64_stats_inc(&stats->dropped);
+	}
+	u64_stats_update_end(&stats->sync);
+}
+
+/* Takes the peer's head in. False: the ring is empty, or the head is none that can be. */
+static bool vshm_rx_more(struct vshm_queue *queue)
+{
+	struct vshm_rx *rx = &queue->rx;
+	u32 head;
+
+	if (rx->head != rx->tail)
+		return true;
+	head = vshm_acquire(&rx->peer->head);
+	if (!vshm_head_valid(head, rx->head, rx->tail, rx->size)) {
+		vshm_link_suspect(queue->link, VSHM_BAD_HEAD);
+		return false;
+	}
+	rx->head = head;
+	return head != rx->tail;
+}
+
+static void vshm_rx_ring(struct vshm_queue *queue)
+{
+	struct vshm_link *link = queue->link;
+	struct vshm_rx *rx = &queue->rx;
+	bool wanted;
+
+	if (rx->rung == rx->tail)
+		return;
+	vshm_full_barrier();
+	wanted = vshm_passed(vshm_read(&rx->peer->room_event), rx->tail, rx->rung);
+	rx->rung = rx->tail;
+	if (wanted)
+		vshm_ring(link, link->peer_id, VSHM_VECTOR_ROOM(queue->index));
+	u64_stats_update_begin(&rx->stats.sync);
+	if (wanted)
+		u64_stats_inc(&rx->stats.doorbells);
+	else
+		u64_stats_inc(&rx->stats.suppressed);
+	u64_stats_update_end(&rx->stats.sync);
+}
+
+static int vshm_receive(struct vshm_queue *queue, int budget)
+{
+	struct vshm_rx *rx = &queue->rx;
+	struct vshm_meta meta;
+	int done = 0;
+
+	/* Padding counts as well: a peer that writes nothing else must not keep us here. */
+	for (; done < budget && vshm_rx_more(queue); done++) {
+		if (!vshm_read_record(rx, &meta)) {
+			vshm_link_suspect(queue->link, VSHM_BAD_RECORD);
+			break;
+		}
+		if (!meta.pad)
+			vshm_rx_packet(queue, &meta);
+		rx->tail += vshm_record_size(meta.length);
+		vshm_publish(&rx->own->tail, rx->tail);
+		/* The budget's packets may be more than a ring full. */
+		if (rx->tail - rx->rung >= rx->size / 4)
+			vshm_rx_ring(queue);
+	}
+	vshm_rx_ring(queue);
+	return done;
+}
+
+/* Asks to be rung for the next record, and looks once more: it may have come before the wish could be seen. */
+static bool vshm_rx_sleep(struct vshm_queue *queue)
+{
+	struct vshm_rx *rx = &queue->rx;
+
+	vshm_publish(&rx->own->tail, rx->tail);
+	vshm_publish(&rx->own->event, rx->tail);
+	vshm_full_barrier();
+	return !vshm_rx_more(queue);
+}
+
+int vshm_poll(struct napi_struct *napi, int budget)
+{
+	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
+	int done = 0;
+
+	/* What is wrong is the work's to find out; until then nothing is touched, and no poll is worth another. */
+	if (!vshm_link_is_suspect(queue->link)) {
+		vshm_tx_wake(queue);
+		done = vshm_receive(queue, budget);
+	}
+	if (done < budget && napi_complete_done(napi, done)) {
+		if (!vshm_link_is_suspect(queue->link) && !vshm_rx_sleep(queue))
+			napi_schedule(napi);
+	}
+	return done;
+}
+
+void vshm_rx_reset(struct vshm_queue *queue)
+{
+	struct vshm_rx *rx = &queue->rx;
+
+	rx->tail = 0;
+	rx->head = 0;
+	rx->rung = 0;
+	vshm_publish(&rx->own->tail, 0);
+	vshm_publish(&rx->own->event, U32_MAX);
+}
+
+void vshm_rx_free(struct vshm_queue *queue)
+{
+	if (queue->rx.frag.page)
+		put_page(queue->rx.frag.page);
+	queue->rx.frag.page = NULL;
+}
