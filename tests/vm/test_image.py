@@ -5,31 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from vpctl.guest import heartbeat
+from tests.vm.booting import Q35, QEMU, Guest, booted, wait_for_line
 from vpctl.guest.heartbeat import Heartbeat
-from vpctl.guest.keys import run_keys
-from vpctl.guest.ssh import Address, GuestSshError, connection, run
+from vpctl.guest.ssh import GuestSshError, connection
 from vpctl.image import GuestImage, ensure
 from vpctl.log import Log
-from vpctl.process import running
-from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
 from vpctl.wait import until
 
-QEMU = os.environ.get("VPCTL_QEMU") or "qemu-system-x86_64"
-BOOT_SECONDS = 60.0
 MAC = "52:56:77:00:00:0a"
 LINKS = f"{MAC} lan0 10.77.0.1/24 1400\n52:56:77:00:00:0b lan1 10.78.0.1/30 1500\n"
 
@@ -40,110 +31,6 @@ pytestmark = [
 ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Guest:
-    """A guest that has announced its ssh server."""
-
-    session: Session
-    process: asyncio.subprocess.Process
-    address: Address
-    serial: Path
-    console: Path
-
-    async def run(self, script: str) -> str:
-        """Run a shell script in the guest; what it printed, and a failure if it failed."""
-        async with connection(self.address) as ssh:
-            done = await run(ssh, ["sh", "-ec", script], vm="vm1", timeout=30)
-        assert done.status == 0, done
-        return done.stdout
-
-    async def beats(self) -> list[Heartbeat]:
-        """Take what the ring buffer holds."""
-        text = await self.session.execute("ringbuf-read", {"device": "heart", "size": 65536})
-        return heartbeat.parse(text)
-
-    async def wait_for_links(self, *links: str) -> Heartbeat:
-        """Wait for a beat that names just these links."""
-        seen: list[Heartbeat] = []
-
-        async def look() -> Heartbeat | None:
-            seen.extend(await self.beats())
-            return next((beat for beat in seen if beat.links == links), None)
-
-        return await until(look, timeout=10, what=f"a beat with {links}", last_seen=lambda: f"{seen[-3:]}")
-
-
-@asynccontextmanager
-async def booted(image: GuestImage, *options: str, settings: bool = True) -> AsyncIterator[Guest]:
-    """Boot a guest to its word that ssh listens; it is gone after the block."""
-    root = Path(tempfile.mkdtemp(prefix="vi", dir="/tmp"))
-    directories = Directories(run=root / "r", state=root / "s", cache=image.directory.parent)
-    rundir = directories.topology("t")
-    rundir.run.mkdir(parents=True, mode=0o700)
-    keys = run_keys(rundir)
-    serial, console = root / "serial.log", root / "console"
-    argv = [QEMU, *machine_args(image), "-qmp", f"unix:{root / 'qmp'},server=on,wait=off"]
-    argv += [
-        "-chardev",
-        f"socket,id=con,path={console},server=on,wait=off,logfile={serial}",
-        "-serial",
-        "chardev:con",
-    ]
-    if settings:
-        contents = {
-            "hostname": b"vm1",
-            "authorized_keys": f"{keys.public}\n".encode(),
-            "host_key": keys.host_key_dropbear,
-            "links": LINKS.encode(),
-        }
-        for name, content in contents.items():
-            (root / name).write_bytes(content)
-            argv += ["-fw_cfg", f"name=opt/vpctl/{name},file={root / name}"]
-    try:
-        async with (
-            running([*argv, *options]) as process,
-            connect(root / "qmp", vm="vm1", timeout=10) as session,
-        ):
-            await wait_for_line(serial, "vpctl: ssh")
-            table = await session.execute("human-monitor-command", {"command-line": "info usernet"})
-            forward = re.search(r"HOST_FORWARD.*127\.0\.0\.1\s+(\d+)", table)
-            assert forward, table
-            address = Address(
-                vm="vm1", port=int(forward[1]), user="root", identity=rundir.identity, host_key=keys.host_public
-            )
-            yield Guest(session=session, process=process, address=address, serial=serial, console=console)
-    finally:
-        shutil.rmtree(root)
-
-
-def machine_args(image: GuestImage) -> list[str]:
-    return [
-        "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", "max,-erms", "-smp", "1,maxcpus=2", "-m", "256M",
-        "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.kernel_args,
-        "-drive", f"if=none,id=root,format=raw,readonly=on,file={image.disk}",
-        "-device", "virtio-blk-pci,drive=root,serial=vpctl-root",
-        "-netdev", "user,id=mgmt,restrict=on,hostfwd=tcp:127.0.0.1:0-:22",
-        "-device", "virtio-net-pci,netdev=mgmt,mac=52:56:00:00:00:01,romfile=",
-        "-device", "virtio-serial-pci", "-chardev", "ringbuf,id=heart,size=65536",
-        "-device", "virtserialport,chardev=heart,name=org.vpctl.heartbeat",
-        "-device", "pvpanic", "-action", "panic=pause",
-    ]  # fmt: skip
-
-
-async def wait_for_line(serial: Path, line: str, *, times: int = 1) -> None:
-    async def look() -> bool | None:
-        return True if read(serial).splitlines().count(line) >= times else None
-
-    await until(look, timeout=BOOT_SECONDS, what=f"`{line}` on the console", last_seen=lambda: read(serial)[-500:])
-
-
-def read(serial: Path) -> str:
-    return serial.read_text(errors="replace") if serial.exists() else ""
-
-
-Q35 = ["-M", "q35", "-device", "pcie-root-port,id=rp1,chassis=1,slot=1"]
-
-
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def image() -> GuestImage:
     return await ensure(cache=Directories.from_environment().images, log=Log())
@@ -152,7 +39,7 @@ async def image() -> GuestImage:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def guest(image: GuestImage) -> AsyncIterator[Guest]:
     """One guest for all tests that leave it as it was."""
-    async with booted(image, *Q35) as running_guest:
+    async with booted(image, *Q35, links=LINKS) as running_guest:
         yield running_guest
 
 
@@ -273,7 +160,7 @@ async def test_a_killed_agent_and_ssh_server_come_back(guest: Guest) -> None:
 
 @pytest.mark.long
 async def test_a_reboot_leaves_nothing_of_the_last_life_and_poweroff_ends_qemu(image: GuestImage) -> None:
-    async with booted(image, "-M", "pc") as guest:
+    async with booted(image, "-M", "pc", links=LINKS) as guest:
         await guest.run("echo here >/etc/left-over; echo here >/usr/bin/left-over")
         first = (await guest.beats())[-1].boot_id
         with guest.session.expect("RESET") as reset:
@@ -294,7 +181,7 @@ async def order(guest: Guest, command: str) -> None:
 
 
 async def test_a_panic_is_told_to_the_host(image: GuestImage) -> None:
-    async with booted(image, *Q35) as guest:
+    async with booted(image, *Q35, links=LINKS) as guest:
         with guest.session.expect("GUEST_PANICKED") as panicked:
             async with connection(guest.address) as ssh:
                 await ssh.create_process("echo c >/proc/sysrq-trigger")
@@ -305,7 +192,7 @@ async def test_a_panic_is_told_to_the_host(image: GuestImage) -> None:
 
 
 async def test_without_any_setting_it_boots_and_the_console_is_a_root_shell(image: GuestImage) -> None:
-    async with booted(image, *Q35, settings=False) as guest:
+    async with booted(image, *Q35, links=None) as guest:
         reader, writer = await asyncio.open_unix_connection(guest.console)
         await wait_for_line(guest.serial, "press Enter for a root shell")
         for _ in range(2):  # the second time after the shell has ended
