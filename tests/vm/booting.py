@@ -1,4 +1,4 @@
-"""A guest of the micro image by a QEMU command line of the tests' own: nothing of vpctl above QMP and ssh takes part."""
+"""A guest of the micro image by a QEMU command line of our own: nothing of vpctl above QMP and ssh takes part."""
 
 from __future__ import annotations
 

@@ -1,0 +1,38 @@
+"""The driver's pure parts, compiled in user space by this host's own compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+DRIVER = Path(__file__).parents[3] / "images/driver"
+HERE = Path(__file__).parent
+FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-I{DRIVER}")
+
+
+def compile_c(*arguments: str) -> str:
+    """Run the compiler; what it said against the sources, or nothing."""
+    if shutil.which("gcc") is None:
+        pytest.skip("`gcc` is not installed")
+    done = subprocess.run(["gcc", *FLAGS, *arguments], cwd=HERE, capture_output=True, text=True, check=False)
+    return done.stderr if done.returncode else ""
+
+
+@pytest.fixture(scope="session")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """Every function of ring.h, without its prefix: 32-bit numbers in, one out."""
+    library = tmp_path_factory.mktemp("ring") / "ring.so"
+    assert compile_c("-shared", "-fPIC", "-fsanitize=undefined", "-o", str(library), "ring.c") == ""
+    loaded = ctypes.CDLL(str(library))
+    for name, arguments in {
+        "record_size": 1, "worst_room": 1, "offset": 2, "until_end": 2, "room": 3, "padding": 3, "passed": 3,
+        "room_position": 3, "head_valid": 4, "tail_valid": 3, "packet_valid": 4, "padding_valid": 4,
+    }.items():  # fmt: skip
+        function = getattr(loaded, name)
+        function.argtypes = [ctypes.c_uint32] * arguments
+        function.restype = ctypes.c_uint32
+    return loaded
