@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -100,6 +101,30 @@ def find_by_argument(text: str) -> list[ProcessId]:
         if process is not None:
             found.append(process)
     return found
+
+
+def open_files(pid: int) -> frozenset[int]:
+    """Return the numbers of a process's descriptors; empty if it is gone or not ours to look at."""
+    try:
+        return frozenset(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return frozenset()
+
+
+def file_limit(pid: int) -> int | None:
+    """Return how many descriptors a process may have; None if that cannot be told."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^Max open files\s+(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+        return int(found[1]) if found is not None else None
+    return None
+
+
+def eventfd_id(pid: int, fd: int) -> int | None:
+    """Return the kernel's id of a process's eventfd: the same in each process that has it; None if it is none."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^eventfd-id:\s*(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
+        return int(found[1]) if found is not None else None
+    return None
 
 
 async def wait_readable(fd: int) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, decode, encode
+from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, LinkNews, decode, encode
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import run
 from vpctl.rundir import RunDir
@@ -41,15 +41,25 @@ class BrokerClient:
         self._writer = writer
         self._number = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.exits: asyncio.Queue[Exit] = asyncio.Queue()
-        """Ends of processes, in order; journalled and acted upon by whoever holds the client."""
+        self.news: asyncio.Queue[Exit | LinkNews] = asyncio.Queue()
+        """What the broker tells unasked, in order; journalled and acted upon by whoever holds the client."""
+        self._acks: dict[tuple[str, int], asyncio.Event] = {}
         self.lost = asyncio.Event()
         """Set when the broker is gone."""
 
-    async def spawn(self, *, name: str, generation: int, argv: list[str], directory: str, cwd: str) -> Child:
-        """Start a process; HostError if the host cannot."""
+    async def spawn(
+        self,
+        *,
+        name: str,
+        generation: int,
+        argv: list[str],
+        directory: str,
+        cwd: str,
+        memories: Sequence[str] = (),
+    ) -> Child:
+        """Start a process, which inherits `memories`; HostError if the host cannot."""
         arguments = {"name": name, "generation": generation, "argv": argv, "directory": directory, "cwd": cwd}
-        return Child.from_json(await self._request("spawn", **arguments))
+        return Child.from_json(await self._request("spawn", **arguments, memories=list(memories)))
 
     async def end(self, *, name: str, generation: int, grace: float) -> bool:
         """End one generation of a process (SIGTERM, `grace` seconds, SIGKILL); True if it needed the kill.
@@ -67,6 +77,49 @@ class BrokerClient:
     async def stop(self) -> None:
         """Ask for the end of everything; the connection ends when it is done."""
         await self._request("stop")
+
+    # Section: shared memory
+
+    async def make(self, memory: str, size: int) -> bool:
+        """See that there is a memory of this name and size; True if it was made now."""
+        return bool((await self._request("make", memory=memory, size=size))["made"])
+
+    async def clear(self, memory: str) -> None:
+        """Make all of a memory zero."""
+        await self._request("clear", memory=memory)
+
+    async def write(self, memory: str, *parts: tuple[int, bytes]) -> None:
+        """Write parts, each an offset and bytes, so that whoever sees the last one sees all."""
+        given = [(offset, content.hex()) for offset, content in parts]
+        await self._request("write", memory=memory, parts=given)
+
+    async def serve(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Serve a memory to ivshmem devices; what was served of it before is over. Returns what `served` tells."""
+        return await self._request("serve", name=name, memory=memory, ends=ends)
+
+    async def served(self, name: str) -> dict[str, Any] | None:
+        """Return what is known of something served; None: it is not served, or was by a broker that died."""
+        servers = (await self._request("served"))["servers"]
+        return next((server for server in servers if server["name"] == name), None)
+
+    async def ring(self, name: str, end: int) -> None:
+        """Raise the control interrupt of an end's device."""
+        await self._request("ring", name=name, end=end)
+
+    @contextmanager
+    def acknowledgement(self, name: str, end: int) -> Iterator[asyncio.Event]:
+        """Listen for an end's acknowledgement; open it before what is to be acknowledged."""
+        event = self._acks[name, end] = asyncio.Event()
+        try:
+            yield event
+        finally:
+            del self._acks[name, end]
+
+    async def close(self, name: str) -> None:
+        """End what is served under this name; idempotent."""
+        await self._request("close", name=name)
+
+    # Section: the connection
 
     async def _request(self, verb: str, **arguments: Any) -> dict[str, Any]:
         if self.lost.is_set():
@@ -94,7 +147,9 @@ class BrokerClient:
             while line := await self._reader.readline():
                 message = decode(line)
                 if message.get("event") == "exit":
-                    self.exits.put_nowait(Exit.from_json(message))
+                    self.news.put_nowait(Exit.from_json(message))
+                elif message.get("event") == "link":
+                    self._take_link(LinkNews.from_json(message))
                 elif (waiting := self._waiting.get(message["id"])) is not None and not waiting.done():
                     waiting.set_result(message)
         except (OSError, ValueError):
@@ -104,6 +159,11 @@ class BrokerClient:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(BrokerGoneError("the broker is gone"))
+
+    def _take_link(self, news: LinkNews) -> None:
+        if news.what == "ack" and (waiting := self._acks.get((news.name, news.end))) is not None:
+            waiting.set()
+        self.news.put_nowait(news)
 
 
 @asynccontextmanager

@@ -1,8 +1,11 @@
 """What goes over the broker's socket: one JSON object per line, in both directions.
 
 request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
+          {"id": 1, "do": "make" | "clear" | "write" | "read", "memory": …, …}
+          {"id": 1, "do": "serve" | "served" | "ring" | "close", …}
 reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
 event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
+          {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack", "id": …}
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vpctl.process import ProcessId
 
@@ -78,6 +81,20 @@ class Exit:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Exit:
         return cls(**{key: data[key] for key in Exit.__slots__})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkNews:
+    """What happened at an end of something served: its QEMU has connected, has gone, or its guest acknowledges."""
+
+    name: str
+    end: int
+    what: Literal["join", "leave", "ack"]
+    id: int
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> LinkNews:
+        return cls(**{key: data[key] for key in LinkNews.__slots__})
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

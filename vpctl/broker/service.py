@@ -1,8 +1,9 @@
-"""The broker's event loop: spawn, reap, restart the supervisor, stop everything.
+"""The broker's event loop: spawn, reap, restart the supervisor, stop everything; keep memory and serve it.
 
 It is the parent of the QEMUs so that the death of the supervisor is no event for any link, and it does nothing
 that takes time. After its own death a new broker adopts the processes that still run, by pidfd; their exit status
-is then unknown, since only a parent is told.
+is then unknown, since only a parent is told. Memory is found again in the QEMUs that have it; eventfds and
+connections are not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -21,8 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vpctl.broker.doorbell import EndSpec, Server, open_server
+from vpctl.broker.memory import Memories, inherited_path, placeholder
 from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
-from vpctl.errors import HostError, UsageError, VpctlError
+from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
 from vpctl.process import end, identify, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.wait import pause
@@ -32,6 +36,9 @@ GRACE_SECONDS = 2.0
 
 RESTART_SECONDS = (0.05, 5.0)
 """First and longest pause before a supervisor that died is started again."""
+
+OPEN_FILES = 65536
+"""Descriptors that a QEMU may have, where the host allows it: unplugged devices may leave some behind."""
 
 STABLE_SECONDS = 10.0
 """A supervisor that lived this long is started again without a long pause."""
@@ -61,6 +68,8 @@ class Broker:
         self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: asyncio.TaskGroup | None = None
         self._clients: set[asyncio.StreamWriter] = set()
+        self._memories = Memories()
+        self._servers: dict[str, Server] = {}
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -68,12 +77,14 @@ class Broker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        raise_file_limit()
         server = await asyncio.start_unix_server(self._serve, sock=self._listener, limit=LINE_LIMIT)
         try:
             async with asyncio.TaskGroup() as group:
                 self._watchers = group
                 for child in known_children(self._rundir):
                     self._watch(child)
+                    self._memories.adopt(child.process.pid)
                 keeper = group.create_task(self._keep_supervisor(), name="keep-supervisor")
                 await self._stop.wait()
                 keeper.cancel()
@@ -82,15 +93,29 @@ class Broker:
             server.close()
             for writer in self._clients:
                 writer.close()
+            for name in tuple(self._servers):
+                self._servers.pop(name).close()
+            self._memories.close()
             self._record()
             shutil.rmtree(self._rundir.run, ignore_errors=True)
 
     # Section: processes
 
     def spawn(
-        self, *, name: str, generation: int, argv: list[str], directory: str, cwd: str, log: str = "qemu.log"
+        self,
+        *,
+        name: str,
+        generation: int,
+        argv: list[str],
+        directory: str,
+        cwd: str,
+        log: str = "qemu.log",
+        memories: Sequence[str] = (),
     ) -> Child:
-        """Start a process in a session of its own, its output in `directory`/`log`; HostError if that fails."""
+        """Start a process in a session of its own, its output in `directory`/`log`; HostError if that fails.
+
+        It inherits these memories; in `argv` each one's `placeholder` stands for the path to it.
+        """
         if self._stop.is_set() or self._rundir.stopping.exists():
             raise UsageError(f"`{self._rundir.name}` is being stopped")
         if not argv:
@@ -98,11 +123,20 @@ class Broker:
         if name in self._children:
             raise UsageError(f"{name} runs already, pid {self._children[name].process.pid}")
         place = Path(directory)
+        inherited = {memory: self._memories.fd(memory) for memory in memories}
+        for memory, fd in inherited.items():
+            argv = [word.replace(placeholder(memory), inherited_path(fd)) for word in argv]
         try:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             with (place / log).open("ab") as output:
                 popen = subprocess.Popen(
-                    argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                    argv,
+                    cwd=cwd,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                    pass_fds=tuple(inherited.values()),
                 )
         except OSError as error:
             raise HostError(f"cannot start `{argv[0]}`: {error.strerror}", hint="see `vpctl doctor`") from error
@@ -195,6 +229,34 @@ class Broker:
         while self._children:
             await pause(0.002)
 
+    # Section: shared memory
+
+    def serve_memory(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Open an ivshmem server. What was served of this memory before is over: it has one server at a time."""
+        region = self._memories.fd(memory)
+        for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
+            self.close_server(other.name)
+        try:
+            server = open_server(name, memory, region, [EndSpec(**end) for end in ends], self._tell_link)
+        except OSError as error:
+            raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
+        self._servers[name] = server
+        return server.as_json()
+
+    def close_server(self, name: str) -> None:
+        """End an ivshmem server; idempotent."""
+        if (server := self._servers.pop(name, None)) is not None:
+            server.close()
+
+    def server(self, name: str) -> Server:
+        """Return a server; NotFoundError if there is none: it belonged to a broker that died."""
+        if name not in self._servers:
+            raise NotFoundError(f"nothing is served as `{name}`")
+        return self._servers[name]
+
+    def _tell_link(self, news: Mapping[str, Any]) -> None:
+        self._tell({"event": "link", **news})
+
     # Section: clients
 
     def _tell(self, message: Mapping[str, Any]) -> None:
@@ -238,7 +300,41 @@ class Broker:
         if verb == "stop":
             self._stop.set()
             return {}
+        if isinstance(verb, str) and (answer := self._do_with_memory(verb, arguments)) is not None:
+            return answer
         raise ValueError(f"unknown verb {verb!r}")
+
+    def _do_with_memory(self, verb: str, arguments: dict[str, Any]) -> Mapping[str, Any] | None:
+        """Carry out a verb about memory or its servers; None for any other."""
+        match verb:
+            case "make":
+                return {"made": self._memories.make(arguments["memory"], arguments["size"])}
+            case "clear":
+                self._memories.clear(arguments["memory"])
+            case "write":
+                self._memories.write(arguments["memory"], arguments["parts"])
+            case "read":
+                content = self._memories.read(arguments["memory"], arguments["offset"], arguments["length"])
+                return {"content": content.hex()}
+            case "serve":
+                return self.serve_memory(**arguments)
+            case "served":
+                return {"servers": [server.as_json() for server in self._servers.values()]}
+            case "ring":
+                self.server(arguments["name"]).end(arguments["end"]).ring()
+            case "close":
+                self.close_server(arguments["name"])
+            case _:
+                return None
+        return {}
+
+
+def raise_file_limit() -> None:
+    """Let the QEMUs, which inherit it, open as many files as they may need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(rundir: RunDir) -> socket.socket:

@@ -18,7 +18,7 @@ async def doctor(
 ) -> Result:
     """Look at everything that `up` depends on: QEMU, accelerator, memory, tools, limits; 3 if something lacks."""
     from vpctl.cli.render import table
-    from vpctl.plan.run import host_networks
+    from vpctl.plan.run import host_networks, shared_memory
     from vpctl.qemu.doctor import Needs, examine
     from vpctl.supervisor.host_network import examine as examine_networks
     from vpctl.supervisor.prepare import built_kernel, load_file, qemu_needs
@@ -30,6 +30,7 @@ async def doctor(
         devices=[device for devices, _, _ in needs_of for device in devices],
         netdevs=[netdev for _, netdevs, _ in needs_of for netdev in netdevs],
         kernel=built_kernel(context.directories),
+        shared_memory=sum(shared_memory(topology) for topology in topologies),
     )
     findings = await examine(context.directories, needs, log=context.log, environ=context.environ)
     findings += await examine_networks(

@@ -26,7 +26,8 @@ async def status(
     rundir = choose.topology(context, name)
     async with connect(rundir) as supervisor:
         data = await supervisor.execute("query-status")
-    return Result(data=data, table=status_table(data), exit_code=0 if is_well(data) else 1)
+    shown = status_table(data, verbose=context.common.verbose > 0)
+    return Result(data=data, table=shown, exit_code=0 if is_well(data) else 1)
 
 
 def is_well(data: Mapping[str, Any]) -> bool:
@@ -34,8 +35,10 @@ def is_well(data: Mapping[str, Any]) -> bool:
     return all(vm["state"] == "ready" for vm in data["vms"]) and all(link["state"] == "up" for link in data["links"])
 
 
-def status_table(data: Mapping[str, Any], *, checks: Sequence[Mapping[str, Any]] = ()) -> RenderableType:
-    """Return the tables of VMs and links, with what was verified if it was."""
+def status_table(
+    data: Mapping[str, Any], *, checks: Sequence[Mapping[str, Any]] = (), verbose: bool = False
+) -> RenderableType:
+    """Return the tables of VMs and links, with what was verified if it was; `verbose` shows what few want to see."""
     from rich.console import Group
 
     from vpctl.cli.render import table
@@ -49,10 +52,12 @@ def status_table(data: Mapping[str, Any], *, checks: Sequence[Mapping[str, Any]]
             vm["qemu_version"],
             str(vm["generation"]),
             f"{vm['ssh']['host']}:{vm['ssh']['port']}" if vm["ssh"]["port"] else "-",
+            *([str(vm["parked_fds"])] if verbose else []),
         )
         for vm in data["vms"]
     ]
-    parts = [table(("vm", "state", "pid", "accel", "qemu", "gen", "ssh"), vms)]
+    columns = ["vm", "state", "pid", "accel", "qemu", "gen", "ssh"] + (["parked fds"] if verbose else [])
+    parts = [table(columns, vms)]
     if data["links"]:
         columns = ["link", "kind", "state", "gen", "from", "to"] + (["verified"] if checks else [])
         parts.append(table(columns, _link_rows(data, checks)))

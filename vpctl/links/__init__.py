@@ -6,7 +6,13 @@ from collections.abc import Mapping
 
 from vpctl.links.base import LinkKind
 from vpctl.links.dgram import DgramKind
+from vpctl.links.ivshmem_doorbell import IvshmemDoorbellKind
 from vpctl.links.stream import StreamKind
 from vpctl.links.tap import TapKind
 
-LINK_KINDS: Mapping[str, LinkKind] = {"stream": StreamKind(), "dgram": DgramKind(), "tap": TapKind()}
+LINK_KINDS: Mapping[str, LinkKind] = {
+    "stream": StreamKind(),
+    "dgram": DgramKind(),
+    "tap": TapKind(),
+    "ivshmem-doorbell": IvshmemDoorbellKind(),
+}

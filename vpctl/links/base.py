@@ -6,13 +6,16 @@ A new kind is one new file beside this one and one line in `LINK_KINDS`. `plan` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from vpctl.broker.memory import placeholder
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec, VmSpec
+
+GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +33,10 @@ class Place:
 
     bus: str
     addr: str | None = None
+    number: int = 1
+    """Which of the VM's links it is, from 1; the same for every generation."""
+    of: int = 1
+    """How many links the VM has."""
 
     def as_arguments(self) -> dict[str, str]:
         """Return what `device_add` is told."""
@@ -59,6 +66,50 @@ class HostNetwork:
     """Character devices that QEMU opens: this user must be able to."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Memory that the broker makes and keeps under a name; `content` is what it begins with, the rest is zero."""
+
+    name: str
+    size: int
+    content: tuple[tuple[int, bytes], ...] = ()
+    """(offset, bytes), written in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedEnd:
+    """One end of a memory that guests share: whom QEMU asks for it, and what the guest is told of the device."""
+
+    vm: str
+    socket: str
+    """Where the broker serves it to that VM's QEMU."""
+    id: int
+    vectors: int
+    slot: int
+    """Where this device is described in the VM's control page: an offset; its first four bytes are the state."""
+    description: bytes
+    """All of the slot, its state `free`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """What the broker does for one generation of a link beside QEMU's part: a memory, served to devices at its ends.
+
+    Carried out in this order. Before the first plug, when no QEMU has a device of an earlier generation: the memory
+    is made, or cleared, and served. Before each end's plug: its slot on. Before the first unplug: the slots of all
+    ends off, and each guest's acknowledgement awaited, since a device may be rung no more once it goes. After each
+    unplug: its slot free.
+    """
+
+    name: str
+    memory: Memory
+    ends: tuple[SharedEnd, ...]
+
+    def end_of(self, vm: str) -> tuple[int, SharedEnd] | None:
+        """Return number and end of a VM; None if this memory is not served to it."""
+        return next(((number, end) for number, end in enumerate(self.ends) if end.vm == vm), None)
+
+
 class LinkKind(Protocol):
     """One kind of link; everything here is pure. A kind inherits from it what it has no use for."""
 
@@ -85,6 +136,20 @@ class LinkKind(Protocol):
         """Return what has to be on the host before anything is plugged; the same for every generation."""
         return None
 
+    def sharing(
+        self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
+    ) -> Sharing | None:
+        """Return what the broker has to make and serve for one generation."""
+        return None
+
+    def window(self, link: LinkSpec, vm: VmSpec) -> int:
+        """Return the bytes of the memory that the link's device shows to a VM's guest; 0: registers only."""
+        return 0
+
+    def memory(self, link: LinkSpec) -> int:
+        """Return the bytes of the host's memory that the link takes."""
+        return 0
+
 
 def device_id(link: str, generation: int) -> str:
     """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
@@ -106,24 +171,61 @@ def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
     }
 
 
-def place_of(link: LinkSpec, vm: VmSpec) -> Place:
+def place_of(link: LinkSpec, vm: VmSpec, *, number: int, of: int) -> Place:
     """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
 
     A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
     that is still taken, and answers `{}`.
     """
     if vm.machine == "q35":
-        return Place(bus=f"port-{link.name}", addr="0")
-    return Place(bus="pci.0")
+        return Place(bus=f"port-{link.name}", addr="0", number=number, of=of)
+    return Place(bus="pci.0", number=number, of=of)
 
 
-def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, reserve: str = "") -> list[str]:
+def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, window: int = 0) -> list[str]:
     """Return the root port for a link's end on q35, nothing on pc.
 
     io-reserve=0: a modern virtio device has no I/O BAR, and a 4 KiB window for each of two dozen ports would
-    exhaust the I/O space, which stops SeaBIOS. `reserve` adds what a kind with a large BAR needs.
+    exhaust the I/O space, which stops SeaBIOS. `window` is the size of the device's memory, if it has one.
     """
     if vm.machine != "q35":
         return []
+    reserve = f",pref64-reserve={reserve_for(window) // GIB}G" if window else ""
     options = f"pcie-root-port,id=port-{link.name},bus=pcie.0,chassis={number},slot={number},io-reserve=0{reserve}"
     return ["-device", options]
+
+
+def reserve_for(window: int) -> int:
+    """Return what a root port has to reserve for a device's memory: twice its size, and at least 1 GiB.
+
+    SeaBIOS puts less than that below 4 GiB where it fits, and Linux maps what lies there uncached. Without a
+    reserve it has no room for the device at all; with its bare size, alignment leaves none (4 GiB and more).
+    """
+    return max(GIB, 2 * window)
+
+
+def hole_args(vm: VmSpec, windows: Sequence[int]) -> list[str]:
+    """Return what makes a machine's 64-bit PCI hole large enough for its devices' memories, if it is not.
+
+    It has 32 GiB on q35, and on pc 2 GiB, in whole.
+    """
+    needed = sum(reserve_for(window) if vm.machine == "q35" else window for window in windows if window)
+    driver, default = ("q35-pcihost", 32 * GIB) if vm.machine == "q35" else ("i440FX-pcihost", 2 * GIB)
+    if 2 * needed <= default:
+        return []
+    return ["-global", f"{driver}.pci-hole64-size={(1 << (2 * needed - 1).bit_length()) // GIB}G"]
+
+
+def control_memory(vm: str) -> str:
+    """Return the name of a VM's control page."""
+    return f"control/{vm}"
+
+
+def control_page_args(vm: VmSpec, size: int) -> list[str]:
+    """Return the device by which a guest sees its control page; there from the start, whatever is plugged later."""
+    name = "vpctl-control"
+    path = placeholder(control_memory(vm.name))
+    return [
+        *("-object", f"memory-backend-file,id={name},mem-path={path},size={size},share=on"),
+        *("-device", f"ivshmem-plain,id={name}-page,memdev={name}"),
+    ]

@@ -9,8 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vpctl.broker.control_page import PAGE_SIZE, control_header
 from vpctl.links import LINK_KINDS
-from vpctl.links.base import HostNetwork, Place, PlugStep, place_of
+from vpctl.links.base import (
+    HostNetwork,
+    Memory,
+    Place,
+    PlugStep,
+    Sharing,
+    control_memory,
+    control_page_args,
+    hole_args,
+    place_of,
+)
 from vpctl.qemu.argv import MachineSpec, machine_from_json, machine_to_json
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
@@ -64,19 +75,53 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
 
 
 def link_args(topology: Topology, vm: VmSpec) -> tuple[str, ...]:
-    """Return the argv that a VM needs from its start because of its links: root ports, one for each."""
+    """Return the argv that a VM needs from its start because of its links.
+
+    Root ports, one for each; a PCI hole that is large enough; and a control page, where a device has memory to show.
+    """
     args: list[str] = []
-    for number, link in enumerate(topology.links_of(vm.name), start=1):
+    links = topology.links_of(vm.name)
+    for number, link in enumerate(links, start=1):
         args += LINK_KINDS[link.kind].port_args(link, vm, number=number)
+    args += hole_args(vm, [LINK_KINDS[link.kind].window(link, vm) for link in links])
+    if (page := control_page(topology, vm)) is not None:
+        args += control_page_args(vm, page.size)
     return tuple(args)
+
+
+def control_page(topology: Topology, vm: VmSpec) -> Memory | None:
+    """Return the memory that a VM's QEMU inherits, in which its guest reads what its devices are; None: no need."""
+    if not any(LINK_KINDS[link.kind].window(link, vm) for link in topology.links_of(vm.name)):
+        return None
+    return Memory(name=control_memory(vm.name), size=PAGE_SIZE, content=((0, control_header()),))
+
+
+def shared_memory(topology: Topology) -> int:
+    """Return the bytes of the host's memory that the links take, beside the guests' own."""
+    return sum(LINK_KINDS[link.kind].memory(link) for link in topology.links)
+
+
+def _places(topology: Topology, link: LinkSpec) -> dict[str, Place]:
+    places = {}
+    for end in link.endpoints:
+        links = topology.links_of(end.vm)
+        number = 1 + [other.name for other in links].index(link.name)
+        places[end.vm] = place_of(link, topology.vm(end.vm), number=number, of=len(links))
+    return places
 
 
 def plug_steps(
     topology: Topology, link: LinkSpec, generation: int, *, first: str, rundir: RunDir
 ) -> tuple[PlugStep, PlugStep]:
     """Return the steps that plug one generation of a link, beginning at VM `first`."""
-    places: dict[str, Place] = {end.vm: place_of(link, topology.vm(end.vm)) for end in link.endpoints}
+    places = _places(topology, link)
     return LINK_KINDS[link.kind].plug_steps(link, generation, first=first, places=places, rundir=rundir)
+
+
+def sharing(topology: Topology, link: LinkSpec, generation: int, *, rundir: RunDir) -> Sharing | None:
+    """Return what the broker has to make and serve for one generation of a link; None for most kinds."""
+    places = _places(topology, link)
+    return LINK_KINDS[link.kind].sharing(link, generation, places=places, rundir=rundir)
 
 
 def host_network(link: LinkSpec, rundir: RunDir) -> HostNetwork | None:

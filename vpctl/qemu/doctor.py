@@ -50,6 +50,8 @@ class Needs:
     devices: Iterable[str] = field(default_factory=tuple)
     netdevs: Iterable[str] = field(default_factory=tuple)
     kernel: Path | None = None
+    shared_memory: int = 0
+    """Bytes that the links take beside the guests' own memory."""
 
 
 async def examine(
@@ -64,7 +66,7 @@ async def examine(
     findings: list[Finding] = []
     for qemu in _qemus(needs.topologies):
         findings += await _examine_qemu(qemu, directories, needs, log=log, fresh=fresh, environ=environ)
-    findings.append(_examine_memory(needs.topologies))
+    findings.append(_examine_memory(needs.topologies, needs.shared_memory))
     findings += _examine_socket_paths(directories, needs.topologies)
     findings += [_examine_image_tools(image_built=needs.kernel is not None), await _examine_user_namespaces()]
     findings.append(_examine_open_files(sum(len(topology.vms) for topology in needs.topologies)))
@@ -134,8 +136,8 @@ def _failed(name: str, error: VpctlError) -> Finding:
     return Finding(name=name, ok="failed", message=error.message, remedy=error.hint)
 
 
-def _examine_memory(topologies: Sequence[Topology]) -> Finding:
-    need = memory_need(*topologies)
+def _examine_memory(topologies: Sequence[Topology], shared: int) -> Finding:
+    need = memory_need(*topologies, shared=shared)
     if not need.fits:
         return Finding(name="memory", ok="failed", message=need.message, remedy=MEMORY_REMEDY)
     if need.swaps:

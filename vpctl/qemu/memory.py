@@ -52,16 +52,21 @@ MEMORY_REMEDY = "lower `memory:` of the VMs, run fewer of them, or stop another 
 
 
 def memory_need(
-    *topologies: Topology, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+    *topologies: Topology, shared: int = 0, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
 ) -> MemoryNeed:
-    """Compare what all VMs of these topologies need together with what is available now."""
-    needed = sum(vm.memory + OVERHEAD for topology in topologies for vm in topology.vms)
+    """Compare what all VMs of these topologies, and their links (`shared`), need together with what is available."""
+    needed = shared + sum(vm.memory + OVERHEAD for topology in topologies for vm in topology.vms)
     return MemoryNeed(needed=needed, available=available_memory(proc=proc, cgroups=cgroups))
 
 
-def check_memory(topology: Topology, *, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
-    """Raise HostError if the host cannot serve a topology's memory, before anything of it is started."""
-    need = memory_need(topology, proc=proc, cgroups=cgroups)
+def check_memory(
+    topology: Topology, *, shared: int = 0, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")
+) -> None:
+    """Raise HostError if the host cannot serve a topology's memory, before anything of it is started.
+
+    `shared` is what its links take beside.
+    """
+    need = memory_need(topology, shared=shared, proc=proc, cgroups=cgroups)
     if not need.fits:
         raise HostError(f"not enough memory: {need.message}", hint=MEMORY_REMEDY)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
-from vpctl.broker.protocol import Exit, process_name
+from vpctl.broker.protocol import Exit, LinkNews, process_name
 from vpctl.errors import VpctlError
 from vpctl.recovery.faults import Fault
 from vpctl.supervisor.world import World
@@ -47,7 +47,7 @@ class Bond:
                         await self._repaired(client, died)
                         died = None
                     self.connected.set()
-                    await self._take_exits(client)
+                    await self._take_news(client)
             except BrokerGoneError:
                 pass
             self._client = None
@@ -86,18 +86,26 @@ class Bond:
         attributes = {"fault": str(Fault.BROKER_EXIT), "ok": True, "total_ms": total, "adopted": sorted(running)}
         self._world.journal.write("recovery.end", attributes=attributes)
 
-    async def _take_exits(self, client: BrokerClient) -> None:
-        """Take in the ends of processes until the broker is gone."""
+    async def _take_news(self, client: BrokerClient) -> None:
+        """Take in the ends of processes, and who joins or leaves a link, until the broker is gone."""
         gone = asyncio.ensure_future(client.lost.wait())
         try:
             while True:
-                news = asyncio.ensure_future(client.exits.get())
+                news = asyncio.ensure_future(client.news.get())
                 try:
                     await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
                     if not news.done():
                         return
-                    self._take_exit(news.result())
+                    self._take(news.result())
                 finally:
                     news.cancel()
         finally:
             gone.cancel()
+
+    def _take(self, news: Exit | LinkNews) -> None:
+        if isinstance(news, Exit):
+            self._take_exit(news)
+            return
+        attributes = {"device": news.name, "end": news.end, "id": news.id}
+        link = news.name.rpartition(".")[0]
+        self._world.journal.write(f"link.{news.what}", link=link, attributes=attributes)

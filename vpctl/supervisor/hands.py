@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.guest import network
-from vpctl.plan.run import host_network, plug_steps, plugged_device
+from vpctl.links.base import Sharing
+from vpctl.plan.run import host_network, plug_steps, plugged_device, sharing
 from vpctl.qmp import hotplug
+from vpctl.qmp.device import DevicePlan
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.parking import NO_VECTORS, Vectors, find_vectors, leaves_handlers, park
+from vpctl.supervisor.sharing import free, serve, switch_off, switch_on
 from vpctl.supervisor.world import World
 
 
@@ -27,6 +32,8 @@ class Hands:
         # One at a time in each VM. Whatever is plugged or unplugged makes a guest look at every slot, and one whose
         # device is still on its way out it then ejects a second time: the next device there, if that is quick.
         self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
+        self._off: set[str] = set()
+        """The generations of shared memory that all guests were told to let go of."""
 
     async def fence(self, vm: str) -> None:
         await self._world.machines[vm].fence(self._broker())
@@ -76,22 +83,78 @@ class Hands:
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         world = self._world
-        spec = world.topology.link(link)
+        spec, machine = world.topology.link(link), world.machines[vm]
         device = plugged_device(world.topology, spec, generation, vm=vm, rundir=world.rundir)
-        session = await world.machines[vm].qmp()
+        shared = sharing(world.topology, spec, generation, rundir=world.rundir)
+        if shared is not None:
+            await self._switch_off(link, generation, shared)
+        session = await machine.qmp()
         async with self._hotplug[vm]:
+            vectors = await self._vectors(machine, shared)
             await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
+            await self._park(machine, device, vectors)
+        if shared is not None and (served := shared.end_of(vm)) is not None:
+            await free(self._broker(), served[1])
         world.unplugged(vm, link, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
         world = self._world
-        spec = world.topology.link(repair.link)
+        spec, machine, known = world.topology.link(repair.link), world.machines[vm], world.links[repair.link]
         steps = plug_steps(world.topology, spec, repair.generation, first=repair.first, rundir=world.rundir)
         (device,) = (step.device for step in steps if step.vm == vm)
-        session = await world.machines[vm].qmp()
-        world.links[repair.link].plugging(vm, repair.generation)
+        shared = sharing(world.topology, spec, repair.generation, rundir=world.rundir)
+        session = await machine.qmp()
+        if shared is not None:
+            await self._share(vm, repair, shared)
+        known.plugging(vm, repair.generation)
         async with self._hotplug[vm]:
-            await hotplug.plug(session, device)
+            try:
+                await hotplug.plug(session, device)
+            except hotplug.StepError as error:
+                if error.step == "device_add" and error.reply is None:  # it was there after all, and taken out again
+                    with contextlib.suppress(VpctlError):
+                        await self._park(machine, device, NO_VECTORS)
+                raise
+
+    # Section: memory that guests share
+
+    async def _share(self, vm: str, repair: Repair, shared: Sharing) -> None:
+        """Have the broker do its part before a plug; see `Sharing`."""
+        if vm == repair.first:
+            plugged = self._world.links[repair.link].plugged
+            if holders := [other for other, generations in plugged.items() if generations]:
+                # A QEMU that hangs or is paused still has the memory, and may wake up.
+                message = f"`{holders[0]}` still has a device of link `{repair.link}`"
+                raise RecoveryError(message, hint=f"vpctl recover {holders[0]}")
+            await serve(self._broker(), shared)
+        if (end := shared.end_of(vm)) is not None:
+            await switch_on(self._broker(), end[1])
+
+    async def _switch_off(self, link: str, generation: int, shared: Sharing) -> None:
+        """Have all ends let go before the first device of a generation goes, so that none of them rings another's."""
+        if shared.name in self._off:
+            return
+        known = self._world.links[link]
+        vms = [vm for vm, generations in known.plugged.items() if generation in generations and self.is_alive(vm)]
+        silent = await switch_off(self._broker(), shared, vms)
+        self._world.journal.write("link.off", link=link, attributes={"device": shared.name, "silent": silent})
+        self._off.add(shared.name)
+
+    async def _vectors(self, machine: Machine, shared: Sharing | None) -> Vectors:
+        """Return the descriptors of a device's interrupts, while it has them."""
+        if shared is None or machine.process is None or (end := shared.end_of(machine.name)) is None:
+            return NO_VECTORS
+        return find_vectors(machine.process.pid, await self._broker().served(shared.name), end[0])
+
+    async def _park(self, machine: Machine, device: DevicePlan, vectors: Vectors) -> None:
+        """Cure a QEMU of the interrupts of a doorbell device that was in it."""
+        count = device.device.get("vectors", 0)
+        if not count or machine.process is None or not leaves_handlers(machine.spec.accelerator):
+            return
+        session = await machine.qmp()
+        # Beside both ends' vectors: the memory, the connection to the broker, and the host's own interrupt.
+        parked = await park(session, machine.process.pid, vectors, name=device.device["id"], count=2 * count + 3)
+        machine.parked(parked)
 
     async def prove(self, link: str) -> None:
         for end in self._world.topology.link(link).endpoints:

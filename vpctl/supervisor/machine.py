@@ -25,7 +25,7 @@ from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.config import links_table, write_config
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
-from vpctl.plan.run import Run
+from vpctl.plan.run import Run, control_page
 from vpctl.process import ProcessId
 from vpctl.qemu.argv import MANAGEMENT_NETDEV, machine_argv
 from vpctl.qmp.session import Session, open_session
@@ -34,6 +34,8 @@ from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, private_directory, read_json, write_atomic
 from vpctl.supervisor.boot_report import Ended, boot_error, describe_end
 from vpctl.supervisor.journal import Journal
+from vpctl.supervisor.parking import LOW, files_left
+from vpctl.supervisor.sharing import fill
 
 if TYPE_CHECKING:
     import asyncssh
@@ -69,6 +71,8 @@ class Machine:
         self.fault: tuple[Fault, float, float] | None = None
         """The fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC)."""
         self.last_beat: Heartbeat | None = None
+        self.parked_fds = 0
+        """Idle descriptors that its QEMU was given to keep, see `parking`."""
         self.on_reset: Callable[[], None] | None = None
         """Called when the guest of a VM that is ready was reset, by itself or over QMP."""
         self._run = run
@@ -143,6 +147,7 @@ class Machine:
                 "host_key": self.ssh_address.host_key if self.ssh_port else None,
             },
             "agent": self.agent,
+            "parked_fds": self.parked_fds,
             "qmp": str(self._rundir.people_qmp_socket(self.name)),
             "console": str(self._rundir.console_socket(self.name)),
             "logs": str(self.logs) if self.generation else None,
@@ -158,7 +163,7 @@ class Machine:
         """
         await self._forget()
         self.generation += 1
-        self.last_beat, self._serial_from = None, 0
+        self.last_beat, self._serial_from, self.parked_fds = None, 0, 0
         self.set_state(VmState.STARTING)
         return await self._to_ready(broker, adopted=False)
 
@@ -206,6 +211,7 @@ class Machine:
         """Take over what a supervisor before this one wrote down."""
         self.generation = entry["generation"]
         self.ssh_port = entry["ssh"]["port"] or 0
+        self.parked_fds = entry["parked_fds"]
         state = VmState(entry["state"])
         # What it had in hand is begun again; what ran is looked at by `adopt`.
         unfinished = (VmState.STARTING, VmState.BOOTING)
@@ -278,12 +284,16 @@ class Machine:
         for stale in (self._rundir.qmp_socket(self.name), self._rundir.people_qmp_socket(self.name)):
             stale.unlink(missing_ok=True)  # QEMU would replace it, but until then a connect would find the old one
         source = Path(self._run.source).parent
+        page = control_page(topology, self.spec.vm)
+        if page is not None:
+            await fill(broker, page)  # of no other QEMU any more: the last one was fenced
         child = await broker.spawn(
             name=process_name(self.name),
             generation=self.generation,
             argv=self._argv,
             directory=str(self.logs),
             cwd=str(source if source.is_dir() else "/"),
+            memories=[page.name] if page is not None else [],
         )
         self.process = child.process
         self._on_change()
@@ -416,6 +426,20 @@ class Machine:
         except OSError as error:
             message = f"cannot read the guest agent {self.spec.boot.agent}: {error.strerror}"
             raise HostError(message, hint="vpctl image build") from error
+
+    def parked(self, count: int) -> None:
+        """Take in that its QEMU keeps more idle descriptors; warn when it has few left."""
+        self.parked_fds += count
+        left = files_left(self.process.pid) if self.process is not None else None
+        if left is not None and left < LOW:
+            attributes = {
+                "warning": "file-descriptors",
+                "left": left,
+                "parked": self.parked_fds,
+                "hint": f"vpctl recover {self.name} --force begins afresh; a higher `ulimit -Hn` lasts longer",
+            }
+            self._journal.write("warning", vm=self.name, attributes=attributes)
+        self._on_change()
 
     async def close(self) -> None:
         """Leave the VM as it is; close our connections."""

@@ -18,7 +18,7 @@ from vpctl.image import GuestImage
 from vpctl.image.store import image_directory, load_image
 from vpctl.links import LINK_KINDS
 from vpctl.log import Log
-from vpctl.plan.run import Run, host_networks, link_args
+from vpctl.plan.run import Run, host_networks, link_args, shared_memory
 from vpctl.qemu import accelerator
 from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.qemu.memory import check_memory
@@ -86,7 +86,7 @@ async def prepare(
     """
     rundir = directories.topology(topology.name)
     rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
-    check_memory(topology)
+    check_memory(topology, shared=shared_memory(topology))
     require(host_networks(topology, rundir))
     qemus = {vm.name: await probe_qemu(topology, vm, directories, environ) for vm in topology.vms}
     images = {vm.name: await _image(vm.image, directories, environ, log) for vm in topology.vms}

@@ -48,7 +48,7 @@ async def spoken(child: Child) -> None:
 
 async def next_exit(client: BrokerClient) -> Exit:
     async with asyncio.timeout(10):
-        return await client.exits.get()
+        return await client.news.get()
 
 
 async def supervisor_other_than(client: BrokerClient, process: ProcessId | None) -> ProcessId:

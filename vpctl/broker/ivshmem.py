@@ -1,0 +1,78 @@
+"""What an ivshmem server says to a QEMU, and who has which id: QEMU's ivshmem-spec, `docs/specs`. Pure.
+
+Only the server speaks. A message is a signed 64-bit number, little-endian, with at most one descriptor beside it
+(SCM_RIGHTS). Everything up to the region is read while `device_add` waits; what comes later may come at any time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PROTOCOL_VERSION = 0
+REGION = -1
+"""The number beside which the region's descriptor comes."""
+
+HOST_ID = 1
+"""Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
+
+LARGEST_ID = 65535
+_FIRST_ID = 2
+_IDS_OF_A_ROLE = (LARGEST_ID + 1 - _FIRST_ID) // 2
+
+_FORMAT = struct.Struct("<q")
+SIZE = _FORMAT.size
+"""Bytes in a message."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A number, and the descriptor that goes with it."""
+
+    number: int
+    fd: int | None = None
+
+    def encode(self) -> bytes:
+        """Return the message's bytes; the descriptor travels beside them."""
+        return _FORMAT.pack(self.number)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Peer:
+    """Whom a device can interrupt: its id and an eventfd for each of its vectors."""
+
+    id: int
+    eventfds: tuple[int, ...]
+
+
+def decode(data: bytes) -> int:
+    """Return the number of a message; struct.error unless it has 8 bytes."""
+    number: int = _FORMAT.unpack(data)[0]
+    return number
+
+
+def greeting(own: Peer, others: Iterable[Peer], region: int) -> list[Message]:
+    """Return what a client is told when it connects.
+
+    The others come before the region, so that the doorbell works as soon as the guest sees the device. The device's
+    own vectors come after it: before that QEMU 7.2 has no table for them, and dies (SIGSEGV).
+    """
+    messages = [Message(number=PROTOCOL_VERSION), Message(number=own.id)]
+    messages += [message for other in others for message in _joins(other)]
+    return [*messages, Message(number=REGION, fd=region), *_joins(own)]
+
+
+def _joins(peer: Peer) -> list[Message]:
+    return [Message(number=peer.id, fd=fd) for fd in peer.eventfds]
+
+
+def device_id(*, role: int, number: int, of: int, generation: int) -> int:
+    """Return the id of one end's device: another for each generation of each of a VM's links, and for the peer's end.
+
+    `number` counts the VM's links from 1 to `of`. It follows from the generation, so that nobody has to remember it,
+    and grows slowly, since a QEMU has a table of all ids below. One comes again after 32767 generations of all the
+    VM's links together: by then each of them was in a device of its own, long gone.
+    """
+    count = (generation - 1) * of + number - 1
+    return _FIRST_ID + 2 * (count % _IDS_OF_A_ROLE) + role

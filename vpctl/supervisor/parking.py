@@ -1,0 +1,103 @@
+"""Descriptors parked in a QEMU, so that none is found where it still listens to a device that is gone.
+
+Under TCG a QEMU goes on waiting for the interrupts of an ivshmem-doorbell that was unplugged, by their descriptors'
+numbers, which are closed: its main loop spins (7.2, 10.0), and would take whatever gets one of those numbers for an
+interrupt of freed memory. An idle eventfd in each of those places ends that. It stays as long as the QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vpctl import wait
+from vpctl.errors import ReadyTimeoutError
+from vpctl.process import eventfd_id, file_limit, open_files
+from vpctl.qmp.session import Session
+
+CLOSED_SECONDS = 1.0
+"""For QEMU to close a device's eventfds: it has, when it says DEVICE_DELETED."""
+
+MOST_AT_ONCE = 256
+"""Descriptors that are sent to fill all lower numbers that are free; a QEMU has a few dozen."""
+
+LOW = 64
+"""Descriptors left, below which a QEMU's limit is worth a warning."""
+
+
+def leaves_handlers(accelerator: str) -> bool:
+    """Whether a QEMU keeps waiting for an unplugged doorbell's interrupts.
+
+    Under KVM the kernel takes them (irqfd) and forgets them with the device. QEMU 11.1 waits by io_uring, which keeps
+    the file instead of its number and does not spin; but a host may refuse it io_uring.
+    """
+    return accelerator == "tcg"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vectors:
+    """A device's interrupts as one QEMU has them: the eventfds' kernel ids, and their descriptors' numbers."""
+
+    ids: frozenset[int]
+    numbers: frozenset[int]
+
+
+NO_VECTORS = Vectors(ids=frozenset(), numbers=frozenset())
+
+
+def find_vectors(pid: int, served: Mapping[str, Any] | None, end: int) -> Vectors:
+    """Return the descriptors of a device that is plugged; none if its broker died, or /proc does not tell."""
+    ids = frozenset(served["ends"][end]["eventfds"] if served is not None else ()) - {None}
+    table = {number: eventfd_id(pid, number) for number in open_files(pid)} if ids else {}
+    return Vectors(ids=ids, numbers=frozenset(number for number, id_ in table.items() if id_ in ids))
+
+
+async def park(session: Session, pid: int, vectors: Vectors, *, name: str, count: int) -> int:
+    """Put an idle eventfd at the number of each vector, now that the device is gone; return how many stay.
+
+    Where the numbers are not known, `count` of them are parked: as many as the device had descriptors in all.
+    """
+    if not vectors.numbers:
+        await _send(session, [f"{name}.parked{number}" for number in range(count)])
+        return count
+    with contextlib.suppress(ReadyTimeoutError):
+        await wait.until(lambda: _closed(pid, vectors), timeout=CLOSED_SECONDS, what="closed eventfds", every=0.005)
+    sent: dict[int | None, str] = {}
+    while vectors.numbers - open_files(pid) and len(sent) < MOST_AT_ONCE:
+        sent |= await _send(session, [f"{name}.parked{len(sent)}"])
+    # The lowest free number is taken each time: those that only filled a gap below are given back.
+    kept = 0
+    for number in open_files(pid):
+        if (fdname := sent.get(eventfd_id(pid, number))) is None:
+            continue
+        if number in vectors.numbers:
+            kept += 1
+        else:
+            await session.execute("closefd", {"fdname": fdname})
+    return kept
+
+
+async def _closed(pid: int, vectors: Vectors) -> bool | None:
+    return None if any(eventfd_id(pid, number) in vectors.ids for number in vectors.numbers) else True
+
+
+async def _send(session: Session, names: Collection[str]) -> dict[int | None, str]:
+    """Send an idle eventfd under each name; return the kernel's ids, which stay while QEMU has them."""
+    sent = {}
+    for name in names:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            sent[eventfd_id(os.getpid(), fd)] = name
+            await session.send_fd(name, fd)
+        finally:
+            os.close(fd)
+    return sent
+
+
+def files_left(pid: int) -> int | None:
+    """Return how many more descriptors a process may open; None if that cannot be told."""
+    limit, used = file_limit(pid), open_files(pid)
+    return limit - len(used) if limit is not None and used else None
