@@ -84,9 +84,9 @@ async def booted(
             "host_key": keys.host_key_dropbear,
             "links": links.encode(),
         }
-        for name, content in contents.items():
-            (root / name).write_bytes(content)
-            argv += ["-fw_cfg", f"name=opt/vpctl/{name},file={root / name}"]
+        for item, content in contents.items():
+            (root / item).write_bytes(content)
+            argv += ["-fw_cfg", f"name=opt/vpctl/{item},file={root / item}"]
     try:
         async with (
             running([*argv, *options]) as process,
