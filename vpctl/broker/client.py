@@ -93,6 +93,10 @@ class BrokerClient:
         given = [(offset, content.hex()) for offset, content in parts]
         await self._request("write", memory=memory, parts=given)
 
+    async def contents(self, memory: str, offset: int, length: int) -> bytes:
+        """Return bytes of a memory, a page at most."""
+        return bytes.fromhex((await self._request("read", memory=memory, offset=offset, length=length))["content"])
+
     async def serve(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Serve a memory to ivshmem devices; what was served of it before is over. Returns what `served` tells."""
         return await self._request("serve", name=name, memory=memory, ends=ends)

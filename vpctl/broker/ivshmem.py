@@ -71,8 +71,8 @@ def device_id(*, role: int, number: int, of: int, generation: int) -> int:
     """Return the id of one end's device: another for each generation of each of a VM's links, and for the peer's end.
 
     `number` counts the VM's links from 1 to `of`. It follows from the generation, so that nobody has to remember it,
-    and grows slowly, since a QEMU has a table of all ids below. One comes again after 32767 generations of all the
-    VM's links together: by then each of them was in a device of its own, long gone.
+    and grows slowly, since a QEMU has a table of all ids below. One comes again after 32767 generations, divided
+    by the VM's links: by then each of them was in a device of its own, long gone.
     """
     count = (generation - 1) * of + number - 1
-    return _FIRST_ID + 2 * (count % _IDS_OF_A_ROLE) + role
+    return _FIRST_ID + 2 * (count % (_IDS_OF_A_ROLE // of * of)) + role

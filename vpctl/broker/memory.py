@@ -18,6 +18,8 @@ from vpctl.errors import HostError, UsageError
 PREFIX = "vpctl:"
 """What the kernel's name of each memory begins with: /proc/PID/fd shows `/memfd:vpctl:NAME (deleted)`."""
 
+LARGEST = 1 << 62
+
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
@@ -32,8 +34,8 @@ class Memories:
 
         The size is a power of two: any other aborts a QEMU whose ivshmem device is given it.
         """
-        if size < mmap.PAGESIZE or size & (size - 1):
-            raise UsageError(f"memory `{name}`: {size} bytes are not a power of two, or less than a page")
+        if not mmap.PAGESIZE <= size <= LARGEST or size & (size - 1):
+            raise UsageError(f"memory `{name}`: {size} bytes are no power of two from a page to what a file can have")
         if name in self._fds:
             if (there := os.fstat(self._fds[name]).st_size) != size:
                 raise UsageError(f"memory `{name}` has {there} bytes, not {size}")

@@ -6,19 +6,22 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
 from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
-from vpctl.broker.protocol import SUPERVISOR, Child, Exit
+from vpctl.broker.memory import placeholder
+from vpctl.broker.protocol import SUPERVISOR, Child, Exit, LinkNews
 from vpctl.broker.service import RESTART_SECONDS, known_children
-from vpctl.errors import HostError, UsageError
-from vpctl.process import ProcessId, identify, wait_gone
+from vpctl.errors import HostError, NotFoundError, UsageError
+from vpctl.process import ProcessId, file_limit, identify, open_files, wait_gone
 from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, read_json, write_json
 from vpctl.wait import until
 
@@ -48,7 +51,9 @@ async def spoken(child: Child) -> None:
 
 async def next_exit(client: BrokerClient) -> Exit:
     async with asyncio.timeout(10):
-        return await client.news.get()
+        while not isinstance(news := await client.news.get(), Exit):
+            pass
+        return news
 
 
 async def supervisor_other_than(client: BrokerClient, process: ProcessId | None) -> ProcessId:
@@ -272,6 +277,111 @@ async def test_a_broker_started_for_nothing_ends_by_itself(rundir: RunDir) -> No
                 await wait_gone(broker)
     assert not rundir.run.exists()
     assert "is missing or damaged" in rundir.service_log("supervisor").read_text()
+
+
+# Section: memory that guests share
+
+READS = ["sh", "-c", 'head -c 4 <"$0"; exec sleep 1000', placeholder("control/vm1")]
+"""A QEMU that opens what it has inherited, and says what is in it."""
+
+ENDS = [{"path": "lan0.1.0", "id": 2, "vectors": 3}, {"path": "lan0.1.1", "id": 3, "vectors": 3}]
+
+
+def ends(rundir: RunDir) -> list[dict[str, Any]]:
+    return [{**end, "path": str(rundir.run / str(end["path"]))} for end in ENDS]
+
+
+async def test_a_process_opens_the_memory_that_it_inherits_by_the_path_in_its_command_line(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        assert await client.make("control/vm1", 65536)
+        await client.write("control/vm1", (0, b"abcd"))
+        child = await client.spawn(
+            name="vm/vm1",
+            generation=1,
+            argv=READS,
+            directory=str(rundir.generation("vm1", 1)),
+            cwd="/",
+            memories=["control/vm1"],
+        )
+        await spoken(child)
+        assert (Path(child.directory) / "qemu.log").read_text() == "abcd"
+        other = await spawn(client, rundir, *SLEEPS, name="vm/vm2")
+        assert names_of_memories(child.process.pid) == ["/memfd:vpctl:control/vm1 (deleted)"]
+        assert names_of_memories(other.process.pid) == [], "nobody else has it"
+        assert file_limit(child.process.pid) == file_limit(os.getpid()), "the broker's, which it has raised"
+
+
+def names_of_memories(pid: int) -> list[str]:
+    names = {str((Path(f"/proc/{pid}/fd") / str(number)).readlink()) for number in open_files(pid)}
+    return sorted(name for name in names if name.startswith("/memfd:"))
+
+
+async def test_a_process_that_asks_for_memory_that_is_not_there_is_not_started(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        with pytest.raises(UsageError, match="no memory named `control/vm1`"):
+            await client.spawn(
+                name="vm/vm1", generation=1, argv=READS, directory="/x", cwd="/", memories=["control/vm1"]
+            )
+
+
+async def test_a_memory_has_one_server_at_a_time_and_who_joins_and_leaves_is_told(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        await client.make("region/lan0", 1 << 20)
+        first = await client.serve(name="lan0.g1", memory="region/lan0", ends=ends(rundir))
+        assert first == await client.served("lan0.g1")
+        with socket.socket(socket.AF_UNIX) as qemu:
+            qemu.connect(str(rundir.run / "lan0.1.0"))
+            assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="join", id=2)
+            again = await client.serve(name="lan0.g2", memory="region/lan0", ends=ends(rundir))
+            assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="leave", id=2)
+        assert await client.served("lan0.g1") is None
+        assert not {*again["ends"][0]["eventfds"]} & {*again["ends"][1]["eventfds"]}
+        with pytest.raises(NotFoundError, match=r"nothing is served as `lan0\.g1`"):
+            await client.ring("lan0.g1", 0)
+        await client.ring("lan0.g2", 0)
+        await client.close("lan0.g2")
+        await client.close("lan0.g2")
+        assert not list(rundir.run.glob("lan0.*"))
+
+
+async def next_news(client: BrokerClient) -> Exit | LinkNews:
+    async with asyncio.timeout(5):
+        return await client.news.get()
+
+
+async def test_a_place_where_nothing_can_be_served_is_the_hosts_error(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        await client.make("region/lan0", 1 << 20)
+        with pytest.raises(HostError, match=r"cannot serve `lan0\.g1`"):
+            await client.serve(
+                name="lan0.g1", memory="region/lan0", ends=[{"path": "/none/x", "id": 2, "vectors": 3}]
+            )
+        assert await client.served("lan0.g1") is None
+
+
+async def test_memory_outlives_its_broker_in_the_processes_that_have_it_and_what_was_served_does_not(
+    rundir: RunDir,
+) -> None:
+    with broker_process(rundir) as first:
+        async with connect(rundir) as client:
+            await supervisor_other_than(client, None)
+            await client.make("control/vm1", 65536)
+            await client.make("region/lan0", 1 << 20)
+            await client.write("control/vm1", (0, b"abcd"))
+            directory = str(rundir.generation("vm1", 1))
+            await client.spawn(
+                name="vm/vm1", generation=1, argv=READS, directory=directory, cwd="/", memories=["control/vm1"]
+            )
+            await client.serve(name="lan0.g1", memory="region/lan0", ends=ends(rundir))
+            first.kill()
+            async with asyncio.timeout(10):
+                await client.lost.wait()
+    async with broker_running(rundir) as client:
+        assert not await client.make("control/vm1", 65536), "it is the same one"
+        assert await client.contents("control/vm1", 0, 4) == b"abcd"
+        assert await client.make("region/lan0", 1 << 20), "nobody had it"
+        assert await client.served("lan0.g1") is None
+        await client.serve(name="lan0.g1", memory="region/lan0", ends=ends(rundir))
 
 
 async def test_is_gone_for_good_where_there_is_no_broker(rundir: RunDir) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.made import PAIR, made_topology
+from tests.made import PAIR, made_link, made_topology
+from vpctl.errors import TopologyError
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import plug_steps
+from vpctl.plan.run import control_page, link_args, plug_steps, shared_memory, sharing
 from vpctl.rundir import RunDir
+from vpctl.topology.load import load
+from vpctl.topology.model import LinkSpec, Topology, VmSpec
 from vpctl.topology.schema import schema
 
 RUNDIR = RunDir(name="pair", run=Path("/run/v/pair"), state=Path("/state/v/pair"))
@@ -29,6 +34,86 @@ def test_the_schema_names_the_kinds_that_work_and_no_other() -> None:
     text = str(schema({name: kind.rules for name, kind in LINK_KINDS.items()}))
     for kind in ("vhost-pci", "ivshmem-doorbell", "ivshmem-plain", "stream", "dgram", "tap"):
         assert (f"'{kind}'" in text) == (kind in LINK_KINDS)
+
+
+def link_of(**more: Any) -> LinkSpec:
+    return made_link("shm0", "vm1", "vm2", kind="ivshmem-doorbell", **more)
+
+
+@pytest.mark.parametrize(
+    ("size", "wrong"),
+    [
+        ("16M", None),
+        ("1M", None),
+        ("64G", None),
+        ("24M", "25165824 is not a power of two, such as 16777216 or 33554432"),
+        ("512K", "is not between 1M and 64G"),
+        ("128G", "is not between 1M and 64G"),
+    ],
+)
+def test_the_size_of_a_shared_memory_is_one_that_qemu_survives(size: str, wrong: str | None) -> None:
+    text = "version: 1\nname: t\nvms: {a: {}, b: {}}\nlinks:\n"
+    text += f"  shm0: {{kind: ivshmem-doorbell, endpoints: [a, b], size: {size}}}\n"
+    kinds = {name: kind.rules for name, kind in LINK_KINDS.items()}
+    if wrong is None:
+        load(text, file="t.yaml", kinds=kinds, environ={}, base=Path("/"))
+        return
+    with pytest.raises(TopologyError) as caught:
+        load(text, file="t.yaml", kinds=kinds, environ={}, base=Path("/"))
+    (problem,) = caught.value.problems
+    assert wrong in problem.message
+    assert str(problem.where).startswith("t.yaml:5:")
+
+
+def test_a_shared_memory_that_is_too_small_for_its_queues_is_refused() -> None:
+    check = LINK_KINDS["ivshmem-doorbell"].rules.check
+    assert check is not None
+    assert check(link_of(queues=1, options={"size": 1 << 20}), PAIR) is None
+    assert (
+        check(link_of(queues=2, options={"size": 1 << 20}), PAIR) == "`size` is too small for 2 queues: 2M at least"
+    )
+    assert check(link_of(queues=16, options={"size": 16 << 20}), PAIR) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "ports", "hole"),
+    [
+        (16 << 20, ["1G"], None),
+        (512 << 20, ["1G"], None),
+        (1 << 30, ["2G"], None),
+        (4 << 30, ["8G"], None),
+        (16 << 30, ["32G"], "64G"),
+        (64 << 30, ["128G"], "256G"),
+    ],
+)
+def test_a_q35_has_room_for_the_memory_above_4_gib_at_each_port(
+    size: int, ports: list[str], hole: str | None
+) -> None:
+    words = link_args_of(size, machine="q35")
+    assert re.findall(r"pref64-reserve=(\w+)", words) == ports
+    assert re.findall(r"q35-pcihost.pci-hole64-size=(\w+)", words) == ([hole] if hole else [])
+
+
+@pytest.mark.parametrize(("size", "hole"), [(16 << 20, None), (1 << 30, None), (2 << 30, "4G"), (4 << 30, "8G")])
+def test_a_pc_has_no_ports_and_a_hole_that_is_large_enough(size: int, hole: str | None) -> None:
+    words = link_args_of(size, machine="pc")
+    assert "pcie-root-port" not in words
+    assert re.findall(r"i440FX-pcihost.pci-hole64-size=(\w+)", words) == ([hole] if hole else [])
+
+
+def link_args_of(size: int, *, machine: str) -> str:
+    vms = tuple(VmSpec(name=name, machine=machine) for name in ("vm1", "vm2"))  # type: ignore[arg-type]
+    topology = Topology(name="t", vms=vms, links=(link_of(options={"size": size}),))
+    return " ".join(link_args(topology, topology.vm("vm1")))
+
+
+@pytest.mark.parametrize("kind", [name for name in LINK_KINDS if name != "ivshmem-doorbell"])
+def test_a_kind_without_shared_memory_has_nothing_of_it(kind: str) -> None:
+    pair = made_topology(("lan0", "vm1", "vm2"), kind=kind)
+    assert sharing(pair, pair.link("lan0"), 1, rundir=RUNDIR) is None
+    assert control_page(pair, pair.vm("vm1")) is None
+    assert shared_memory(pair) == 0
+    assert not [word for word in link_args(pair, pair.vm("vm1")) if "ivshmem" in word or "global" in word]
 
 
 @pytest.mark.parametrize("first", ["vm1", "vm2"])

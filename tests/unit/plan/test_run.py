@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,23 @@ from hypothesis import strategies as st
 
 from tests.golden import assert_golden
 from tests.made import PAIR, made_run, made_topology
+from vpctl.broker.control_page import PAGE_SIZE, SLOT, SLOT_SIZE
+from vpctl.broker.ivshmem import HOST_ID
+from vpctl.broker.memory import placeholder
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import link_args, plug_steps, plugged_device, run_from_json, run_to_json
+from vpctl.links.base import PlugStep, SharedEnd
+from vpctl.plan.run import (
+    control_page,
+    link_args,
+    plug_steps,
+    plugged_device,
+    run_from_json,
+    run_to_json,
+    shared_memory,
+    sharing,
+)
 from vpctl.rundir import RunDir
-from vpctl.topology.model import Topology, VmSpec
+from vpctl.topology.model import LinkSpec, Topology, VmSpec
 
 RUNDIR = RunDir(name="pair", run=Path("/run/v/pair"), state=Path("/state/v/pair"))
 QEMU_ID = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
@@ -82,7 +97,7 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
         assert all(QEMU_ID.fullmatch(name) for name in own)
         assert not own & {arguments["id"] for _, arguments in next_.device.commands()}
         assert not {*step.device.sockets} & {*next_.device.sockets}
-        assert step.device.device["mac"] == link.end_of(step.vm).mac  # names and ARP survive a re-plug
+        assert mac_of(topology, link, generation, step) == link.end_of(step.vm).mac  # names and ARP survive a re-plug
         assert plugged_device(topology, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
     ports = {step.vm: step.device.device["bus"] for step in steps}
     for vm, bus in ports.items():
@@ -90,6 +105,63 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
     checked = max(len(str(path)) for path in RUNDIR.sockets([], [link.name]))
     for step in steps:
         assert all(len(path) <= checked for path in step.device.sockets), "its length was checked beforehand"
+
+
+def mac_of(topology: Topology, link: LinkSpec, generation: int, step: PlugStep) -> str:
+    """Return the MAC that a device has: from QEMU, or from its place in the guest's control page."""
+    shared = sharing(topology, link, generation, rundir=RUNDIR)
+    if shared is None:
+        return str(step.device.device["mac"])
+    (end,) = (end for end in shared.ends if end.vm == step.vm)
+    mac = SLOT.unpack(end.description)["mac"]
+    assert isinstance(mac, bytes)
+    return mac.hex(":")
+
+
+@given(st.integers(0, 2), st.integers(1, 9999))
+def test_a_guests_devices_of_shared_memory_have_slots_and_ids_of_their_own(number: int, generation: int) -> None:
+    topology = mixed("ivshmem-doorbell")
+    for vm in topology.vms:
+        ends = [
+            end
+            for link in topology.links_of(vm.name)
+            for end in shared_ends(topology, link, generation + (link is topology.links[number]))
+            if end.vm == vm.name
+        ]
+        slots = [SLOT.unpack(end.description) for end in ends]
+        assert [slot["ivposition"] for slot in slots] == [end.id for end in ends]
+        assert len({HOST_ID, *(end.id for end in ends)}) == 1 + len(ends)
+        assert len({end.slot for end in ends}) == len(ends)
+        assert all(SLOT_SIZE <= end.slot <= PAGE_SIZE - SLOT_SIZE for end in ends)
+
+
+def shared_ends(topology: Topology, link: LinkSpec, generation: int) -> Sequence[SharedEnd]:
+    shared = sharing(topology, link, generation, rundir=RUNDIR)
+    assert shared is not None
+    one, other = (SLOT.unpack(end.description) for end in shared.ends)
+    assert (one["peer"], other["peer"]) == (other["ivposition"], one["ivposition"])
+    assert (one["role"], other["role"]) == (0, 1)
+    assert shared.memory.name == sharing_name(topology, link), "the memory is the same for every generation"
+    return shared.ends
+
+
+def sharing_name(topology: Topology, link: LinkSpec) -> str:
+    first = sharing(topology, link, 1, rundir=RUNDIR)
+    assert first is not None
+    return first.memory.name
+
+
+def test_a_vm_has_one_control_page_if_one_of_its_devices_has_memory_to_show() -> None:
+    links = made_topology(("shm0", "vm1", "vm2"), ("shm1", "vm1", "vm2"), kind="ivshmem-doorbell").links
+    topology = replace(made_topology(("lan0", "vm2", "vm3")), vms=made_topology(vms=["vm1", "vm2", "vm3"]).vms)
+    topology = replace(topology, links=(*links, *topology.links))
+    devices = {vm.name: [word for word in link_args(topology, vm) if "ivshmem" in word] for vm in topology.vms}
+    assert {vm: len(words) for vm, words in devices.items()} == {"vm1": 1, "vm2": 1, "vm3": 0}
+    page = control_page(topology, topology.vm("vm1"))
+    assert page is not None
+    assert any(placeholder(page.name) in word for word in link_args(topology, topology.vm("vm1")))
+    assert control_page(topology, topology.vm("vm3")) is None
+    assert shared_memory(topology) == 2 * (16 << 20)
 
 
 def test_a_vm_that_a_link_does_not_touch_has_no_device_of_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
@@ -22,9 +23,16 @@ HugePages_Total:       0
 """
 
 
+class Places(TypedDict):
+    """Where a host's figures are read."""
+
+    proc: Path
+    cgroups: Path
+
+
 def host(
     root: Path, *, cgroup: str = "0::/\n", overcommit: int = 0, limits: Mapping[str, str] | None = None
-) -> dict[str, Path]:
+) -> Places:
     """Write a /proc and a /sys/fs/cgroup; `limits` are files of the latter."""
     files = {
         "proc/meminfo": MEMINFO,
@@ -110,3 +118,10 @@ def test_reads_this_host(tmp_path: Path) -> None:
     check_memory(topology())
     with pytest.raises(HostError, match="not enough memory"):
         check_memory(topology(1 << 60))
+
+
+def test_what_links_share_counts_beside_the_guests_memory(tmp_path: Path) -> None:
+    places = host(tmp_path)
+    check_memory(topology(3072 * MIB - OVERHEAD), **places)
+    with pytest.raises(HostError, match="not enough memory: guests need 3088 MiB"):
+        check_memory(topology(3072 * MIB - OVERHEAD), shared=16 * MIB, **places)

@@ -1,0 +1,73 @@
+"""A process that keeps the descriptors it is sent, as QEMU does with `getfd`: each takes the lowest free number."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+_KEEPS = """
+import os, socket, sys
+sock, kept = socket.socket(fileno=int(sys.argv[1])), {}
+while message := socket.recv_fds(sock, 4096, 1):
+    words, fds = message[0].decode().split(), message[1]
+    if not words:
+        break
+    if fds:
+        kept[words[1]] = fds[0]
+    else:
+        os.close(kept.pop(words[1]))
+    sock.send(str(kept.get(words[1], -1)).encode())
+"""
+
+
+class Keeper:
+    """A QMP session, as far as `parking` needs one, to such a process."""
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid
+        self.named: dict[str, int] = {}
+        """What it keeps: names and numbers."""
+        self._sock = sock
+
+    async def send_fd(self, name: str, fd: int) -> None:
+        assert name not in self.named, "QEMU would close the earlier one"
+        socket.send_fds(self._sock, [f"keep {name}".encode()], [fd])
+        self.named[name] = int(self._sock.recv(100))
+
+    async def execute(self, command: str, arguments: Mapping[str, Any]) -> None:
+        assert command == "closefd"
+        self.close(arguments["fdname"])
+
+    def close(self, name: str) -> None:
+        """Close one that it keeps."""
+        del self.named[name]
+        self._sock.send(f"close {name}".encode())
+        assert self._sock.recv(100) == b"-1"
+
+    async def eventfds(self, *names: str) -> list[int]:
+        """Have it keep a new eventfd under each name; return the kernel's ids."""
+        from vpctl.process import eventfd_id
+
+        ids = []
+        for name in names:
+            fd = os.eventfd(0)
+            await self.send_fd(name, fd)
+            ids.append(eventfd_id(os.getpid(), fd))
+            os.close(fd)
+        return [id_ for id_ in ids if id_ is not None]
+
+
+@contextmanager
+def keeping() -> Iterator[Keeper]:
+    """Run such a process for as long as the block lasts."""
+    ours, theirs = socket.socketpair()
+    argv = [sys.executable, "-c", _KEEPS, str(theirs.fileno())]
+    with ours, subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        yield Keeper(process.pid, ours)
+        ours.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,211 @@
+"""The ivshmem server over real sockets: with clients that read all, slowly, or vanish at any point."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vpctl.broker.doorbell import EndSpec, Server, open_server
+from vpctl.broker.ivshmem import HOST_ID, REGION, SIZE, decode
+from vpctl.process import eventfd_id, open_files
+from vpctl.wait import until
+
+IDS = (6, 7)
+News = list[Mapping[str, Any]]
+
+
+@contextmanager
+def client(path: Path, *, receive_buffer: int | None = None) -> Iterator[socket.socket]:
+    """Connect as QEMU does."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        if receive_buffer is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect(str(path))
+        connection.setblocking(False)
+        yield connection
+
+
+async def read(connection: socket.socket) -> tuple[int, int | None]:
+    """Read one message and its descriptor."""
+
+    async def arrived() -> tuple[int, int | None] | None:
+        try:
+            data, ancillary, _, _ = connection.recvmsg(SIZE, socket.CMSG_SPACE(array.array("i").itemsize))
+        except BlockingIOError:
+            return None
+        assert len(data) == SIZE, "the server has hung up"
+        fds = array.array("i")
+        for _, _, payload in ancillary:
+            fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+        return decode(data), fds[0] if fds else None
+
+    return await until(arrived, timeout=5, what="a message", every=0.001)
+
+
+class Ends:
+    """A server of two ends in a directory of its own, and what it told."""
+
+    def __init__(self, server: Server, news: News, directory: Path) -> None:
+        self.server = server
+        self.news = news
+        self.paths = [directory / f"lan0.1.{end}" for end in (0, 1)]
+
+    async def told(self, what: str, *, end: int) -> None:
+        async def yet() -> bool | None:
+            return any((entry["what"], entry["end"]) == (what, end) for entry in self.news) or None
+
+        await until(yet, timeout=5, what=f"{what} at {end}", every=0.001)
+
+
+@asynccontextmanager
+async def served(*, vectors: int = 3) -> AsyncIterator[Ends]:
+    with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
+        region = os.memfd_create("region")
+        news: News = []
+        specs = [EndSpec(path=f"{name}/lan0.1.{end}", id=id_, vectors=vectors) for end, id_ in enumerate(IDS)]
+        server = open_server("lan0.g1", "region/lan0", region, specs, news.append)
+        try:
+            yield Ends(server, news, Path(name))
+        finally:
+            server.close()
+            os.close(region)
+        assert_empty(Path(name))
+
+
+def assert_empty(directory: Path) -> None:
+    assert list(directory.iterdir()) == [], "no socket is left"
+
+
+def count_of(fd: int) -> int:
+    """Return and take what was rung."""
+    try:
+        return os.eventfd_read(fd)
+    except BlockingIOError:
+        return 0
+
+
+async def greeted(connection: socket.socket, count: int) -> list[tuple[int, int | None]]:
+    return [await read(connection) for _ in range(count)]
+
+
+async def test_each_end_rings_the_other_and_the_host_and_has_the_same_region() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]) as one, client(ends.paths[1]) as other:
+            said = [await greeted(connection, 10) for connection in (one, other)]
+            for end, messages in enumerate(said):
+                own, peer = IDS[end], IDS[1 - end]
+                expected = [0, own, peer, peer, peer, HOST_ID, REGION, own, own, own]
+                assert [number for number, _ in messages] == expected
+                assert [fd is None for _, fd in messages] == [True, True, *[False] * 8]
+            fds = [[fd for _, fd in messages if fd is not None] for messages in said]
+            for end in (0, 1):
+                for vector in range(3):
+                    os.eventfd_write(fds[end][vector], 1)  # the peer's interrupt, as this end knows it
+                    assert [count_of(fd) for fd in fds[1 - end][5:]] == [int(v == vector) for v in range(3)]
+                os.eventfd_write(fds[end][3], 1)
+                await ends.told("ack", end=end)
+            ends.server.end(0).ring()
+            assert [count_of(fd) for fd in (*fds[0][5:], *fds[1][5:])] == [1, 0, 0, 0, 0, 0]
+            regions = [os.fstat(each[4]) for each in fds]
+            assert regions[0].st_ino == regions[1].st_ino
+            known = ends.server.as_json()["ends"]
+            for end in (0, 1):
+                assert known[end]["eventfds"] == [eventfd_id(os.getpid(), fd) for fd in fds[end][5:]]
+                assert known[end]["connected"]
+            for fd in (*fds[0], *fds[1]):
+                os.close(fd)
+    assert [(entry["what"], entry["id"]) for entry in ends.news if entry["what"] != "ack"] == [
+        *[("join", 6), ("join", 7), ("leave", 6), ("leave", 7)]
+    ]
+
+
+async def test_an_end_is_for_one_client_whose_socket_is_gone_as_soon_as_it_is_there() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]):
+            await ends.told("join", end=0)
+            assert not ends.paths[0].exists()
+            with pytest.raises(FileNotFoundError), client(ends.paths[0]):
+                pass
+            assert ends.paths[1].exists()
+        await ends.told("leave", end=0)
+        assert ends.server.as_json()["ends"][0]["connected"] is False
+        ends.server.end(0).ring()  # its device is gone, nobody hears it
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10), st.integers(0, 10), st.booleans())
+def test_a_client_that_vanishes_at_any_point_costs_nobody_anything(first: int, second: int, writes: bool) -> None:
+    async def go() -> None:
+        async with served() as ends:
+            with client(ends.paths[1]) as steady:
+                with client(ends.paths[0]) as connection:
+                    for _, fd in await greeted(connection, first):
+                        if fd is not None:
+                            os.close(fd)
+                    if writes:
+                        connection.send(b"a client has nothing to say")
+                await ends.told("leave", end=0)
+                for _, fd in await greeted(steady, second):
+                    if fd is not None:
+                        os.close(fd)
+                assert ends.server.as_json()["ends"][1]["connected"]
+
+    assert_leaves_no_descriptor(go)
+
+
+async def test_a_client_that_reads_slowly_gets_everything_in_order_and_holds_nobody_up() -> None:
+    vectors = 400  # more than a socket takes at once
+    async with served(vectors=vectors) as ends:
+        with client(ends.paths[0]) as slow, client(ends.paths[1]) as quick:
+            await ends.told("join", end=0)
+            said = await greeted(quick, 4 + 2 * vectors)
+            assert said[-1][0] == IDS[1]
+            late = await greeted(slow, 4 + 2 * vectors)
+            own, peer = IDS
+            assert [number for number, _ in late] == [0, own, *[peer] * vectors, HOST_ID, REGION, *[own] * vectors]
+            for _, fd in (*said, *late):
+                if fd is not None:
+                    os.close(fd)
+
+
+async def test_a_client_that_reads_nothing_and_vanishes_leaves_nothing_behind() -> None:
+    async with served(vectors=400) as ends:
+        with client(ends.paths[0]):
+            await ends.told("join", end=0)
+        await ends.told("leave", end=0)
+
+
+def test_closing_twice_and_before_any_client_is_fine() -> None:
+    async def go() -> None:
+        async with served() as ends:
+            ends.server.close()
+
+    assert_leaves_no_descriptor(go)
+
+
+async def test_a_place_where_nothing_can_be_bound_is_an_error_that_leaves_nothing() -> None:
+    with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
+        good, bad = Path(name) / "a", Path(name) / "none" / "b"
+        specs = [EndSpec(path=str(path), id=id_, vectors=3) for path, id_ in ((good, 6), (bad, 7))]
+        before = open_files(os.getpid())
+        with pytest.raises(OSError, match="No such file"):
+            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None)
+        assert not good.exists()
+        assert open_files(os.getpid()) == before
+
+
+def assert_leaves_no_descriptor(go: Callable[[], Any]) -> None:
+    before = open_files(os.getpid())
+    asyncio.run(go())
+    assert open_files(os.getpid()) == before

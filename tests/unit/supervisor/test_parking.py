@@ -1,0 +1,94 @@
+"""Idle descriptors take the places of an unplugged device's interrupts, and no more of them than places."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+
+from tests.fakes.keeper import Keeper, keeping
+from vpctl.process import file_limit, open_files
+from vpctl.qmp.session import Session
+from vpctl.supervisor.parking import NO_VECTORS, files_left, find_vectors, leaves_handlers, park
+
+
+def as_session(keeper: Keeper) -> Session:
+    return cast(Session, keeper)
+
+
+def served(ids: Sequence[int | None]) -> dict[str, Any]:
+    return {"ends": [{"eventfds": []}, {"eventfds": list(ids)}]}
+
+
+@pytest.mark.parametrize("gaps", [0, 1, 7])
+async def test_each_interrupts_place_is_taken_and_the_gaps_below_are_given_back(gaps: int) -> None:
+    with keeping() as qemu:
+        holes = [f"hole{number}" for number in range(gaps)]
+        await qemu.eventfds(*holes)
+        server, peer = "server", ["peer0", "peer1", "peer2", "host", "region"]
+        own = ["own0", "own1", "own2"]
+        await qemu.eventfds(server, *peer)
+        vectors = find_vectors(qemu.pid, served(await qemu.eventfds(*own)), 1)
+        assert vectors.numbers == {qemu.named[name] for name in own}
+        for name in (*holes, server, *peer, *own):
+            qemu.close(name)
+        free = open_files(qemu.pid)
+        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1", count=9) == 3
+        assert open_files(qemu.pid) - free == vectors.numbers
+        assert sorted(qemu.named.values()) == sorted(vectors.numbers)
+
+
+async def test_generation_after_generation_three_more_are_parked_and_none_is_lost() -> None:
+    with keeping() as qemu:
+        before = len(open_files(qemu.pid))
+        for generation in range(1, 21):
+            device = [
+                f"{name}.g{generation}" for name in ("server", "peer", "host", "region", "own0", "own1", "own2")
+            ]
+            ids = await qemu.eventfds(*device)
+            vectors = find_vectors(qemu.pid, served(ids[-3:]), 1)
+            for name in device:
+                qemu.close(name)
+            assert await park(as_session(qemu), qemu.pid, vectors, name=f"lan0.g{generation}", count=9) == 3
+            assert len(open_files(qemu.pid)) == before + 3 * generation
+
+
+async def test_as_many_as_the_device_had_are_parked_where_nobody_knows_its_interrupts() -> None:
+    with keeping() as qemu:
+        assert find_vectors(qemu.pid, None, 0) == NO_VECTORS, "their broker has died"
+        assert find_vectors(qemu.pid, served([None, None]), 1) == NO_VECTORS, "its kernel does not tell"
+        before = len(open_files(qemu.pid))
+        assert await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9) == 9
+        assert len(open_files(qemu.pid)) == before + 9
+
+
+async def test_a_place_that_somebody_has_taken_needs_nothing() -> None:
+    with keeping() as qemu:
+        vectors = find_vectors(qemu.pid, served(await qemu.eventfds("own0")), 1)
+        qemu.close("own0")
+        await qemu.eventfds("ssh")
+        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1", count=9) == 0
+
+
+async def test_our_own_descriptors_are_closed_whatever_happens() -> None:
+    with keeping() as qemu:
+        before = open_files(os.getpid())
+        await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9)
+        with pytest.raises(AssertionError):  # the names are taken
+            await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9)
+        assert open_files(os.getpid()) == before
+
+
+def test_only_tcg_needs_it() -> None:
+    assert leaves_handlers("tcg")
+    assert not leaves_handlers("kvm")
+
+
+def test_what_is_left_is_the_limit_less_what_is_open_and_unknown_of_a_process_that_is_gone() -> None:
+    limit, left = file_limit(os.getpid()), files_left(os.getpid())
+    assert limit is not None
+    assert left is not None
+    assert 0 < left < limit
+    assert files_left(1 << 30) is None
