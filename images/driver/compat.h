@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What differs between the kernels that this is built for, Debian's 6.1, 6.12 and 7.x; nothing else knows versions. */
+/* What differs between the kernels that this is built for, Debian's 6.1, 6.12 and 7.x; nothing
+ * else knows versions.
+ */
 #ifndef VSHM_COMPAT_H
 #define VSHM_COMPAT_H
 

@@ -21,7 +21,9 @@ struct vshm_control {
 static LIST_HEAD(vshm_controls);
 static DEFINE_MUTEX(vshm_controls_lock);	/* guards the list */
 
-/* Of the devices of this id only those without interrupts can be control pages; the header decides. */
+/* Of the devices of this id only those without interrupts can be control pages; the header
+ * decides.
+ */
 bool vshm_control_is_candidate(struct pci_dev *pdev)
 {
 	return !pdev->msix_cap && pci_resource_start(pdev, VSHM_BAR_MEMORY) &&
@@ -32,7 +34,8 @@ static bool vshm_control_header_valid(const struct vshm_control_header *header)
 {
 	return vshm_read(&header->magic) == VSHM_CONTROL_MAGIC &&
 	       vshm_read16(&header->version) == VSHM_CONTROL_VERSION &&
-	       vshm_read16(&header->slot_size) == VSHM_SLOT_SIZE && vshm_read16(&header->slots) == VSHM_SLOTS;
+	       vshm_read16(&header->slot_size) == VSHM_SLOT_SIZE &&
+	       vshm_read16(&header->slots) == VSHM_SLOTS;
 }
 
 int vshm_control_probe(struct pci_dev *pdev)
@@ -93,7 +96,8 @@ static bool vshm_slot_holds(const struct vshm_slot *slot, u32 ivposition)
 {
 	u32 state = vshm_acquire(&slot->state);
 
-	return (state == VSHM_SLOT_ON || state == VSHM_SLOT_OFF) && vshm_read(&slot->ivposition) == ivposition;
+	return (state == VSHM_SLOT_ON || state == VSHM_SLOT_OFF) &&
+	       vshm_read(&slot->ivposition) == ivposition;
 }
 
 static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control, u32 ivposition)
@@ -101,7 +105,7 @@ static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control
 	u32 i;
 
 	for (i = 0; i < VSHM_SLOTS; i++) {
-		const struct vshm_slot *slot = (const void *)(control->page + VSHM_SLOT_SIZE * (i + 1));
+		const void *slot = control->page + VSHM_SLOT_SIZE * (i + 1);
 
 		if (vshm_slot_holds(slot, ivposition))
 			return slot;
@@ -109,17 +113,26 @@ static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control
 	return NULL;
 }
 
-/* The host is trusted, but a page that was cut or is of another version must not take the kernel along. */
+/* The host is trusted, but a page that was cut or is of another version must not take the
+ * kernel along.
+ */
 static bool vshm_identity_valid(const struct vshm_identity *identity)
 {
 	u64 rings = 2ULL * identity->queue_pairs * identity->ring_size;
 
-	return identity->ivposition <= U16_MAX && identity->peer <= U16_MAX && identity->host <= U16_MAX &&
-	       identity->generation && identity->role <= 1 && identity->queue_pairs &&
-	       identity->queue_pairs <= VSHM_QUEUE_PAIRS_MAX && is_power_of_2(identity->ring_size) &&
-	       identity->ring_size >= VSHM_RING_MIN && identity->ring_size <= VSHM_RING_MAX &&
-	       identity->data_offset >= VSHM_DATA_MIN && identity->data_offset % VSHM_PAGE_SIZE == 0 &&
-	       identity->region_size >= VSHM_REGION_MIN && identity->data_offset + rings <= identity->region_size;
+	if (identity->ivposition > U16_MAX || identity->peer > U16_MAX || identity->host > U16_MAX)
+		return false;
+	if (!identity->generation || identity->role > 1)
+		return false;
+	if (!identity->queue_pairs || identity->queue_pairs > VSHM_QUEUE_PAIRS_MAX)
+		return false;
+	if (!is_power_of_2(identity->ring_size) || identity->ring_size < VSHM_RING_MIN ||
+	    identity->ring_size > VSHM_RING_MAX)
+		return false;
+	if (identity->data_offset < VSHM_DATA_MIN || identity->data_offset % VSHM_PAGE_SIZE)
+		return false;
+	return identity->region_size >= VSHM_REGION_MIN &&
+	       identity->data_offset + rings <= identity->region_size;
 }
 
 static void vshm_read_slot(const struct vshm_slot *slot, struct vshm_identity *identity)
@@ -177,8 +190,12 @@ int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity
 	ret = -ESTALE;
 	if (vshm_control_is_off(identity) || identity->ivposition != ivposition)
 		goto out;
-	/* Whoever takes the control page away takes the links away first, and gets them back with it. */
-	ret = device_link_add(&pdev->dev, &control->pdev->dev, DL_FLAG_AUTOPROBE_CONSUMER) ? 0 : -ENOMEM;
+	/* Whoever takes the control page away takes the links away first, and gets them back
+	 * with it.
+	 */
+	ret = 0;
+	if (!device_link_add(&pdev->dev, &control->pdev->dev, DL_FLAG_AUTOPROBE_CONSUMER))
+		ret = -ENOMEM;
 out:
 	mutex_unlock(&vshm_controls_lock);
 	return ret;

@@ -9,9 +9,11 @@
 
 #include "layout.h"
 
-/* A slot as it was when its device was met: checked, and from then on the only copy that is used. */
+/* A slot as it was when its device was met: checked, and from then on the only copy that is
+ * used.
+ */
 struct vshm_identity {
-	const struct vshm_slot *slot;	/* still written by the host: state and ivposition are read again */
+	const struct vshm_slot *slot;	/* still the host's: its state is read again */
 	u32 ivposition;
 	u32 generation;
 	u32 kind;
@@ -30,8 +32,9 @@ bool vshm_control_is_candidate(struct pci_dev *pdev);
 int vshm_control_probe(struct pci_dev *pdev);
 void vshm_control_remove(struct pci_dev *pdev);
 
-/* Fills in who the device with this IVPosition is, and ties the device's life to that of the control page.
- * -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no driver yet. -ESTALE: called off already.
+/* Fills in who the device with this IVPosition is, and ties the device's life to that of the
+ * control page. -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no
+ * driver yet. -ESTALE: called off already.
  */
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity);
 

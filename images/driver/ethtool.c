@@ -9,8 +9,10 @@ static const char vshm_link_names[][ETH_GSTRING_LEN] = {
 };
 
 static const char vshm_queue_names[][ETH_GSTRING_LEN] = {
-	"tx_packets", "tx_bytes", "tx_dropped", "tx_doorbells", "tx_doorbells_suppressed", "tx_ring_full",
-	"rx_packets", "rx_bytes", "rx_dropped", "rx_bad", "rx_doorbells", "rx_doorbells_suppressed",
+	"tx_packets", "tx_bytes", "tx_dropped",
+	"tx_doorbells", "tx_doorbells_suppressed", "tx_ring_full",
+	"rx_packets", "rx_bytes", "rx_dropped", "rx_bad",
+	"rx_doorbells", "rx_doorbells_suppressed",
 };
 
 static void vshm_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *info)
@@ -19,8 +21,8 @@ static void vshm_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *inf
 
 	strscpy(info->driver, VSHM_NAME, sizeof(info->driver));
 	strscpy(info->bus_info, pci_name(link->pdev), sizeof(info->bus_info));
-	snprintf(info->fw_version, sizeof(info->fw_version), "layout %u, generation %u", VSHM_REGION_VERSION,
-		 link->identity.generation);
+	snprintf(info->fw_version, sizeof(info->fw_version), "layout %u, generation %u",
+		 VSHM_REGION_VERSION, link->identity.generation);
 }
 
 static int vshm_get_sset_count(struct net_device *dev, int set)
@@ -44,7 +46,8 @@ static void vshm_get_strings(struct net_device *dev, u32 set, u8 *data)
 			ethtool_sprintf(&data, "queue_%zu_%s", i, vshm_queue_names[name]);
 }
 
-static void vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
+/* These two copy the counters in the order of their names, and return how many there are. */
+static u32 vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
 {
 	unsigned int start;
 
@@ -57,9 +60,10 @@ static void vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
 		data[4] = u64_stats_read(&stats->suppressed);
 		data[5] = u64_stats_read(&stats->ring_full);
 	} while (u64_stats_fetch_retry(&stats->sync, start));
+	return 6;
 }
 
-static void vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
+static u32 vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
 {
 	unsigned int start;
 
@@ -72,6 +76,7 @@ static void vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
 		data[4] = u64_stats_read(&stats->doorbells);
 		data[5] = u64_stats_read(&stats->suppressed);
 	} while (u64_stats_fetch_retry(&stats->sync, start));
+	return 6;
 }
 
 static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats *stats, u64 *data)
@@ -86,9 +91,8 @@ static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats 
 		data[3 + i] = READ_ONCE(link->stats.garbage[i]);
 	data += ARRAY_SIZE(vshm_link_names);
 	for (i = 0; i < link->pairs; i++) {
-		vshm_copy_tx_stats(&link->queues[i].tx.stats, data);
-		vshm_copy_rx_stats(&link->queues[i].rx.stats, data + ARRAY_SIZE(vshm_queue_names) / 2);
-		data += ARRAY_SIZE(vshm_queue_names);
+		data += vshm_copy_tx_stats(&link->queues[i].tx.stats, data);
+		data += vshm_copy_rx_stats(&link->queues[i].rx.stats, data);
 	}
 }
 

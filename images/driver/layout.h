@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* The ABI between host, guest and peer guest: docs/shared-memory-layout.md says what it means, and a test compares
- * the two. Each field has one writer, named beside it. Compiles in the kernel and in user space.
+/* The ABI between host, guest and peer guest: docs/shared-memory-layout.md says what it means,
+ * and a test compares the two. Each field has one writer, named beside it. Compiles in the
+ * kernel and in user space.
  */
 #ifndef VSHM_LAYOUT_H
 #define VSHM_LAYOUT_H

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The handshake. One work, on an ordered queue, looks at the host's slot and the peer's block and alone changes the
- * phase; interrupts, the user and the data path only ask it to look. docs/shared-memory-layout.md has the table.
- * The work never takes the rtnl lock: its holder waits for the work.
+/* The handshake. One work, on an ordered queue, looks at the host's slot and the peer's block
+ * and alone changes the phase; interrupts, the user and the data path only ask it to look.
+ * docs/shared-memory-layout.md has the table. The work never takes the rtnl lock: its holder
+ * waits for the work.
  */
 #include "link.h"
 
@@ -10,17 +11,24 @@
 
 #include "shared.h"
 
-#define VSHM_LOOK_AGAIN		HZ		/* for what was overwritten, and for interrupts that got lost */
+/* How often to look for what was overwritten, and for interrupts that got lost. */
+#define VSHM_LOOK_AGAIN		HZ
+#define VSHM_STALL_LOOKS	4
+
+/* The pause after garbage. A link that ran well meanwhile begins with the short one again. */
 #define VSHM_PAUSE_MIN		(HZ / 10)
 #define VSHM_PAUSE_MAX		(2 * HZ)
-#define VSHM_RUNS_WELL		(10 * HZ)	/* then the next garbage is news, with a short pause again */
-#define VSHM_STALL_LOOKS	4
+#define VSHM_RUNS_WELL		(10 * HZ)
+
+/* A peer that starts again and again gets no more of this side's time than this. */
+#define VSHM_BURST		32		/* changes of phase in a second */
+#define VSHM_BURST_PAUSE	(HZ / 10)
 
 /* The peer's block, read once. */
 struct vshm_peer {
 	u32 epoch;
 	u32 peer_epoch;
-	enum vshm_state state;		/* VSHM_RESET also where it is no block of our peer's */
+	enum vshm_state state;	/* VSHM_RESET also where it is no block of our peer's */
 };
 
 static const char *const vshm_phase_names[] = {
@@ -97,14 +105,28 @@ static void vshm_resume(struct vshm_link *link)
 	vshm_kick_napi(link);
 }
 
+/* Changes of phase beyond the burst wait. Starts of one's own, of a user or a peer in good
+ * order, are never as many.
+ */
+static void vshm_count_change(struct vshm_link *link)
+{
+	if (time_after_eq(jiffies, link->burst_began + HZ)) {
+		link->burst_began = jiffies;
+		link->burst = 0;
+	}
+	if (++link->burst > VSHM_BURST)
+		link->not_before = jiffies + VSHM_BURST_PAUSE;
+}
+
 static void vshm_set_phase(struct vshm_link *link, enum vshm_phase phase)
 {
-	netdev_dbg(link->dev, "%s -> %s, epochs %u and %u\n", vshm_phase_names[link->phase], vshm_phase_names[phase],
-		   link->epoch, link->taken);
+	netdev_dbg(link->dev, "%s -> %s, epochs %u and %u\n", vshm_phase_names[link->phase],
+		   vshm_phase_names[phase], link->epoch, link->taken);
 	if (link->phase == VSHM_PHASE_RUN && phase != VSHM_PHASE_RUN)
 		vshm_quiesce(link);
 	link->phase = phase;
 	link->since = jiffies;
+	vshm_count_change(link);
 	vshm_publish(&link->own->state, vshm_published[phase]);
 	if (phase == VSHM_PHASE_RUN) {
 		link->stats.runs++;
@@ -127,14 +149,17 @@ static void vshm_reset_rings(struct vshm_link *link)
 	}
 }
 
-/* All of the block but its state. Also done again from time to time: somebody may have overwritten it. */
+/* All of the block but its state. Also done again from time to time: somebody may have
+ * overwritten it.
+ */
 static void vshm_publish_block(struct vshm_link *link)
 {
 	struct vshm_side *own = link->own;
 
 	vshm_publish(&own->generation, link->identity.generation);
 	vshm_publish(&own->ivposition, link->identity.ivposition);
-	vshm_publish(&own->features, VSHM_FEATURE_CSUM | VSHM_FEATURE_TSO4 | VSHM_FEATURE_TSO6 | VSHM_FEATURE_ECN);
+	vshm_publish(&own->features, VSHM_FEATURE_CSUM | VSHM_FEATURE_TSO4 | VSHM_FEATURE_TSO6 |
+				     VSHM_FEATURE_ECN);
 	vshm_publish(&own->mtu, READ_ONCE(link->dev->mtu));
 	vshm_publish(&own->peer_epoch, link->taken);
 	vshm_publish(&own->epoch, link->epoch);
@@ -183,6 +208,11 @@ static void vshm_take_in(struct vshm_link *link, u32 epoch)
 	vshm_ring_peer(link);
 }
 
+static bool vshm_has_taken_us_in(const struct vshm_link *link, const struct vshm_peer *peer)
+{
+	return peer->peer_epoch == link->epoch && peer->state >= VSHM_READY;
+}
+
 /* One row of the table. */
 static void vshm_step(struct vshm_link *link)
 {
@@ -208,7 +238,7 @@ static void vshm_step(struct vshm_link *link)
 			vshm_take_in(link, peer.epoch);
 		else if (link->phase == VSHM_PHASE_RUN && peer.peer_epoch != link->epoch)
 			vshm_start(link);
-		else if (link->phase == VSHM_PHASE_READY && peer.peer_epoch == link->epoch && peer.state >= VSHM_READY)
+		else if (link->phase == VSHM_PHASE_READY && vshm_has_taken_us_in(link, &peer))
 			vshm_set_phase(link, VSHM_PHASE_RUN);
 		break;
 	case VSHM_PHASE_OFF:
@@ -216,7 +246,9 @@ static void vshm_step(struct vshm_link *link)
 	}
 }
 
-/* The data path stands still. If the peer has just started again, that is why, and the table has a row for it. */
+/* The data path stands still. If the peer has just started again, that is why, and the table
+ * has a row for it.
+ */
 static bool vshm_is_garbage(struct vshm_link *link)
 {
 	struct vshm_peer peer;
@@ -224,7 +256,7 @@ static bool vshm_is_garbage(struct vshm_link *link)
 	if (!vshm_link_is_suspect(link) || link->phase != VSHM_PHASE_RUN)
 		return false;
 	peer = vshm_read_peer(link);
-	return peer.epoch == link->taken && peer.peer_epoch == link->epoch && peer.state >= VSHM_READY;
+	return peer.epoch == link->taken && vshm_has_taken_us_in(link, &peer);
 }
 
 static void vshm_pause(struct vshm_link *link)
@@ -237,8 +269,8 @@ static void vshm_pause(struct vshm_link *link)
 	else
 		link->pause = min_t(unsigned long, 2 * link->pause, VSHM_PAUSE_MAX);
 	if (net_ratelimit())
-		netdev_warn(link->dev, "the peer has written %s; link down for %u ms\n", vshm_suspicions[suspicion],
-			    jiffies_to_msecs(link->pause));
+		netdev_warn(link->dev, "the peer has written %s; link down for %u ms\n",
+			    vshm_suspicions[suspicion], jiffies_to_msecs(link->pause));
 	vshm_set_phase(link, VSHM_PHASE_PAUSE);
 	vshm_ring_peer(link);
 }
@@ -302,12 +334,17 @@ static void vshm_link_work(struct work_struct *work)
 		}
 		return;
 	}
+	if (time_before(jiffies, link->not_before)) {
+		queue_delayed_work(link->workqueue, &link->work, link->not_before - jiffies);
+		return;
+	}
 	if (vshm_is_garbage(link))
 		vshm_pause(link);
 	else
 		vshm_step(link);
 	vshm_refresh(link);
-	queue_delayed_work(link->workqueue, &link->work, link->phase != before ? 0 : vshm_look_again_after(link));
+	queue_delayed_work(link->workqueue, &link->work,
+			   link->phase != before ? 0 : vshm_look_again_after(link));
 }
 
 void vshm_link_init(struct vshm_link *link)
@@ -316,7 +353,14 @@ void vshm_link_init(struct vshm_link *link)
 	link->epoch = vshm_read(&link->own->epoch);
 	link->pause = VSHM_PAUSE_MIN;
 	link->refreshed = jiffies;
+	link->burst_began = jiffies;
+	link->not_before = jiffies;
 	INIT_DELAYED_WORK(&link->work, vshm_link_work);
+	/* What an earlier life of this guest has left there, one that ended without a word, is
+	 * over.
+	 */
+	vshm_publish(&link->own->state, VSHM_RESET);
+	vshm_ring_peer(link);
 }
 
 void vshm_link_kick(struct vshm_link *link)

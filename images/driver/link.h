@@ -16,15 +16,17 @@ enum vshm_phase {
 	VSHM_PHASE_DOWN,	/* the interface is down; waits for its user */
 	VSHM_PHASE_PAUSE,	/* there was garbage; waits for the end of the pause */
 	VSHM_PHASE_INIT,	/* has a new epoch; waits for the peer to have one */
-	VSHM_PHASE_READY,	/* has taken the peer's epoch in; waits for the peer to take in ours */
+	VSHM_PHASE_READY,	/* has taken the peer's in; waits for the peer to take in ours */
 	VSHM_PHASE_RUN,		/* packets flow, carrier is on */
-	VSHM_PHASE_OFF,		/* the host has called the link off; waits for the device's removal */
+	VSHM_PHASE_OFF,		/* the host has called the link off; waits for removal */
 };
 
-/* What the rest of the driver asks of the work, which alone changes the phase. Bits of vshm_link.requests. */
+/* What the rest of the driver asks of the work, which alone changes the phase. Bits of
+ * vshm_link.requests.
+ */
 enum vshm_request {
 	VSHM_WANT_UP,		/* the interface is up */
-	VSHM_SUSPECT,		/* the data path has met something that must not be; it stands still from then on */
+	VSHM_SUSPECT,		/* the data path has met what cannot be, and stands still */
 };
 
 enum vshm_suspicion {
@@ -59,8 +61,11 @@ struct vshm_link {
 	const struct vshm_side *peer;	/* not trusted */
 	unsigned long pause;		/* in jiffies: doubles while there is garbage */
 	unsigned long since;		/* when the phase began */
+	unsigned long burst_began;
+	u32 burst;			/* changes of phase since then */
+	unsigned long not_before;	/* when the next one may be */
 	unsigned long refreshed;	/* when everything was last published again */
-	u32 stall_looks[VSHM_QUEUE_PAIRS_MAX];	/* how many seconds a full ring has stood still */
+	u32 stall_looks[VSHM_QUEUE_PAIRS_MAX];	/* seconds that a full ring has stood still */
 	struct delayed_work work;
 	struct workqueue_struct *workqueue;	/* ordered */
 	struct vshm_link_stats stats;

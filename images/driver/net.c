@@ -9,11 +9,14 @@
 /* The largest Ethernet packet that IPv4 can speak of, less its header. */
 #define VSHM_MTU_MAX	(65535 - ETH_HLEN)
 
-#define VSHM_FEATURES	(NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
+#define VSHM_FEATURES \
+	(NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
 
 static int vshm_open(struct net_device *dev)
 {
-	/* The handshake starts them; until then nobody may transmit, not even past the queueing discipline. */
+	/* The handshake starts them; until then nobody may transmit, not even past the queueing
+	 * discipline.
+	 */
 	netif_tx_stop_all_queues(dev);
 	vshm_link_up(vshm_link(dev));
 	return 0;
@@ -25,7 +28,8 @@ static int vshm_stop(struct net_device *dev)
 	return 0;
 }
 
-static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_device *dev, netdev_features_t features)
+static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_device *dev,
+					     netdev_features_t features)
 {
 	return vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
 }

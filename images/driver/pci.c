@@ -22,7 +22,9 @@ static irqreturn_t vshm_queue_interrupt(int irq, void *context)
 	return IRQ_HANDLED;
 }
 
-/* A BAR that the firmware or the bus had no room for has no start, and the device is probed all the same. */
+/* A BAR that the firmware or the bus had no room for has no start, and the device is probed all
+ * the same.
+ */
 static bool vshm_bars_valid(struct pci_dev *pdev)
 {
 	return pci_resource_start(pdev, VSHM_BAR_REGISTERS) &&
@@ -32,7 +34,8 @@ static bool vshm_bars_valid(struct pci_dev *pdev)
 }
 
 /* Asks the device for its id, and the control page who that is. */
-static int vshm_identify(struct pci_dev *pdev, void __iomem *registers, struct vshm_identity *identity)
+static int vshm_identify(struct pci_dev *pdev, void __iomem *registers,
+			 struct vshm_identity *identity)
 {
 	int ret = vshm_control_find(pdev, readl(registers + VSHM_IVPOSITION), identity);
 
@@ -46,13 +49,14 @@ static int vshm_identify(struct pci_dev *pdev, void __iomem *registers, struct v
 	if (identity->kind != VSHM_KIND_NET)
 		return -ENODEV;
 	if (identity->region_size != pci_resource_len(pdev, VSHM_BAR_MEMORY))
-		return dev_err_probe(&pdev->dev, -EINVAL, "BAR2 has %llu bytes, the host says %llu\n",
-				     (u64)pci_resource_len(pdev, VSHM_BAR_MEMORY), identity->region_size);
+		return dev_err_probe(&pdev->dev, -EINVAL, "BAR2 is not of the host's %llu bytes\n",
+				     identity->region_size);
 	return 0;
 }
 
 /* The region must say of itself what the host says of it. */
-static bool vshm_region_valid(const struct vshm_region_header *header, const struct vshm_identity *identity)
+static bool vshm_region_valid(const struct vshm_region_header *header,
+			      const struct vshm_identity *identity)
 {
 	return vshm_read(&header->magic) == VSHM_REGION_MAGIC &&
 	       vshm_read16(&header->version) == VSHM_REGION_VERSION &&
@@ -80,7 +84,7 @@ static int vshm_map_region(struct vshm_link *link)
 	}
 	/* Below 4 GiB the firmware's memory types make it uncached, whatever we ask for. */
 	if (start < SZ_4G)
-		dev_warn(&link->pdev->dev, "the region lies below 4 GiB: it may be uncached, and slow\n");
+		dev_warn(&link->pdev->dev, "the region lies below 4 GiB: it may be uncached\n");
 	sides = link->region + VSHM_PAGE_SIZE;
 	link->own = &sides[role];
 	link->peer = &sides[1 - role];
@@ -99,6 +103,28 @@ static void vshm_free_interrupts(struct vshm_link *link)
 	pci_free_irq_vectors(link->pdev);
 }
 
+/* Room in a ring and records in it are both a matter of the queue's NAPI. */
+static int vshm_request_interrupt(struct vshm_link *link, u32 vector)
+{
+	static const char *const kinds[] = { "room", "data" };
+	struct pci_dev *pdev = link->pdev;
+	irq_handler_t handler = vshm_control_interrupt;
+	void *context = link;
+	const char *name;
+
+	if (vector == VSHM_VECTOR_CONTROL) {
+		name = devm_kasprintf(&pdev->dev, GFP_KERNEL, "%s-control", pci_name(pdev));
+	} else {
+		handler = vshm_queue_interrupt;
+		context = &link->queues[(vector - 1) / 2];
+		name = devm_kasprintf(&pdev->dev, GFP_KERNEL, "%s-%s-%u", pci_name(pdev),
+				      kinds[vector % 2], (vector - 1) / 2);
+	}
+	if (!name)
+		return -ENOMEM;
+	return request_irq(pci_irq_vector(pdev, vector), handler, 0, name, context);
+}
+
 static int vshm_request_interrupts(struct vshm_link *link)
 {
 	u32 vectors = VSHM_VECTORS(link->pairs);
@@ -109,14 +135,7 @@ static int vshm_request_interrupts(struct vshm_link *link)
 	if (ret < 0)
 		return ret;
 	for (; link->vectors < vectors; link->vectors++) {
-		u32 vector = link->vectors;
-
-		if (vector == VSHM_VECTOR_CONTROL)
-			ret = request_irq(pci_irq_vector(pdev, vector), vshm_control_interrupt, 0,
-					  pci_name(pdev), link);
-		else
-			ret = request_irq(pci_irq_vector(pdev, vector), vshm_queue_interrupt, 0,
-					  pci_name(pdev), &link->queues[(vector - 1) / 2]);
+		ret = vshm_request_interrupt(link, link->vectors);
 		if (ret)
 			goto err_free;
 	}
@@ -128,7 +147,8 @@ err_free:
 }
 
 /* Everything that the link needs is there before the interface is registered. */
-static int vshm_link_probe(struct pci_dev *pdev, void __iomem *registers, const struct vshm_identity *identity)
+static int vshm_link_probe(struct pci_dev *pdev, void __iomem *registers,
+			   const struct vshm_identity *identity)
 {
 	struct net_device *dev;
 	struct vshm_link *link;
@@ -193,7 +213,7 @@ static int vshm_device_probe(struct pci_dev *pdev)
 	int ret;
 
 	if (!vshm_bars_valid(pdev))
-		return dev_err_probe(&pdev->dev, -ENODEV, "a BAR has no place or not the right size\n");
+		return dev_err_probe(&pdev->dev, -ENODEV, "a BAR has no place, or no fit size\n");
 	ret = pci_enable_device(pdev);
 	if (ret)
 		return ret;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* A queue pair: the ring this side produces and the one it consumes, each half with the lock that guards it. */
+/* A queue pair: the ring this side produces and the one it consumes, each half with the lock
+ * that guards it.
+ */
 #ifndef VSHM_QUEUE_H
 #define VSHM_QUEUE_H
 
@@ -12,7 +14,9 @@
 
 struct vshm_link;
 
-/* Counted by one writer each (the holder of the transmit lock, or NAPI); reading changes nothing. */
+/* Counted by one writer each (the holder of the transmit lock, or NAPI); reading changes
+ * nothing.
+ */
 struct vshm_tx_stats {
 	u64_stats_t packets;
 	u64_stats_t bytes;
@@ -41,7 +45,7 @@ struct vshm_tx {
 	u32 size;
 	u32 head;
 	u32 tail;			/* the peer's, as last seen and checked */
-	u32 rung;			/* the head at the last look whether the peer wants to be rung */
+	u32 rung;			/* the head at the last look at the peer's event */
 	u32 room_event;
 	u32 refreshed_tail;		/* the tail at the last vshm_tx_refresh() */
 	struct vshm_tx_stats stats;
@@ -55,7 +59,7 @@ struct vshm_rx {
 	u32 size;
 	u32 tail;
 	u32 head;			/* the peer's, as last seen and checked */
-	u32 rung;			/* the tail at the last look whether the peer wants to be rung */
+	u32 rung;			/* the tail at the last look at its room_event */
 	struct page_frag frag;		/* where the packets' contents go */
 	struct vshm_rx_stats stats;
 };
@@ -74,7 +78,9 @@ netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev);
 void vshm_tx_reset(struct vshm_queue *queue);
 /* From NAPI: starts the stack's queue again where the peer has made room. */
 void vshm_tx_wake(struct vshm_queue *queue);
-/* Publishes all own fields again. Returns whether the queue is stopped and the peer has made no room since last time. */
+/* Publishes all own fields again. Returns whether the queue is stopped and the peer has made no
+ * room since last time.
+ */
 bool vshm_tx_refresh(struct vshm_queue *queue);
 
 /* rx.c */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Arithmetic of the rings: positions are free-running byte counts, `size` is a power of two. Pure, of no type beyond
- * u32 and bool, and so also compiled in user space, where it is tested.
+/* Arithmetic of the rings: positions are free-running byte counts, `size` is a power of two.
+ * Pure, of no type beyond u32 and bool, and so also compiled in user space, where it is tested.
  */
 #ifndef VSHM_RING_H
 #define VSHM_RING_H
@@ -9,17 +9,20 @@
 
 #ifndef __KERNEL__
 #include <stdbool.h>
-#include <stdint.h>
-typedef uint32_t u32;
+typedef __u32 u32;
 #endif
 
 /* What a record of a packet takes, its header and the rounding included. */
 static inline u32 vshm_record_size(u32 length)
 {
-	return (sizeof(struct vshm_record) + length + VSHM_RECORD_ALIGN - 1) & ~(VSHM_RECORD_ALIGN - 1);
+	u32 whole = sizeof(struct vshm_record) + length;
+
+	return (whole + VSHM_RECORD_ALIGN - 1) & ~(VSHM_RECORD_ALIGN - 1);
 }
 
-/* With this much room a record of the length fits wherever the head is: padding is always less than the record. */
+/* With this much room a record of the length fits wherever the head is: padding is always less
+ * than the record.
+ */
 static inline u32 vshm_worst_room(u32 length)
 {
 	return 2 * vshm_record_size(length) - VSHM_RECORD_ALIGN;
@@ -72,7 +75,9 @@ static inline bool vshm_tail_valid(u32 tail, u32 known, u32 head)
 	return tail % VSHM_RECORD_ALIGN == 0 && head - tail <= head - known;
 }
 
-/* A record at `tail` of a ring that holds `held` bytes from there: does what it says of its length hold? */
+/* A record at `tail` of a ring that holds `held` bytes from there: does what it says of its
+ * length hold?
+ */
 static inline bool vshm_packet_valid(u32 length, u32 tail, u32 held, u32 size)
 {
 	u32 need;

@@ -8,7 +8,9 @@
 #include "ring.h"
 #include "shared.h"
 
-/* Up to here a packet is copied into one piece; of a larger one the headers, the rest goes into pages. */
+/* Up to here a packet is copied into one piece; of a larger one the headers, the rest goes into
+ * pages.
+ */
 #define VSHM_COPYBREAK	1600u
 #define VSHM_HEADERS	128u
 #define VSHM_HEADERS_MAX 256u
@@ -22,7 +24,8 @@ struct vshm_meta {
 
 static void vshm_read_meta(const struct vshm_rx *rx, struct vshm_meta *meta, u16 *flags)
 {
-	const struct vshm_record *shared = (const void *)(rx->data + vshm_offset(rx->tail, rx->size));
+	const u8 *at = rx->data + vshm_offset(rx->tail, rx->size);
+	const struct vshm_record *shared = (const void *)at;
 
 	meta->length = vshm_read(&shared->length);
 	*flags = vshm_read16(&shared->flags);
@@ -60,7 +63,8 @@ static bool vshm_read_record(const struct vshm_rx *rx, struct vshm_meta *meta)
 	vshm_read_meta(rx, meta, &flags);
 	if (meta->pad)
 		return vshm_padding_valid(meta->length, rx->tail, held, rx->size);
-	return vshm_packet_valid(meta->length, rx->tail, held, rx->size) && vshm_flags_valid(flags, meta->hdr.gso_type);
+	return vshm_packet_valid(meta->length, rx->tail, held, rx->size) &&
+	       vshm_flags_valid(flags, meta->hdr.gso_type);
 }
 
 /* The part of a packet that goes into one piece: its headers, if the peer's hint makes sense. */
@@ -80,10 +84,10 @@ static bool vshm_copy_pages(struct vshm_rx *rx, struct sk_buff *skb, const u8 *f
 
 	BUILD_BUG_ON(DIV_ROUND_UP(VSHM_PACKET_MAX, PAGE_SIZE) > MAX_SKB_FRAGS);
 	while (left) {
+		u32 bytes = min_t(u32, left, PAGE_SIZE);
 		int nr = skb_shinfo(skb)->nr_frags;
-		u32 bytes;
 
-		if (nr >= MAX_SKB_FRAGS || !skb_page_frag_refill(min_t(u32, left, PAGE_SIZE), frag, GFP_ATOMIC))
+		if (nr >= MAX_SKB_FRAGS || !skb_page_frag_refill(bytes, frag, GFP_ATOMIC))
 			return false;
 		bytes = min_t(u32, left, frag->size - frag->offset);
 		memcpy(page_address(frag->page) + frag->offset, from, bytes);
@@ -115,7 +119,8 @@ static struct sk_buff *vshm_copy_packet(struct vshm_queue *queue, const struct v
 }
 
 /* The stack gets the packet if what is said of its checksum and segments fits its contents. */
-static bool vshm_deliver(struct vshm_queue *queue, struct sk_buff *skb, const struct vshm_meta *meta)
+static bool vshm_deliver(struct vshm_queue *queue, struct sk_buff *skb,
+			 const struct vshm_meta *meta)
 {
 	if (meta->hdr.flags & VIRTIO_NET_HDR_F_DATA_VALID)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
@@ -209,7 +214,9 @@ static int vshm_receive(struct vshm_queue *queue, int budget)
 	return done;
 }
 
-/* Asks to be rung for the next record, and looks once more: it may have come before the wish could be seen. */
+/* Asks to be rung for the next record, and looks once more: it may have come before the wish
+ * could be seen.
+ */
 static bool vshm_rx_sleep(struct vshm_queue *queue)
 {
 	struct vshm_rx *rx = &queue->rx;
@@ -225,7 +232,9 @@ int vshm_poll(struct napi_struct *napi, int budget)
 	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
 	int done = 0;
 
-	/* What is wrong is the work's to find out; until then nothing is touched, and no poll is worth another. */
+	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
+	 * is worth another.
+	 */
 	if (!vshm_link_is_suspect(queue->link)) {
 		vshm_tx_wake(queue);
 		done = vshm_receive(queue, budget);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* Access to memory that others write. Every field is read once, into a local, and used from there. The barriers are
- * the virt_ ones: the other side is another machine's CPU, even where this kernel runs on one.
+/* Access to memory that others write. Every field is read once, into a local, and used from
+ * there. The barriers are the virt_ ones: the other side is another machine's CPU, even where
+ * this kernel runs on one.
  */
 #ifndef VSHM_SHARED_H
 #define VSHM_SHARED_H
@@ -23,20 +24,23 @@ static inline u16 vshm_read16(const __le16 *field)
 /* What the writer wrote before it published the value is seen by whatever comes after this. */
 static inline u32 vshm_acquire(const __le32 *field)
 {
+	/* pairs with vshm_publish() of the writer */
 	return le32_to_cpu(virt_load_acquire(field));
 }
 
 /* Whoever acquires the value also sees what was written before. */
 static inline void vshm_publish(__le32 *field, u32 value)
 {
+	/* pairs with vshm_acquire() of the reader */
 	virt_store_release(field, cpu_to_le32(value));
 }
 
-/* Between publishing one's own position and reading the other's wish to be rung, on both sides: one of the two sees
- * the other's.
+/* Between publishing one's own position and reading the other's wish to be rung, on both sides:
+ * one of the two sees the other's.
  */
 static inline void vshm_full_barrier(void)
 {
+	/* pairs with itself, on the other side */
 	virt_mb();
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Transmit: packets are copied into the ring and done with; segments and checksums cross as a word about them. */
+/* Transmit: packets are copied into the ring and done with; segments and checksums cross as a
+ * word about them.
+ */
 #include <linux/etherdevice.h>
 #include <linux/virtio_net.h>
 
@@ -15,8 +17,8 @@ static u32 vshm_tx_room(const struct vshm_tx *tx)
 	return vshm_room(tx->head, tx->tail, tx->size);
 }
 
-/* Half a ring at once, so that a full ring costs few interrupts. Never less than the stop mark: a ring has room for two
- * of the largest records.
+/* Half a ring at once, so that a full ring costs few interrupts. Never less than the stop mark:
+ * a ring has room for two of the largest records.
  */
 static u32 vshm_wake_room(const struct vshm_tx *tx)
 {
@@ -71,7 +73,9 @@ static bool vshm_tx_put(struct vshm_tx *tx, const struct sk_buff *skb)
 	struct virtio_net_hdr meta;
 	u32 start;
 
-	if (skb->len < VSHM_PACKET_MIN || skb->len > VSHM_PACKET_MAX || padding + need > vshm_tx_room(tx))
+	if (skb->len < VSHM_PACKET_MIN || skb->len > VSHM_PACKET_MAX)
+		return false;
+	if (padding + need > vshm_tx_room(tx))
 		return false;
 	if (virtio_net_hdr_from_skb(skb, &meta, true, false, 0))
 		return false;
@@ -89,7 +93,9 @@ static bool vshm_tx_put(struct vshm_tx *tx, const struct sk_buff *skb)
 	return true;
 }
 
-/* Stops the queue while there is room for one more, and asks to be rung when half the ring is free. */
+/* Stops the queue while there is room for one more, and asks to be rung when half the ring is
+ * free.
+ */
 static void vshm_tx_stop_early(struct vshm_queue *queue, struct netdev_queue *txq)
 {
 	struct vshm_tx *tx = &queue->tx;
@@ -167,7 +173,9 @@ void vshm_tx_wake(struct vshm_queue *queue)
 
 	if (!netif_tx_queue_stopped(txq))
 		return;
-	/* Whoever is just about to stop the queue holds the lock; it sees the room that the peer made, or we do. */
+	/* Whoever is just about to stop the queue holds the lock; it sees the room that the
+	 * peer made, or we do.
+	 */
 	__netif_tx_lock(txq, smp_processor_id());
 	if (netif_tx_queue_stopped(txq) && vshm_tx_look_at_tail(queue) &&
 	    vshm_tx_room(&queue->tx) >= vshm_wake_room(&queue->tx))
