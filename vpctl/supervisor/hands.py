@@ -11,13 +11,14 @@ from vpctl.errors import RecoveryError, VpctlError
 from vpctl.guest import network
 from vpctl.links.base import Sharing
 from vpctl.plan.run import host_network, plug_steps, plugged_device, sharing
+from vpctl.process import open_files
 from vpctl.qmp import hotplug
 from vpctl.qmp.device import DevicePlan
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.parking import NO_VECTORS, Vectors, find_vectors, leaves_handlers, park
+from vpctl.supervisor.parking import Vectors, find_vectors, leaves_handlers, lowest_free, park
 from vpctl.supervisor.sharing import free, serve, switch_off, switch_on
 from vpctl.supervisor.world import World
 
@@ -90,9 +91,12 @@ class Hands:
             await self._switch_off(link, generation, shared)
         session = await machine.qmp()
         async with self._hotplug[vm]:
-            vectors = await self._vectors(machine, shared)
+            before, vectors = files_of(machine), await self._vectors(machine, shared)
             await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
-            await self._park(machine, device, vectors)
+            if shared is not None:
+                # Where nobody knows which were the interrupts, all that the device had counts as such.
+                gone = Vectors(numbers=before - files_of(machine))
+                await self._park(machine, device, vectors if vectors.numbers else gone)
         if shared is not None and (served := shared.end_of(vm)) is not None:
             await free(self._broker(), served[1])
         world.unplugged(vm, link, generation)
@@ -108,12 +112,16 @@ class Hands:
             await self._share(vm, repair, shared)
         known.plugging(vm, repair.generation)
         async with self._hotplug[vm]:
+            before = files_of(machine)
             try:
                 await hotplug.plug(session, device)
             except hotplug.StepError as error:
-                if error.step == "device_add" and error.reply is None:  # it was there after all, and taken out again
+                if shared is not None and error.step == "device_add" and error.reply is None:
+                    # It was there after all, and was taken out again. Beside both ends' interrupts it had the memory,
+                    # the connection to the broker, and the host's own interrupt.
+                    numbers = lowest_free(before, 2 * device.device["vectors"] + 3)
                     with contextlib.suppress(VpctlError):
-                        await self._park(machine, device, NO_VECTORS)
+                        await self._park(machine, device, Vectors(numbers=numbers))
                 raise
 
     # Section: memory that guests share
@@ -141,23 +149,24 @@ class Hands:
         self._off.add(shared.name)
 
     async def _vectors(self, machine: Machine, shared: Sharing | None) -> Vectors:
-        """Return the descriptors of a device's interrupts, while it has them."""
+        """Return the descriptors of a device's interrupts, while it has them; none if nobody knows."""
         if shared is None or machine.process is None or (end := shared.end_of(machine.name)) is None:
-            return NO_VECTORS
+            return Vectors()
         return find_vectors(machine.process.pid, await self._broker().served(shared.name), end[0])
 
     async def _park(self, machine: Machine, device: DevicePlan, vectors: Vectors) -> None:
         """Cure a QEMU of the interrupts of a doorbell device that was in it."""
-        count = device.device.get("vectors", 0)
-        if not count or machine.process is None or not leaves_handlers(machine.spec.accelerator):
-            return
-        session = await machine.qmp()
-        # Beside both ends' vectors: the memory, the connection to the broker, and the host's own interrupt.
-        parked = await park(session, machine.process.pid, vectors, name=device.device["id"], count=2 * count + 3)
-        machine.parked(parked)
+        if machine.process is not None and leaves_handlers(machine.spec.accelerator):
+            session = await machine.qmp()
+            machine.parked(await park(session, machine.process.pid, vectors, name=device.device["id"]))
 
     async def prove(self, link: str) -> None:
         for end in self._world.topology.link(link).endpoints:
             await self.until_ready(end.vm)  # one may reboot just now
         network.require(await self._world.probe(link, count=1))
         self._world.links[link].set_state(LinkState.UP)
+
+
+def files_of(machine: Machine) -> frozenset[int]:
+    """Return the numbers of the descriptors that a VM's QEMU has."""
+    return open_files(machine.process.pid) if machine.process is not None else frozenset()

@@ -8,9 +8,11 @@ interrupt of freed memory. An idle eventfd in each of those places ends that. It
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from vpctl import wait
@@ -41,11 +43,8 @@ def leaves_handlers(accelerator: str) -> bool:
 class Vectors:
     """A device's interrupts as one QEMU has them: the eventfds' kernel ids, and their descriptors' numbers."""
 
-    ids: frozenset[int]
-    numbers: frozenset[int]
-
-
-NO_VECTORS = Vectors(ids=frozenset(), numbers=frozenset())
+    ids: frozenset[int] = frozenset()
+    numbers: frozenset[int] = frozenset()
 
 
 def find_vectors(pid: int, served: Mapping[str, Any] | None, end: int) -> Vectors:
@@ -55,28 +54,30 @@ def find_vectors(pid: int, served: Mapping[str, Any] | None, end: int) -> Vector
     return Vectors(ids=ids, numbers=frozenset(number for number, id_ in table.items() if id_ in ids))
 
 
-async def park(session: Session, pid: int, vectors: Vectors, *, name: str, count: int) -> int:
-    """Put an idle eventfd at the number of each vector, now that the device is gone; return how many stay.
+def lowest_free(taken: Collection[int], count: int) -> frozenset[int]:
+    """Return the numbers that a process's next descriptors will get."""
+    return frozenset(islice((number for number in itertools.count() if number not in taken), count))
 
-    Where the numbers are not known, `count` of them are parked: as many as the device had descriptors in all.
-    """
-    if not vectors.numbers:
-        await _send(session, [f"{name}.parked{number}" for number in range(count)])
-        return count
+
+async def park(session: Session, pid: int, vectors: Vectors, *, name: str) -> int:
+    """Put an idle eventfd at the number of each vector, now that the device is gone; return how many stay."""
     with contextlib.suppress(ReadyTimeoutError):
         await wait.until(lambda: _closed(pid, vectors), timeout=CLOSED_SECONDS, what="closed eventfds", every=0.005)
     sent: dict[int | None, str] = {}
-    while vectors.numbers - open_files(pid) and len(sent) < MOST_AT_ONCE:
-        sent |= await _send(session, [f"{name}.parked{len(sent)}"])
+    unknown = 0
+    while vectors.numbers - open_files(pid) and len(sent) + unknown < MOST_AT_ONCE:
+        id_, fdname = await _send(session, f"{name}.parked{len(sent) + unknown}")
+        unknown += id_ is None
+        sent |= {id_: fdname} if id_ is not None else {}
     # The lowest free number is taken each time: those that only filled a gap below are given back.
-    kept = 0
+    kept = unknown
     for number in open_files(pid):
-        if (fdname := sent.get(eventfd_id(pid, number))) is None:
+        if (given := sent.get(eventfd_id(pid, number))) is None:
             continue
         if number in vectors.numbers:
             kept += 1
         else:
-            await session.execute("closefd", {"fdname": fdname})
+            await session.execute("closefd", {"fdname": given})
     return kept
 
 
@@ -84,17 +85,14 @@ async def _closed(pid: int, vectors: Vectors) -> bool | None:
     return None if any(eventfd_id(pid, number) in vectors.ids for number in vectors.numbers) else True
 
 
-async def _send(session: Session, names: Collection[str]) -> dict[int | None, str]:
-    """Send an idle eventfd under each name; return the kernel's ids, which stay while QEMU has them."""
-    sent = {}
-    for name in names:
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            sent[eventfd_id(os.getpid(), fd)] = name
-            await session.send_fd(name, fd)
-        finally:
-            os.close(fd)
-    return sent
+async def _send(session: Session, name: str) -> tuple[int | None, str]:
+    """Send an idle eventfd; return the kernel's id of it, which stays while QEMU has it, and its name."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        await session.send_fd(name, fd)
+        return eventfd_id(os.getpid(), fd), name
+    finally:
+        os.close(fd)
 
 
 def files_left(pid: int) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.keeper import Keeper, keeping
 from vpctl.process import file_limit, open_files
 from vpctl.qmp.session import Session
-from vpctl.supervisor.parking import NO_VECTORS, files_left, find_vectors, leaves_handlers, park
+from vpctl.supervisor.parking import Vectors, files_left, find_vectors, leaves_handlers, lowest_free, park
 
 
 def as_session(keeper: Keeper) -> Session:
@@ -35,7 +35,7 @@ async def test_each_interrupts_place_is_taken_and_the_gaps_below_are_given_back(
         for name in (*holes, server, *peer, *own):
             qemu.close(name)
         free = open_files(qemu.pid)
-        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1", count=9) == 3
+        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1") == 3
         assert open_files(qemu.pid) - free == vectors.numbers
         assert sorted(qemu.named.values()) == sorted(vectors.numbers)
 
@@ -51,17 +51,33 @@ async def test_generation_after_generation_three_more_are_parked_and_none_is_los
             vectors = find_vectors(qemu.pid, served(ids[-3:]), 1)
             for name in device:
                 qemu.close(name)
-            assert await park(as_session(qemu), qemu.pid, vectors, name=f"lan0.g{generation}", count=9) == 3
+            assert await park(as_session(qemu), qemu.pid, vectors, name=f"lan0.g{generation}") == 3
             assert len(open_files(qemu.pid)) == before + 3 * generation
 
 
-async def test_as_many_as_the_device_had_are_parked_where_nobody_knows_its_interrupts() -> None:
+async def test_where_nobody_knows_the_interrupts_all_that_the_device_had_is_taken_through_any_gaps() -> None:
     with keeping() as qemu:
-        assert find_vectors(qemu.pid, None, 0) == NO_VECTORS, "their broker has died"
-        assert find_vectors(qemu.pid, served([None, None]), 1) == NO_VECTORS, "its kernel does not tell"
-        before = len(open_files(qemu.pid))
-        assert await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9) == 9
-        assert len(open_files(qemu.pid)) == before + 9
+        assert find_vectors(qemu.pid, None, 0) == Vectors(), "their broker has died"
+        assert find_vectors(qemu.pid, served([None, None]), 1) == Vectors(), "its kernel does not tell"
+        await qemu.eventfds("other0", "other1", "server", "host", "own0", "own1")
+        qemu.close("other0")  # by another device of that broker, whose connection is lost as well
+        qemu.close("other1")
+        before = open_files(qemu.pid)
+        for name in ("server", "host", "own0", "own1"):
+            qemu.close(name)
+        gone = before - open_files(qemu.pid)
+        assert len(gone) == 4
+        assert await park(as_session(qemu), qemu.pid, Vectors(numbers=gone), name="lan0.g1") == 4
+        assert open_files(qemu.pid) == before
+
+
+async def test_the_numbers_of_a_device_that_came_and_went_unseen_are_foretold() -> None:
+    with keeping() as qemu:
+        await qemu.eventfds("hole", "x")
+        qemu.close("hole")
+        before = open_files(qemu.pid)
+        await qemu.eventfds("server", "host", "own0")
+        assert {qemu.named[name] for name in ("server", "host", "own0")} == lowest_free(before, 3)
 
 
 async def test_a_place_that_somebody_has_taken_needs_nothing() -> None:
@@ -69,15 +85,17 @@ async def test_a_place_that_somebody_has_taken_needs_nothing() -> None:
         vectors = find_vectors(qemu.pid, served(await qemu.eventfds("own0")), 1)
         qemu.close("own0")
         await qemu.eventfds("ssh")
-        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1", count=9) == 0
+        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1") == 0
 
 
 async def test_our_own_descriptors_are_closed_whatever_happens() -> None:
     with keeping() as qemu:
         before = open_files(os.getpid())
-        await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9)
+        vectors = Vectors(numbers=lowest_free(open_files(qemu.pid), 2))
+        await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1")
+        more = Vectors(numbers=lowest_free(open_files(qemu.pid), 2))
         with pytest.raises(AssertionError):  # the names are taken
-            await park(as_session(qemu), qemu.pid, NO_VECTORS, name="lan0.g1", count=9)
+            await park(as_session(qemu), qemu.pid, more, name="lan0.g1")
         assert open_files(os.getpid()) == before
 
 
