@@ -1,0 +1,108 @@
+"""The driver against what a kernel maintainer would run: checkpatch, and builds with W=1 and sparse for its kernels."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.unit.driver.conftest import DRIVER
+from vpctl.image.build import KEYRING
+from vpctl.image.mirror import given_mirror, host_mirror
+from vpctl.process import run
+
+SOURCES = sorted([*DRIVER.glob("*.[ch]"), DRIVER / "Kbuild", DRIVER / "Makefile"])
+
+
+def checkpatch() -> Path | None:
+    """Find the script: where $VPCTL_CHECKPATCH says, or in the kernel sources of this host."""
+    given = os.environ.get("VPCTL_CHECKPATCH")
+    places = [Path(given)] if given else []
+    places += [*Path("/usr/src").glob("linux*/scripts/checkpatch.pl")]
+    places += [*Path("/lib/modules").glob("*/source/scripts/checkpatch.pl")]
+    return next((place for place in places if place.is_file()), None)
+
+
+def test_checkpatch_has_nothing_to_say() -> None:
+    script = checkpatch()
+    if script is None or shutil.which("perl") is None:
+        pytest.skip("no checkpatch.pl: set VPCTL_CHECKPATCH, or unpack kernel sources in /usr/src")
+    argv = ["perl", str(script), "--no-tree", "--strict", "--terse", "--show-types", "--no-summary"]
+    # The one file that may know kernel versions.
+    compat = ["--ignore", "LINUX_VERSION_CODE,CONSTANT_COMPARISON", "-f", str(DRIVER / "compat.h")]
+    others = ["-f", *(str(path) for path in SOURCES if path.name != "compat.h")]
+    for rest in (compat, others):
+        done = subprocess.run([*argv, *rest], capture_output=True, text=True, timeout=120, check=False)
+        assert done.stdout == ""
+
+
+def test_functions_stay_short() -> None:
+    for path in DRIVER.glob("*.c"):
+        start = 0
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if line == "{":
+                start = number
+            elif line == "}":
+                assert number - start <= 60, f"{path.name}:{start}"
+
+
+PACKAGES = (
+    "gcc libc6-dev make dash bash coreutils findutils sed grep gawk perl libc-bin sparse linux-headers-cloud-amd64"
+)
+# Packages of newer kernels' headers lack what runs sparse.
+BUILD = """
+set -e
+mkdir -p "$1/tmp/bin"
+ln -sf /usr/bin/gawk "$1/tmp/bin/awk"
+mount --bind /proc "$1/proc"
+for headers in $(cd "$1" && echo usr/src/linux-headers-*-cloud-amd64); do
+    echo "headers: $headers"
+    chroot "$1" env PATH=/tmp/bin:/usr/sbin:/usr/bin make -s -C /tmp/driver KERNEL="/$headers" W=1 "C=$(test -e "$1/$headers/scripts/checker-valid.sh" && echo 2)"
+    ls "$1/tmp/driver/vpctl_ivshmem.ko"
+done
+umount "$1/proc"
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("suite", "oldest"), [("bookworm", (6, 1)), ("trixie", (6, 12)), ("trixie-backports", (6, 13))]
+)
+async def test_it_builds_without_a_warning_for_the_kernel_of(
+    suite: str, oldest: tuple[int, int], tmp_path: Path
+) -> None:
+    if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
+        pytest.skip("needs mmdebstrap, and root for a look at /proc that objtool takes")
+    given = os.environ.get("VPCTL_DEBIAN_MIRROR")
+    mirror = given_mirror(given) if given else host_mirror()
+    assert mirror is not None
+    release = suite.removesuffix("-backports")
+    archives = mirror.lines(release, KEYRING)
+    packages = PACKAGES
+    if suite != release:
+        archives.append(archives[0].replace(f" {release} ", f" {suite} "))
+        packages = packages.replace("cloud-amd64", f"cloud-amd64/{suite}")
+    (tmp_path / "driver").mkdir()
+    for path in SOURCES:
+        shutil.copy(path, tmp_path / "driver")
+    (tmp_path / "build").write_text(BUILD)
+    argv = ["mmdebstrap", "--variant=extract", "--architectures=amd64", f"--include={','.join(packages.split())}"]
+    argv += [
+        '--setup-hook=cd "$1" && mkdir -p dev proc sys tmp usr/bin usr/sbin usr/lib usr/lib64 && '
+        "ln -s usr/bin usr/sbin usr/lib usr/lib64 .",
+        f"--extract-hook=copy-in {tmp_path / 'driver'} /tmp",
+        f'--extract-hook=sh {tmp_path / "build"} "$1"',
+        *("--format=null", release, "-", *archives),
+    ]
+    _, said = await run(argv, timeout=900)
+    built = said[said.index("headers: ") :]
+    ours = [line for line in built.splitlines() if line.startswith(("/tmp/driver", "make", "WARNING"))]
+    assert ours == [], built
+    assert "vpctl_ivshmem.ko" in built
+    version = re.search(r"linux-headers-(\d+)\.(\d+)", built)
+    assert version is not None
+    assert (int(version[1]), int(version[2])) >= oldest
