@@ -34,7 +34,7 @@ async def plan(
 def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     """Return the plan as JSON data."""
     from vpctl.guest.config import config_paths
-    from vpctl.plan.run import host_network, plug_steps
+    from vpctl.plan.run import host_network, plug_steps, sharing
     from vpctl.qemu.argv import machine_argv
     from vpctl.supervisor.host_network import creation
 
@@ -63,7 +63,10 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         entry = {"name": link.name, "kind": link.kind, "subnet": str(link.subnet), "mtu": link.mtu}
         host = host_network(link, rundir)
         commands = [f"ip {line}" for line in creation(host, present=(), uid=os.getuid())] if host is not None else []
-        links.append({**entry, "recovery": recovery, "endpoints": ends, "host": commands, "steps": steps})
+        shared = sharing(topology, link, 1, rundir=rundir)
+        memory = {"name": shared.memory.name, "size": shared.memory.size} if shared is not None else None
+        entry |= {"recovery": recovery, "endpoints": ends, "host": commands, "memory": memory}
+        links.append({**entry, "steps": steps})
     return {"schema_version": 1, "name": topology.name, "vms": vms, "links": links}
 
 
@@ -77,6 +80,8 @@ def plan_text(data: dict[str, Any]) -> str:
         ends = " and ".join(f"{end['vm']} {end['address']} ({end['mac']})" for end in link["endpoints"])
         lines += ["", f"# link {link['name']}: {link['kind']}, {link['subnet']}, mtu {link['mtu']}: {ends}"]
         lines += link["host"]
+        if (memory := link["memory"]) is not None:
+            lines.append(f"# memory {memory['name']}, {memory['size'] >> 20} MiB, served to both by the broker")
         for step in link["steps"]:
             command = {"execute": step["execute"], "arguments": step["arguments"]}
             lines.append(f"{step['vm']}  {json.dumps(command)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
@@ -13,12 +13,11 @@ from vpctl.links.base import Sharing
 from vpctl.plan.run import host_network, plug_steps, plugged_device, sharing
 from vpctl.process import open_files
 from vpctl.qmp import hotplug
-from vpctl.qmp.device import DevicePlan
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.parking import Vectors, find_vectors, leaves_handlers, lowest_free, park
+from vpctl.supervisor.parking import find_interrupts, leaves_handlers, lowest_free, park
 from vpctl.supervisor.sharing import free, serve, switch_off, switch_on
 from vpctl.supervisor.world import World
 
@@ -91,12 +90,12 @@ class Hands:
             await self._switch_off(link, generation, shared)
         session = await machine.qmp()
         async with self._hotplug[vm]:
-            before, vectors = files_of(machine), await self._vectors(machine, shared)
+            before = files_of(machine)
             await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
             if shared is not None:
                 # Where nobody knows which were the interrupts, all that the device had counts as such.
-                gone = Vectors(numbers=before - files_of(machine))
-                await self._park(machine, device, vectors if vectors.numbers else gone)
+                heard = machine.interrupts.get(shared.name) or before - files_of(machine)
+                await self._park(machine, shared.name, heard)
         if shared is not None and (served := shared.end_of(vm)) is not None:
             await free(self._broker(), served[1])
         world.unplugged(vm, link, generation)
@@ -119,10 +118,12 @@ class Hands:
                 if shared is not None and error.step == "device_add" and error.reply is None:
                     # It was there after all, and was taken out again. Beside both ends' interrupts it had the memory,
                     # the connection to the broker, and the host's own interrupt.
-                    numbers = lowest_free(before, 2 * device.device["vectors"] + 3)
+                    heard = lowest_free(before, 2 * device.device["vectors"] + 3)
                     with contextlib.suppress(VpctlError):
-                        await self._park(machine, device, Vectors(numbers=numbers))
+                        await self._park(machine, shared.name, heard)
                 raise
+            if shared is not None:
+                await self._listen(machine, shared)
 
     # Section: memory that guests share
 
@@ -148,17 +149,19 @@ class Hands:
         self._world.journal.write("link.off", link=link, attributes={"device": shared.name, "silent": silent})
         self._off.add(shared.name)
 
-    async def _vectors(self, machine: Machine, shared: Sharing | None) -> Vectors:
-        """Return the descriptors of a device's interrupts, while it has them; none if nobody knows."""
-        if shared is None or machine.process is None or (end := shared.end_of(machine.name)) is None:
-            return Vectors()
-        return find_vectors(machine.process.pid, await self._broker().served(shared.name), end[0])
+    async def _listen(self, machine: Machine, shared: Sharing) -> None:
+        """Learn by which descriptors a QEMU hears a device that was just plugged."""
+        if (end := shared.end_of(machine.name)) is None or not leaves_handlers(machine.spec.accelerator):
+            return
+        if machine.process is not None:
+            served = await self._broker().served(shared.name)
+            machine.hears(shared.name, await find_interrupts(machine.process.pid, served, end[0]))
 
-    async def _park(self, machine: Machine, device: DevicePlan, vectors: Vectors) -> None:
+    async def _park(self, machine: Machine, device: str, heard: Collection[int]) -> None:
         """Cure a QEMU of the interrupts of a doorbell device that was in it."""
         if machine.process is not None and leaves_handlers(machine.spec.accelerator):
             session = await machine.qmp()
-            machine.parked(await park(session, machine.process.pid, vectors, name=device.device["id"]))
+            machine.parked(device, await park(session, machine.process.pid, heard, name=device))
 
     async def prove(self, link: str) -> None:
         for end in self._world.topology.link(link).endpoints:

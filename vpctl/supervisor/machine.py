@@ -11,7 +11,7 @@ import contextlib
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +73,8 @@ class Machine:
         self.last_beat: Heartbeat | None = None
         self.parked_fds = 0
         """Idle descriptors that its QEMU was given to keep, see `parking`."""
+        self.interrupts: dict[str, list[int]] = {}
+        """Device → numbers of the descriptors by which its QEMU hears its interrupts, if it will not forget them."""
         self.on_reset: Callable[[], None] | None = None
         """Called when the guest of a VM that is ready was reset, by itself or over QMP."""
         self._run = run
@@ -148,6 +150,7 @@ class Machine:
             },
             "agent": self.agent,
             "parked_fds": self.parked_fds,
+            "interrupts": self.interrupts,
             "qmp": str(self._rundir.people_qmp_socket(self.name)),
             "console": str(self._rundir.console_socket(self.name)),
             "logs": str(self.logs) if self.generation else None,
@@ -163,7 +166,8 @@ class Machine:
         """
         await self._forget()
         self.generation += 1
-        self.last_beat, self._serial_from, self.parked_fds = None, 0, 0
+        self.last_beat, self._serial_from = None, 0
+        self.parked_fds, self.interrupts = 0, {}
         self.set_state(VmState.STARTING)
         return await self._to_ready(broker, adopted=False)
 
@@ -211,7 +215,7 @@ class Machine:
         """Take over what a supervisor before this one wrote down."""
         self.generation = entry["generation"]
         self.ssh_port = entry["ssh"]["port"] or 0
-        self.parked_fds = entry["parked_fds"]
+        self.parked_fds, self.interrupts = entry["parked_fds"], dict(entry["interrupts"])
         state = VmState(entry["state"])
         # What it had in hand is begun again; what ran is looked at by `adopt`.
         unfinished = (VmState.STARTING, VmState.BOOTING)
@@ -427,8 +431,14 @@ class Machine:
             message = f"cannot read the guest agent {self.spec.boot.agent}: {error.strerror}"
             raise HostError(message, hint="vpctl image build") from error
 
-    def parked(self, count: int) -> None:
-        """Take in that its QEMU keeps more idle descriptors; warn when it has few left."""
+    def hears(self, device: str, numbers: Collection[int]) -> None:
+        """Take in by which descriptors its QEMU hears a device; written down, since it hears them for ever."""
+        self.interrupts[device] = sorted(numbers)
+        self._on_change()
+
+    def parked(self, device: str, count: int) -> None:
+        """Take in that its QEMU keeps more idle descriptors in place of a device's; warn when it has few left."""
+        self.interrupts.pop(device, None)
         self.parked_fds += count
         left = files_left(self.process.pid) if self.process is not None else None
         if left is not None and left < LOW:

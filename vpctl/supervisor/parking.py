@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -20,8 +19,8 @@ from vpctl.errors import ReadyTimeoutError
 from vpctl.process import eventfd_id, file_limit, open_files
 from vpctl.qmp.session import Session
 
-CLOSED_SECONDS = 1.0
-"""For QEMU to close a device's eventfds: it has, when it says DEVICE_DELETED."""
+ARRIVED_SECONDS = 1.0
+"""For QEMU to take a device's eventfds in: they were sent before `device_add`, which reads all but these."""
 
 MOST_AT_ONCE = 256
 """Descriptors that are sent to fill all lower numbers that are free; a QEMU has a few dozen."""
@@ -39,19 +38,22 @@ def leaves_handlers(accelerator: str) -> bool:
     return accelerator == "tcg"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Vectors:
-    """A device's interrupts as one QEMU has them: the eventfds' kernel ids, and their descriptors' numbers."""
+async def find_interrupts(pid: int, served: Mapping[str, Any] | None, end: int) -> frozenset[int]:
+    """Return the numbers of the descriptors by which a QEMU hears a device that was just plugged.
 
-    ids: frozenset[int] = frozenset()
-    numbers: frozenset[int] = frozenset()
+    They come to it after the device. None if the broker is another by now, or /proc does not tell.
+    """
+    ids = set(served["ends"][end]["eventfds"] if served is not None else ()) - {None}
+    found: frozenset[int] = frozenset()
 
+    async def all_there() -> bool | None:
+        nonlocal found
+        found = frozenset(number for number in open_files(pid) if eventfd_id(pid, number) in ids)
+        return len(found) == len(ids) or None
 
-def find_vectors(pid: int, served: Mapping[str, Any] | None, end: int) -> Vectors:
-    """Return the descriptors of a device that is plugged; none if its broker died, or /proc does not tell."""
-    ids = frozenset(served["ends"][end]["eventfds"] if served is not None else ()) - {None}
-    table = {number: eventfd_id(pid, number) for number in open_files(pid)} if ids else {}
-    return Vectors(ids=ids, numbers=frozenset(number for number, id_ in table.items() if id_ in ids))
+    with contextlib.suppress(ReadyTimeoutError):
+        await wait.until(all_there, timeout=ARRIVED_SECONDS, what="a device's eventfds", every=0.005)
+    return found
 
 
 def lowest_free(taken: Collection[int], count: int) -> frozenset[int]:
@@ -59,13 +61,12 @@ def lowest_free(taken: Collection[int], count: int) -> frozenset[int]:
     return frozenset(islice((number for number in itertools.count() if number not in taken), count))
 
 
-async def park(session: Session, pid: int, vectors: Vectors, *, name: str) -> int:
-    """Put an idle eventfd at the number of each vector, now that the device is gone; return how many stay."""
-    with contextlib.suppress(ReadyTimeoutError):
-        await wait.until(lambda: _closed(pid, vectors), timeout=CLOSED_SECONDS, what="closed eventfds", every=0.005)
+async def park(session: Session, pid: int, numbers: Collection[int], *, name: str) -> int:
+    """Put an idle eventfd at each of these numbers, now that the device is gone; return how many stay."""
+    places = frozenset(numbers)
     sent: dict[int | None, str] = {}
     unknown = 0
-    while vectors.numbers - open_files(pid) and len(sent) + unknown < MOST_AT_ONCE:
+    while places - open_files(pid) and len(sent) + unknown < MOST_AT_ONCE:
         id_, fdname = await _send(session, f"{name}.parked{len(sent) + unknown}")
         unknown += id_ is None
         sent |= {id_: fdname} if id_ is not None else {}
@@ -74,15 +75,11 @@ async def park(session: Session, pid: int, vectors: Vectors, *, name: str) -> in
     for number in open_files(pid):
         if (given := sent.get(eventfd_id(pid, number))) is None:
             continue
-        if number in vectors.numbers:
+        if number in places:
             kept += 1
         else:
             await session.execute("closefd", {"fdname": given})
     return kept
-
-
-async def _closed(pid: int, vectors: Vectors) -> bool | None:
-    return None if any(eventfd_id(pid, number) in vectors.ids for number in vectors.numbers) else True
 
 
 async def _send(session: Session, name: str) -> tuple[int | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import Any, cast
@@ -9,9 +10,10 @@ from typing import Any, cast
 import pytest
 
 from tests.fakes.keeper import Keeper, keeping
-from vpctl.process import file_limit, open_files
+from vpctl.process import eventfd_id, file_limit, open_files
 from vpctl.qmp.session import Session
-from vpctl.supervisor.parking import Vectors, files_left, find_vectors, leaves_handlers, lowest_free, park
+from vpctl.supervisor.parking import files_left, find_interrupts, leaves_handlers, lowest_free, park
+from vpctl.wait import pause
 
 
 def as_session(keeper: Keeper) -> Session:
@@ -30,14 +32,14 @@ async def test_each_interrupts_place_is_taken_and_the_gaps_below_are_given_back(
         server, peer = "server", ["peer0", "peer1", "peer2", "host", "region"]
         own = ["own0", "own1", "own2"]
         await qemu.eventfds(server, *peer)
-        vectors = find_vectors(qemu.pid, served(await qemu.eventfds(*own)), 1)
-        assert vectors.numbers == {qemu.named[name] for name in own}
+        heard = await find_interrupts(qemu.pid, served(await qemu.eventfds(*own)), 1)
+        assert heard == {qemu.named[name] for name in own}
         for name in (*holes, server, *peer, *own):
             qemu.close(name)
         free = open_files(qemu.pid)
-        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1") == 3
-        assert open_files(qemu.pid) - free == vectors.numbers
-        assert sorted(qemu.named.values()) == sorted(vectors.numbers)
+        assert await park(as_session(qemu), qemu.pid, heard, name="lan0.g1") == 3
+        assert open_files(qemu.pid) - free == heard
+        assert sorted(qemu.named.values()) == sorted(heard)
 
 
 async def test_generation_after_generation_three_more_are_parked_and_none_is_lost() -> None:
@@ -48,17 +50,17 @@ async def test_generation_after_generation_three_more_are_parked_and_none_is_los
                 f"{name}.g{generation}" for name in ("server", "peer", "host", "region", "own0", "own1", "own2")
             ]
             ids = await qemu.eventfds(*device)
-            vectors = find_vectors(qemu.pid, served(ids[-3:]), 1)
+            heard = await find_interrupts(qemu.pid, served(ids[-3:]), 1)
             for name in device:
                 qemu.close(name)
-            assert await park(as_session(qemu), qemu.pid, vectors, name=f"lan0.g{generation}") == 3
+            assert await park(as_session(qemu), qemu.pid, heard, name=f"lan0.g{generation}") == 3
             assert len(open_files(qemu.pid)) == before + 3 * generation
 
 
 async def test_where_nobody_knows_the_interrupts_all_that_the_device_had_is_taken_through_any_gaps() -> None:
     with keeping() as qemu:
-        assert find_vectors(qemu.pid, None, 0) == Vectors(), "their broker has died"
-        assert find_vectors(qemu.pid, served([None, None]), 1) == Vectors(), "its kernel does not tell"
+        assert await find_interrupts(qemu.pid, None, 0) == frozenset(), "their broker has died"
+        assert await find_interrupts(qemu.pid, served([None, None]), 1) == frozenset(), "its kernel does not tell"
         await qemu.eventfds("other0", "other1", "server", "host", "own0", "own1")
         qemu.close("other0")  # by another device of that broker, whose connection is lost as well
         qemu.close("other1")
@@ -67,7 +69,7 @@ async def test_where_nobody_knows_the_interrupts_all_that_the_device_had_is_take
             qemu.close(name)
         gone = before - open_files(qemu.pid)
         assert len(gone) == 4
-        assert await park(as_session(qemu), qemu.pid, Vectors(numbers=gone), name="lan0.g1") == 4
+        assert await park(as_session(qemu), qemu.pid, gone, name="lan0.g1") == 4
         assert open_files(qemu.pid) == before
 
 
@@ -82,21 +84,38 @@ async def test_the_numbers_of_a_device_that_came_and_went_unseen_are_foretold() 
 
 async def test_a_place_that_somebody_has_taken_needs_nothing() -> None:
     with keeping() as qemu:
-        vectors = find_vectors(qemu.pid, served(await qemu.eventfds("own0")), 1)
+        heard = await find_interrupts(qemu.pid, served(await qemu.eventfds("own0")), 1)
         qemu.close("own0")
         await qemu.eventfds("ssh")
-        assert await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1") == 0
+        assert await park(as_session(qemu), qemu.pid, heard, name="lan0.g1") == 0
 
 
 async def test_our_own_descriptors_are_closed_whatever_happens() -> None:
     with keeping() as qemu:
         before = open_files(os.getpid())
-        vectors = Vectors(numbers=lowest_free(open_files(qemu.pid), 2))
-        await park(as_session(qemu), qemu.pid, vectors, name="lan0.g1")
-        more = Vectors(numbers=lowest_free(open_files(qemu.pid), 2))
+        await park(as_session(qemu), qemu.pid, lowest_free(open_files(qemu.pid), 2), name="lan0.g1")
+        more = lowest_free(open_files(qemu.pid), 2)
         with pytest.raises(AssertionError):  # the names are taken
             await park(as_session(qemu), qemu.pid, more, name="lan0.g1")
         assert open_files(os.getpid()) == before
+
+
+async def test_interrupts_that_come_a_little_after_the_device_are_waited_for() -> None:
+    with keeping() as qemu:
+        ids = await qemu.eventfds("own0", "own1")
+        qemu.close("own1")
+        fd = os.eventfd(0)
+        later = [ids[0], eventfd_id(os.getpid(), fd)]
+
+        async def arrives() -> None:
+            await pause(0.05)
+            await qemu.send_fd("own1", fd)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(arrives())
+            heard = await find_interrupts(qemu.pid, served(later), 1)
+        os.close(fd)
+        assert heard == {qemu.named["own0"], qemu.named["own1"]}
 
 
 def test_only_tcg_needs_it() -> None:
