@@ -1,0 +1,135 @@
+"""Recovery's hands with shared memory: a broker's part, both QEMUs' parts, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.fakes.broker import broker_running, made
+from tests.fakes.qmp_server import FakeQemu, Refuse, serving
+from tests.made import made_run, made_topology
+from vpctl.broker.client import BrokerClient
+from vpctl.broker.control_page import SLOT, SlotState
+from vpctl.errors import RecoveryError, VpctlError
+from vpctl.links.base import control_memory
+from vpctl.plan.run import control_page, sharing
+from vpctl.qmp.session import Session, connect
+from vpctl.recovery.plan import Repair, plan_repair
+from vpctl.recovery.state import VmState
+from vpctl.rundir import Directories
+from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.journal import read
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.sharing import fill
+from vpctl.supervisor.world import World
+
+TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
+
+
+class Reached(Machine):
+    """A VM whose QMP session is given."""
+
+    session: Session
+
+    async def qmp(self) -> Session:
+        return self.session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Two VMs that are ready, their QEMUs, a real broker, and the hands."""
+
+    world: World
+    qemus: dict[str, FakeQemu]
+    broker: BrokerClient
+    hands: Hands
+
+    def repair(self) -> Repair:
+        return plan_repair(TOPOLOGY.links[0], self.world.links["shm0"].view(), ["vm1", "vm2"])
+
+    async def slots(self, generation: int) -> list[SlotState]:
+        """Return what each guest sees of its device of this generation."""
+        shared = sharing(TOPOLOGY, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
+        assert shared is not None
+        states = []
+        for end in shared.ends:
+            seen = SLOT.unpack(await self.broker.contents(control_memory(end.vm), end.slot, SLOT.size))
+            assert seen["ivposition"] in (0, end.id)
+            state = seen["state"]
+            assert isinstance(state, int)
+            states.append(SlotState(state))
+        return states
+
+    async def plugged(self) -> Repair:
+        repair = self.repair()
+        for vm in ("vm1", "vm2"):
+            await self.hands.plug(vm, repair)
+        self.world.links["shm0"].begin(repair.generation)
+        return repair
+
+
+@pytest.fixture
+async def ground(directories: Directories) -> AsyncIterator[Ground]:
+    rundir = made(directories)
+    world = World(made_run(TOPOLOGY), rundir)
+    qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
+    async with AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(broker_running(rundir))
+        for vm, fake in qemus.items():
+            machine = world.machines[vm] = Reached(vm, world.run, rundir, world.journal, world.save)
+            path = rundir.qmp_socket(vm)
+            await stack.enter_async_context(serving(path, fake))
+            machine.session = await stack.enter_async_context(connect(path, vm=vm, timeout=5))
+            machine.set_state(VmState.READY)
+            page = control_page(TOPOLOGY, TOPOLOGY.vm(vm))
+            assert page is not None
+            await fill(broker, page)
+        hands = Hands(world, lambda: broker, watch=lambda machine: None)
+        yield Ground(world=world, qemus=qemus, broker=broker, hands=hands)
+
+
+async def test_a_guest_is_told_of_its_device_just_before_the_plug(ground: Ground) -> None:
+    repair = ground.repair()
+    await ground.hands.plug("vm1", repair)
+    assert await ground.slots(1) == [SlotState.ON, SlotState.FREE]
+    await ground.hands.plug("vm2", repair)
+    assert await ground.slots(1) == [SlotState.ON, SlotState.ON]
+    for fake in ground.qemus.values():
+        assert fake.names()[-2:] == ["chardev-add", "device_add"]
+
+
+async def test_all_guests_let_go_before_the_first_device_goes_and_are_asked_once(ground: Ground) -> None:
+    await ground.plugged()
+    await ground.hands.unplug("vm1", "shm0", 1)
+    assert await ground.slots(1) == [SlotState.FREE, SlotState.OFF]
+    assert ground.qemus["vm1"].names()[-2:] == ["device_del", "chardev-remove"]
+    assert "device_del" not in ground.qemus["vm2"].names()
+    await ground.hands.unplug("vm2", "shm0", 1)
+    assert await ground.slots(1) == [SlotState.FREE, SlotState.FREE]
+    offs = [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "link.off"]
+    assert [entry["attributes"] for entry in offs] == [{"device": "shm0.g1", "silent": ["vm1", "vm2"]}]
+    assert ground.world.links["shm0"].plugged == {"vm1": [], "vm2": []}
+
+
+async def test_memory_that_another_qemu_still_has_is_not_begun_anew(ground: Ground) -> None:
+    await ground.plugged()
+    await ground.hands.unplug("vm1", "shm0", 1)
+    with pytest.raises(RecoveryError, match="`vm2` still has a device of link `shm0`") as caught:
+        await ground.hands.plug("vm1", ground.repair())
+    assert caught.value.hint == "vpctl recover vm2"
+    assert (await ground.broker.served("shm0.g1")) is not None, "what vm2 has is served as before"
+    await ground.hands.unplug("vm2", "shm0", 1)
+    await ground.hands.plug("vm1", ground.repair())
+    assert (await ground.broker.served("shm0.g1")) is None
+
+
+async def test_a_plug_that_fails_is_known_to_the_next_repair(ground: Ground) -> None:
+    ground.qemus["vm1"].script("device_add", [Refuse("no room")])
+    with pytest.raises(VpctlError, match="no room"):
+        await ground.hands.plug("vm1", ground.repair())
+    assert ground.world.links["shm0"].plugged == {"vm1": [1]}
+    await ground.hands.unplug("vm1", "shm0", 1)
+    assert await ground.slots(1) == [SlotState.FREE, SlotState.FREE]
