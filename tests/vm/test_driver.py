@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, End, Link, control_pages
 from tests.vm.booting import QEMU, Guest, booted
-from vpctl.broker.control_page import HEADERS_SIZE
+from vpctl.broker.control_page import HEADERS_SIZE, SlotState
 from vpctl.image import ensure
 from vpctl.log import Log
 from vpctl.rundir import Directories
@@ -288,3 +288,24 @@ async def test_several_queue_pairs_carry_packets() -> None:
         assert await iperf(pair, "-P", "4") > 100
         counters = await pair.counters(0)
         assert sum(counters[f"queue_{queue}_tx_packets"] > 0 for queue in range(4)) > 1
+
+
+async def test_devices_that_no_control_page_knows_are_left_alone() -> None:
+    image = await ensure(cache=Directories.from_environment().images, log=Log())
+    foreign = []
+    for name, size in (("same-size", "64K"), ("larger", "1M")):
+        foreign += ["-object", f"memory-backend-memfd,id={name},size={size},share=on"]
+        foreign += ["-device", f"ivshmem-plain,memdev={name}"]
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vd", dir="/tmp")))
+        pages = stack.enter_context(control_pages(2))
+        link = Link(directory=directory, pages=pages)
+        stack.callback(link.close)
+        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=CPU) as guest:
+            link.begin()
+            pages[0].set_state(0, SlotState.FREE)
+            await plug(guest, link, 0)
+            await asyncio.sleep(1)  # what would be wrong is that something comes
+            taken = await guest.run("ls -d /sys/bus/pci/drivers/vpctl_ivshmem/0000:*")
+            assert len(taken.split()) == 1  # the control page
+            assert "vpctl_ivshmem 0000:" not in await guest.run("dmesg")

@@ -61,7 +61,7 @@ ln -sf /usr/bin/gawk "$1/tmp/bin/awk"
 mount --bind /proc "$1/proc"
 for headers in $(cd "$1" && echo usr/src/linux-headers-*-cloud-amd64); do
     echo "headers: $headers"
-    grep -q checker-valid "$1"/usr/src/*-common/Makefile && sparse= || sparse=2
+    grep -q checker-valid "$1"/usr/src/*-common/Makefile && sparse=0 || sparse=2
     chroot "$1" env PATH=/tmp/bin:/usr/sbin:/usr/bin \\
         make -s -C /tmp/driver KERNEL="/$headers" W=1 C=$sparse
     ls "$1/tmp/driver/vpctl_ivshmem.ko"
