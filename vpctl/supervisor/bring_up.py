@@ -69,9 +69,11 @@ class BringUp:
 
     async def _verified(self, recorder: Recorder) -> dict[str, Any]:
         checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
-        for check in checks:
-            if not check["ok"]:  # whatever was believed of it
-                self._world.links[check["link"]].set_state(LinkState.FAILED)
+        for name, link in self._world.links.items():  # whatever was believed of it
+            if not all(check["ok"] for check in checks if check["link"] == name):
+                link.set_state(LinkState.FAILED)
+            elif link.state is LinkState.FAILED:  # its first packets were lost, these were not
+                link.set_state(LinkState.UP)
         self._world.up = {
             "timings": [entry for machine in self._world.machines.values() for entry in machine.timings],
             "steps": recorder.steps,
