@@ -128,6 +128,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_not_the_next_ones(run
         return 0
 
     async with logged_in(rundir, Inside("vm1", programs={"slow": slow, "quick": says("fresh\n")})) as guest:
+        assert await guest.ask("quick") == "fresh\n"  # so there is a shell already
         asking = asyncio.create_task(guest.ask("slow"))
         await begun.wait()
         asking.cancel()
