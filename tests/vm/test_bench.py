@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,20 @@ def test_measuring_leaves_the_guests_as_they_were(running: Vpctl) -> None:
     assert (
         running.guest("middle", "cat /proc/net/pktgen/kpktgend_0 2>/dev/null | grep -c Stopped: || true") is not None
     )
+
+
+def test_an_interrupted_run_leaves_nothing_running_in_the_guests(running: Vpctl) -> None:
+    limits = running.guest("middle", "cat /proc/sys/net/core/rmem_max")
+    command = running.start("bench", "--quick", "--link", WEST, "-w", "tcp", "--duration", "30", "-v")
+    assert command.process.stderr is not None
+    while "tcp" not in (line := command.process.stderr.readline()):
+        assert line, "bench ended by itself"
+    until(lambda: running.guest("left", "pidof iperf3 || true") or None, "the transfer")
+    command.process.send_signal(signal.SIGINT)
+    command.wait(130)
+    for vm in ("left", "middle"):
+        assert running.guest(vm, "pidof iperf3 || true") == ""
+    assert running.guest("middle", "cat /proc/sys/net/core/rmem_max") == limits
 
 
 def test_a_link_that_carries_nothing_is_an_error_and_no_figure_while_the_other_is_measured(running: Vpctl) -> None:
