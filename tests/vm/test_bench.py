@@ -236,6 +236,18 @@ def test_a_guest_that_dies_ends_its_link_within_seconds_and_not_the_others(runni
     until(lambda: True if running.recorded("chain")["state"] == "up" else None, "the recovery of left")
 
 
+def test_what_was_booted_to_be_measured_is_stopped_and_keeps_its_logs_if_a_guest_died(vpctl: Vpctl) -> None:
+    command = vpctl.start("bench", PAIR, "-w", "outage", "--duration", "60", "--repeats", "1", "-v")
+    assert command.process.stderr is not None
+    while "outage" not in (line := command.process.stderr.readline()):
+        assert line, "bench ended by itself"
+    kill(vpctl.qemu("pair", "vm1"))
+    done = command.wait(1)
+    assert "`vm1` ended in the middle of it" in done.stderr
+    assert vpctl.processes() == []
+    assert "vpctl: ssh" in vpctl.run("logs", "vm1", "-t", "pair", "-g", "1").stdout
+
+
 def test_a_guest_without_the_program_is_skipped_with_the_reason(running: Vpctl) -> None:
     link = WEST
     running.guest("middle", "echo >/tmp/none; chmod 600 /tmp/none; mount --bind /tmp/none /usr/bin/iperf3")
