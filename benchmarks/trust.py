@@ -3,8 +3,8 @@
     python benchmarks/trust.py [--rounds N] [--repeats N] [--workloads A,B] [aa] [ab]
 
 Two links of one kind join two guests. A/A: both are measured as they are, N times, each time judged; every row that
-is called better or worse is a false alarm. A/B: the second link is slowed down inside a guest, by `tc netem` (1 ms more
-each way) and by `tc tbf` (a tenth of the throughput), and has to be found worse.
+is called better or worse is a false alarm. A/B: the second link is slowed down inside a guest, by `tc netem` (1 ms
+more each way) and by `tc tbf` (a tenth of the throughput), and has to be found worse.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from pathlib import Path
 from tests.fakes.guest import Process, Program, guest_running, shell
 from tests.made import made_link
 from vpctl.bench.base import Pair
-from vpctl.bench.guest import COUNTERS, Guest, GuestEnd, Raw
+from vpctl.bench.counters import COUNTERS, GuestEnd
+from vpctl.bench.guest import Guest, Raw
 from vpctl.guest.ssh import Address
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import RunDir

@@ -115,7 +115,8 @@ def shell(run: Program) -> Answer:
 
     async def answer(process: Process) -> None:
         if process.command != "exec sh":
-            _, _, script = shlex.split(process.command or "")
+            words = shlex.split(process.command or "")
+            script = words[2] if words[:2] == ["sh", "-c"] else " ".join(words)
             task = asyncio.ensure_future(run(script, process))
             killed = asyncio.ensure_future(signalled(process))
             await asyncio.wait([task, killed], return_when=asyncio.FIRST_COMPLETED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,9 +130,9 @@ def boot_ids(vpctl: Vpctl, *vms: str) -> list[str]:
 
 def test_a_slow_down_in_a_guest_is_found_and_no_change_is_not(running: Vpctl) -> None:
     link = WEST
-    words = ("--link", link, "-w", "ping,tcp", "--repeats", "5")
+    words = ("--link", link, "-w", "ping", "--repeats", "5")
     before, _ = measured(running, "before", *words)
-    running.guest("left", f"modprobe sch_netem; tc qdisc add dev {link} root netem delay 10ms")
+    running.guest("left", f"modprobe sch_netem; tc qdisc add dev {link} root netem delay 3ms")
     try:
         slow, _ = measured(running, "slow", *words)
     finally:
@@ -154,6 +155,20 @@ def test_measuring_leaves_the_guests_as_they_were(running: Vpctl) -> None:
     assert (
         running.guest("middle", "cat /proc/net/pktgen/kpktgend_0 2>/dev/null | grep -c Stopped: || true") is not None
     )
+
+
+def test_an_interrupted_run_leaves_nothing_running_in_the_guests(running: Vpctl) -> None:
+    limits = running.guest("middle", "cat /proc/sys/net/core/rmem_max")
+    command = running.start("bench", "--quick", "--link", WEST, "-w", "tcp", "--duration", "30", "-v")
+    assert command.process.stderr is not None
+    while "tcp" not in (line := command.process.stderr.readline()):
+        assert line, "bench ended by itself"
+    until(lambda: running.guest("left", "pidof iperf3 || true") or None, "the transfer")
+    command.process.send_signal(signal.SIGINT)
+    command.wait(130)
+    for vm in ("left", "middle"):
+        assert running.guest(vm, "pidof iperf3 || true") == ""
+    assert running.guest("middle", "cat /proc/sys/net/core/rmem_max") == limits
 
 
 def test_a_link_that_carries_nothing_is_an_error_and_no_figure_while_the_other_is_measured(running: Vpctl) -> None:
@@ -219,6 +234,18 @@ def test_a_guest_that_dies_ends_its_link_within_seconds_and_not_the_others(runni
     failed = [case.get("message") for case in ET.parse(xml).getroot().iter("failure")]
     assert any("left" in str(message) for message in skipped + failed)
     until(lambda: True if running.recorded("chain")["state"] == "up" else None, "the recovery of left")
+
+
+def test_what_was_booted_to_be_measured_is_stopped_and_keeps_its_logs_if_a_guest_died(vpctl: Vpctl) -> None:
+    command = vpctl.start("bench", PAIR, "-w", "outage", "--duration", "60", "--repeats", "1", "-v")
+    assert command.process.stderr is not None
+    while "outage" not in (line := command.process.stderr.readline()):
+        assert line, "bench ended by itself"
+    kill(vpctl.qemu("pair", "vm1"))
+    done = command.wait(1)
+    assert "`vm1` ended in the middle of it" in done.stderr
+    assert vpctl.processes() == []
+    assert "vpctl: ssh" in vpctl.run("logs", "vm1", "-t", "pair", "-g", "1").stdout
 
 
 def test_a_guest_without_the_program_is_skipped_with_the_reason(running: Vpctl) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.made import PAIR
 from vpctl import image as images
 from vpctl import wait
 from vpctl.errors import QmpLostError
+from vpctl.guest.config import links_table
 from vpctl.log import Silent
 from vpctl.process import running
 from vpctl.qmp.hotplug import DevicePlan, HotplugTimes, StepError, plug, present, unplug
@@ -71,6 +73,7 @@ def stream(directories: Directories, *, server: bool, bus: str | None = "rp1") -
     return DevicePlan(
         netdev={"type": "stream", "id": "lan0n", "server": server, "addr": address},
         netdev_event=None if server else "NETDEV_STREAM_CONNECTED",
+        netdev_down=server,
         device={"driver": "virtio-net-pci", "id": "lan0", "netdev": "lan0n", **place},
     )
 
@@ -221,6 +224,32 @@ async def wait_for_heartbeat(vm: Vm) -> None:
         return text or None
 
     await wait.until(beat, timeout=60, what=f"{vm.session.vm}: heartbeat", every=0.2)
+
+
+async def test_guest_that_sends_before_the_socket_listens_does_not_end_qemu(directories: Directories) -> None:
+    """A socket that cannot be bound stays for ever in the state that one is in until its thread has bound it."""
+    links = directories.run / "links"
+    links.parent.mkdir(parents=True, exist_ok=True)
+    links.write_text(links_table(PAIR, "vm1"))
+    given = await boot_args(directories)
+    async with qemu(directories, "vm1", *Q35, *given, "-fw_cfg", f"name=opt/vpctl/links,file={links}") as vm:
+        await wait_for_heartbeat(vm)
+        plan = stream(directories, server=True)
+        nowhere = {"type": "unix", "path": str(directories.run / "nowhere" / "lan0")}
+        end = PAIR.link("lan0").end_of("vm1")
+        await plug(
+            vm.session,
+            replace(plan, netdev={**(plan.netdev or {}), "addr": nowhere}, device={**plan.device, "mac": end.mac}),
+        )
+
+        async def sent() -> int | None:
+            queue = {"path": "/machine/peripheral/lan0/virtio-backend", "queue": 1}
+            status = await vm.session.execute("x-query-virtio-queue-status", queue)
+            return status["used-idx"] or None
+
+        # The agent addresses the interface and announces it.
+        await wait.until(sent, timeout=30, what="the guest's first packet", every=0.1)
+        assert (await vm.session.execute("query-status"))["status"] == "running"
 
 
 @pytest.mark.long

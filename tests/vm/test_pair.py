@@ -24,6 +24,8 @@ CHAIN = str(EXAMPLES / "chain.yaml")
 TYPES = {"vm.state", "link.state", "qmp.event", "qmp.command", "fault", "recovery.step", "recovery.end", "check"}
 TYPES |= {"command"}
 STAGES = ["process", "qmp", "kernel", "ssh"]
+PLUGS = ["netdev_add", "set_link", "device_add", "netdev_add", "device_add"]
+"""Of a stream link: the listener, whose link stays down until the client is there, and the client."""
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +166,11 @@ def test_plan_shows_what_really_runs(shared: Vpctl, said: dict[str, Any]) -> Non
     for vm, running in zip(plan["vms"], said["pair"]["vms"], strict=True):
         assert Path(f"/proc/{running['pid']}/cmdline").read_text().split("\0")[:-1] == vm["argv"]
     (link,) = plan["links"]
-    assert [step["execute"] for step in link["steps"]] == ["netdev_add", "device_add"] * 2
+    assert [step["execute"] for step in link["steps"]] == PLUGS
     done = [
         (entry["vm"], entry["attributes"]["command"], entry["attributes"]["arguments"])
         for entry in shared.journal("pair")
-        if entry["type"] == "qmp.command" and entry["attributes"]["command"] in ("netdev_add", "device_add")
+        if entry["type"] == "qmp.command" and entry["attributes"]["command"] in PLUGS
     ]
     assert done == [(step["vm"], step["execute"], step["arguments"]) for step in link["steps"]]
 

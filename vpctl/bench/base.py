@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from vpctl.bench.guest import GuestEnd
+from vpctl.bench.counters import GuestEnd
 from vpctl.errors import VerificationError
 from vpctl.topology.model import LinkSpec
 

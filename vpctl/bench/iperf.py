@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpctl.bench.base import WorkloadError
-from vpctl.bench.guest import GuestEnd, last_line
+from vpctl.bench.counters import GuestEnd
+from vpctl.bench.guest import last_line
 
 LISTENING = "Server listening"
 

@@ -40,7 +40,7 @@ def comparison(
 
     One pair carries them all, so that they are measured in the same guests, in turn. Where a rule of a kind
     forbids that, or `apart` asks for it, each link has a pair of VMs of its own, all of them booted at once.
-    Raises UsageError if a kind cannot have the link's MTU or queues.
+    Raises UsageError if a kind cannot have the link's MTU, queues or options.
     """
     for name in names:
         _require_fit(link, kinds[name])
@@ -65,6 +65,11 @@ def _require_fit(link: LinkSpec, rules: KindRules) -> None:
             f"kind `{rules.name}` cannot serve the {link.queues} queues of link `{link.name}`",
             hint=f"at most {rules.max_queues}",
         )
+    for key, rule in rules.keys.items():
+        # The link's own kind may know the key as well, and mean something else by it.
+        wrong = rule.check(link.options[key]) if rule.check is not None and key in link.options else None
+        if wrong is not None:
+            raise UsageError(f"kind `{rules.name}` cannot have the `{key}` of link `{link.name}`: {wrong}")
 
 
 def _together(topology: Topology, link: LinkSpec, names: Sequence[str], kinds: Mapping[str, KindRules]) -> Topology:

@@ -16,7 +16,8 @@ from contextlib import asynccontextmanager
 
 from vpctl import wait
 from vpctl.bench.base import Crash, Figure, Metric, Pair, Plan, Row, Task, WorkloadError
-from vpctl.bench.guest import GuestEnd, confirm, counted, last_line
+from vpctl.bench.counters import GuestEnd, confirm, counted
+from vpctl.bench.guest import last_line
 from vpctl.errors import cause_of
 from vpctl.guest.ssh import Completed
 from vpctl.topology.model import LinkSpec

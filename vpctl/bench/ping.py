@@ -7,7 +7,8 @@ import statistics
 from dataclasses import dataclass
 
 from vpctl.bench.base import Figure, Metric, Pair, Plan, Row, Task, WorkloadError
-from vpctl.bench.guest import confirm, counted, last_line
+from vpctl.bench.counters import confirm, counted
+from vpctl.bench.guest import last_line
 from vpctl.topology.model import LinkSpec
 
 RTT = Metric(name="rtt", unit="µs", better="lower")

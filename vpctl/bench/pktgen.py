@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 
 from vpctl.bench.base import Figure, Metric, Pair, Plan, Row, Task, WorkloadError
-from vpctl.bench.guest import confirm, counted, last_line
+from vpctl.bench.counters import confirm, counted
+from vpctl.bench.guest import last_line
 from vpctl.topology.model import LinkSpec
 
 RATE = Metric(name="rate", unit="packets/s", better="higher")

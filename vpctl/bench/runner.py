@@ -189,6 +189,12 @@ class Runner:
                 async with asyncio.timeout(LAST_BREATH_SECONDS):
                     raise await lost(pair) from error
             raise
+        except VpctlError:
+            raise
+        except Exception as error:
+            # A bug of ours at one measurement must not cost the figures of all the others.
+            message = f"unexpected {type(error).__name__}: {error}"
+            raise WorkloadError(message, hint="a bug of vpctl: the raw outputs say more") from error
 
     async def _failed(self, subject: _Subject, index: int, round_: int, error: VpctlError) -> None:
         row = subject.tasks[index].row

@@ -15,7 +15,8 @@ from typing import Any
 import vpctl
 from vpctl.bench import stats
 from vpctl.bench.base import Figure, Pair, Plan
-from vpctl.bench.guest import Guest, GuestEnd, Raw
+from vpctl.bench.counters import GuestEnd
+from vpctl.bench.guest import Guest, Raw
 from vpctl.bench.host import Load, host_record
 from vpctl.bench.result import (
     BenchResult,

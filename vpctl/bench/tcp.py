@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from vpctl.bench import iperf
 from vpctl.bench.base import Figure, Metric, Pair, Plan, Row, Task
-from vpctl.bench.guest import GuestEnd, confirm, counted
+from vpctl.bench.counters import GuestEnd, confirm, counted
 from vpctl.topology.model import LinkSpec
 
 THROUGHPUT = Metric(name="throughput", unit="Mbit/s", better="higher")

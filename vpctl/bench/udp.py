@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vpctl.bench import iperf
 from vpctl.bench.base import Figure, Metric, Pair, Plan, Row, Task
-from vpctl.bench.guest import confirm, counted
+from vpctl.bench.counters import confirm, counted
 from vpctl.topology.model import LinkSpec
 
 THROUGHPUT = Metric(name="throughput", unit="Mbit/s", better="higher")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +122,8 @@ async def measured(context: Context, file: Path | None, asked: Asked) -> BenchRe
 
     topology = load_file(file, context.environ)
     chosen_links(topology, asked.links)
-    async with booted(context, topology, source=place(file)) as rundir:
-        return await measure(context, rundir, asked, before)
+    async with booted(context, topology, source=place(file)) as run:
+        return await run.keeping(measure(context, run.rundir, asked, before))
 
 
 async def measured_kinds(
@@ -148,24 +148,40 @@ async def measured_kinds(
     if len(asked.links) > 1:
         raise UsageError("`--compare-kinds` takes the pair of one link", hint="give `--link` once")
     derived = comparison(topology, links[0], names, rules, apart=apart)
-    async with booted(context, derived, source=place(file)) as rundir:
-        return await measure(context, rundir, replace(asked, links=[]), before)
+    async with booted(context, derived, source=place(file)) as run:
+        return await run.keeping(measure(context, run.rundir, replace(asked, links=[]), before))
+
+
+@dataclass(slots=True)
+class Booted:
+    """A topology that runs to be measured."""
+
+    rundir: RunDir
+    keep_logs: bool = True
+    """Whether its logs are of use once it is stopped: unless everything went well."""
+
+    async def keeping(self, measuring: Awaitable[BenchResult]) -> BenchResult:
+        """Await a result; the logs stay if something in it failed."""
+        result = await measuring
+        self.keep_logs = bool(result.failures)
+        return result
 
 
 @asynccontextmanager
-async def booted(context: Context, topology: Topology, *, source: str) -> AsyncIterator[RunDir]:
+async def booted(context: Context, topology: Topology, *, source: str) -> AsyncIterator[Booted]:
     """Have a topology running for as long as the block lasts; one that ran before is left running.
 
-    What was booted for it is stopped afterwards; its logs stay if the block fails.
+    What was booted for it is stopped afterwards; its logs stay unless all went well.
     """
     from vpctl.cli.up import begin, undo, wait_for_up
     from vpctl.supervisor.lifetime import remove_state
 
     rundir, ours = await begin(context, topology, source=source)
     up = await wait_for_up(context, rundir, ours=ours, keep=False)
+    run = Booted(rundir=rundir)
     try:
         raise_first(up.errors)
-        yield rundir
+        yield run
     except BaseException:
         if ours is not None:
             await undo(context, rundir.name, ours)
@@ -173,7 +189,8 @@ async def booted(context: Context, topology: Topology, *, source: str) -> AsyncI
     if ours is not None:
         with context.log.step(f"stopping `{rundir.name}`"):
             await undo(context, rundir.name, ours)
-        remove_state(rundir)
+        if not run.keep_logs:
+            remove_state(rundir)
 
 
 def place(file: Path) -> str:

@@ -37,6 +37,7 @@ class StreamKind(LinkKind):
                 device=virtio_net(end, name, places[end.vm]),
                 netdev={"type": "stream", "id": f"{name}.net", "server": server, "addr": address},
                 netdev_event=None if server else "NETDEV_STREAM_CONNECTED",
+                netdev_down=server,
                 sockets=(str(path),) if server else (),
             )
             return PlugStep(vm=end.vm, device=device)

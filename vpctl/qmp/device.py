@@ -17,9 +17,9 @@ _REMOVALS = {
 }
 
 
-def removal_of(command: str) -> str:
-    """Return the name of the command that takes back an adding one."""
-    return _REMOVALS[command]
+def removal_of(command: str) -> str | None:
+    """Return the name of the command that takes back an adding one; None for a command that adds nothing."""
+    return _REMOVALS.get(command)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +59,12 @@ class DevicePlan:
     netdev_event: str | None = None
     """The event, with our `netdev-id`, that proves the netdev's connection: `NETDEV_STREAM_CONNECTED` at the client's
     end. QEMU answers `netdev_add` with `{}` even if nobody listens, and a stream of 7.2 never tries again."""
+    netdev_down: bool = False
+    """Whether the netdev's link is set down before the device is there; its back-end sets it up when it connects.
+
+    A listening `stream` of QEMU 7.2 sets it down itself, but only once its socket is bound, in a thread of its own:
+    a guest that sends before that, on a busy host, or where the socket cannot be bound, meets no channel (SIGSEGV).
+    """
     sockets: tuple[str, ...] = ()
     """Paths of the unix sockets that QEMU binds for it and never removes: whoever unplugs it does."""
 
@@ -69,6 +75,8 @@ class DevicePlan:
             commands.append(("chardev-add", self.chardev))
         if self.netdev is not None:
             commands.append(("netdev_add", self.netdev))
+            if self.netdev_down:
+                commands.append(("set_link", {"name": self.netdev["id"], "up": False}))
         return [*commands, ("device_add", self.device)]
 
     def ids(self) -> DeviceIds:

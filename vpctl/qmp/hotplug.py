@@ -236,7 +236,7 @@ def _with_left(message: str, left: str | None) -> str:
 
 async def _undo(session: Session, plan: DevicePlan, sent: Sequence[Command], times: HotplugTimes) -> str | None:
     """Remove what the commands sent have added; return what went wrong, if something did."""
-    added = {(removal_of(name), arguments["id"]) for name, arguments in sent}
+    added = {(removal_of(name), arguments["id"]) for name, arguments in sent if removal_of(name) is not None}
     try:
         async with asyncio.timeout(times.undo):
             if ("device_del", plan.device["id"]) in added:

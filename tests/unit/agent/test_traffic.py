@@ -249,6 +249,32 @@ def test_a_stream_outlives_its_interface_and_the_gap_is_measured(agent: Path, tm
     assert received["lost"] >= received["gap_lost"]
 
 
+def test_a_stream_goes_on_with_a_later_number_as_after_the_crash_of_its_guest(agent: Path, tmp_path: Path) -> None:
+    before, after, received = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        ip netns exec b $AGENT stream-recv lan0 >received & receiver=$!
+        sleep 0.1
+        $AGENT stream-send lan0 10.99.0.2 --duration-ms 200
+        sleep 0.5
+        $AGENT stream-send lan0 10.99.0.2 --duration-ms 200 --first 5000
+        kill -TERM $receiver
+        wait $receiver
+        cat received
+        """,
+    )
+    assert before["last_seq"] == before["sent"] - 1
+    assert after["last_seq"] == 5000 + after["sent"] - 1
+    assert (received["first_seq"], received["last_seq"]) == (0, after["last_seq"])
+    assert received["received"] == before["sent"] + after["sent"]
+    assert received["gap_after_seq"] == before["last_seq"]
+    assert received["gap_lost"] == received["lost"] == 5000 - before["sent"]
+    assert received["longest_gap_ms"] >= 500
+    assert (received["corrupt"], received["late"]) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -260,6 +286,15 @@ def test_a_stream_outlives_its_interface_and_the_gap_is_measured(agent: Path, tm
         "recv lan0",
         "recv lan0 --plan udp:1",
         "probe a b c",
+        "stream-send lan0",
+        "stream-send lan0 10.0.0 --duration-ms 1",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --first -1",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --first 4294967296",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --first 1e3",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --first",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --rate 0",
+        "stream-send lan0 10.0.0.1 --duration-ms 1 --rate 100001",
+        "stream-recv lan0 --first 1",
     ],
 )
 def test_wrong_usage_is_2_and_says_nothing_on_stdout(agent: Path, arguments: str) -> None:

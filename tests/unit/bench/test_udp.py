@@ -105,6 +105,9 @@ def test_whatever_is_seen_the_best_probe_without_loss_is_found_in_as_many_probes
     assert 1 <= len(tried) <= probes
     assert all(rate > 0 for rate in tried)
     assert tried[0] == (previous or UNLIMITED)
+    for number, (rate, one) in enumerate(zip(tried, seen, strict=True)):
+        if one.loss_percent > LOSS_PERCENT:
+            assert all(later < rate for later in tried[number + 1 :])
     well = [one for one in seen if one.loss_percent <= LOSS_PERCENT]
     assert best == max(well, key=lambda one: one.received, default=None)
 

@@ -183,7 +183,9 @@ RUNDIR = RunDir(name="pair", run=Path("/run/v/pair"), state=Path("/state/v/pair"
 def test_a_plan_shows_every_command_line_and_every_hotplug_step() -> None:
     data = plan.plan_data(RUN, RUNDIR)
     assert [vm["name"] for vm in data["vms"]] == ["vm1", "vm2"]
-    assert [step["execute"] for step in data["links"][0]["steps"]] == ["netdev_add", "device_add"] * 2
+    steps = [(step["vm"], step["execute"]) for step in data["links"][0]["steps"]]
+    assert [name for vm, name in steps if vm == "vm1"] == ["netdev_add", "set_link", "device_add"]
+    assert [name for vm, name in steps if vm == "vm2"] == ["netdev_add", "device_add"]
     text = plan.plan_text(data)
     assert text.count("qemu-system-x86_64 \\\n  -name") == 2
     assert "# link lan0: stream, 10.77.0.0/30, mtu 1500: vm1 10.77.0.1/30 " in text

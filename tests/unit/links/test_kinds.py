@@ -142,4 +142,5 @@ def test_a_streams_listener_is_plugged_first_and_its_client_waits_for_the_connec
     assert listener.device.netdev["addr"]["path"] == "/run/v/pair/lan0.5"
     assert (listener.device.sockets, client.device.sockets) == (("/run/v/pair/lan0.5",), ())
     assert listener.device.netdev_event is None
+    assert (listener.device.netdev_down, client.device.netdev_down) == (True, False)
     assert client.device.netdev_event == "NETDEV_STREAM_CONNECTED"

@@ -270,6 +270,19 @@ async def test_netdev_counts_only_once_it_is_connected(fake: FakeQemu, empty: Se
     assert fake.parts == {("netdev", "n1"), ("device", "d1")}
 
 
+async def test_listeners_link_is_down_before_the_device_is_there_and_a_failure_is_taken_back(
+    fake: FakeQemu, empty: Session
+) -> None:
+    """A guest that sends before 7.2 has bound the socket ends QEMU, unless the link is down."""
+    fake.script("set_link", [Reply()])
+    fake.script("device_add", [Refuse("Bus 'rp1' not found")])
+    with pytest.raises(StepError, match="device_add"):
+        await plug(empty, replace(STREAM, netdev_event=None, netdev_down=True), times=TIMES)
+    assert fake.names() == ["netdev_add", "set_link", "device_add", "netdev_del"]
+    assert fake.received[1] == ("set_link", {"name": "n1", "up": False})
+    assert fake.parts == set()
+
+
 async def test_netdev_that_nobody_answers_is_an_error_though_qemu_said_yes(fake: FakeQemu, empty: Session) -> None:
     fake.script("netdev_add", [Model(), Event("NETDEV_STREAM_CONNECTED", {"netdev-id": "other"})])
     with pytest.raises(StepError, match="netdev `n1` is not connected") as caught:
