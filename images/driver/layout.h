@@ -17,10 +17,10 @@
 #endif
 
 #define VSHM_CONTROL_MAGIC	0x54435056u
-#define VSHM_CONTROL_VERSION	1
+#define VSHM_CONTROL_VERSION	2
 #define VSHM_CONTROL_SIZE	65536u
-#define VSHM_SLOT_SIZE		256u
-#define VSHM_SLOTS		255u
+#define VSHM_SLOT_SIZE		2048u
+#define VSHM_SLOTS		31u
 
 #define VSHM_REGION_MAGIC	0x4e485356u
 #define VSHM_REGION_VERSION	1
@@ -29,6 +29,9 @@
 #define VSHM_DATA_MIN		16384u
 
 #define VSHM_QUEUE_PAIRS_MAX	16u
+#define VSHM_PEER_REGIONS_MAX	16u
+#define VSHM_PEER_RINGS_MAX	32u
+#define VSHM_PEER_RING_MAX	32768u
 #define VSHM_RING_MIN		262144u
 #define VSHM_RING_MAX		1073741824u
 
@@ -40,6 +43,7 @@
 #define VSHM_VECTOR_CONTROL	0u
 #define VSHM_VECTOR_DATA(q)	(1 + 2 * (q))
 #define VSHM_VECTOR_ROOM(q)	(2 + 2 * (q))
+#define VSHM_VECTOR_KICK(r)	(1 + (r))
 #define VSHM_VECTORS(pairs)	(1 + 2 * (pairs))
 
 enum vshm_slot_state {
@@ -51,6 +55,12 @@ enum vshm_slot_state {
 enum vshm_slot_kind {
 	VSHM_KIND_NET = 1,
 	VSHM_KIND_VHOST_PCI = 2,
+};
+
+enum vshm_answer_state {
+	VSHM_ANSWER_NONE = 0,
+	VSHM_ANSWER_ON = 1,
+	VSHM_ANSWER_OFF = 2,
 };
 
 enum vshm_state {
@@ -82,6 +92,30 @@ struct vshm_control_header {
 	__u8 reserved[54];	/* host */
 };
 
+struct vshm_peer_region {
+	__le64 address;		/* host */
+	__le64 size;		/* host */
+	__le64 offset;		/* host */
+};
+
+struct vshm_peer_ring {
+	__le64 desc;		/* host */
+	__le64 avail;		/* host */
+	__le64 used;		/* host */
+	__le32 doorbell;	/* host; anew under a new sequence */
+	__le16 size;		/* host */
+	__le16 vector;		/* host */
+};
+
+struct vshm_answer {
+	__le32 state;		/* driver */
+	__le32 ivposition;	/* driver */
+	__le32 sequence;	/* driver */
+	__le32 request;		/* driver; last of all */
+	__le64 features;	/* driver */
+	__u8 reserved[40];	/* driver */
+};
+
 struct vshm_slot {
 	__le32 state;		/* host; last of all */
 	__le32 ivposition;	/* host */
@@ -98,7 +132,15 @@ struct vshm_slot {
 	__le64 region_size;	/* host */
 	__le32 data_offset;	/* host */
 	__le32 ring_size;	/* host */
-	__u8 reserved2[184];	/* host */
+	__le64 features;	/* host */
+	__le32 sequence;	/* host */
+	__le32 region_count;	/* host */
+	__le32 confirmed;	/* host */
+	__u8 reserved2[36];	/* host */
+	struct vshm_peer_region regions[16];	/* host */
+	struct vshm_peer_ring rings[32];	/* host */
+	__u8 reserved3[448];	/* host */
+	struct vshm_answer answer;	/* driver */
 };
 
 struct vshm_region_header {
@@ -156,6 +198,27 @@ VSHM_AT(vshm_control_header, slots, 8);
 VSHM_AT(vshm_control_header, reserved, 10);
 VSHM_SIZE(vshm_control_header, 64);
 
+VSHM_AT(vshm_peer_region, address, 0);
+VSHM_AT(vshm_peer_region, size, 8);
+VSHM_AT(vshm_peer_region, offset, 16);
+VSHM_SIZE(vshm_peer_region, 24);
+
+VSHM_AT(vshm_peer_ring, desc, 0);
+VSHM_AT(vshm_peer_ring, avail, 8);
+VSHM_AT(vshm_peer_ring, used, 16);
+VSHM_AT(vshm_peer_ring, doorbell, 24);
+VSHM_AT(vshm_peer_ring, size, 28);
+VSHM_AT(vshm_peer_ring, vector, 30);
+VSHM_SIZE(vshm_peer_ring, 32);
+
+VSHM_AT(vshm_answer, state, 0);
+VSHM_AT(vshm_answer, ivposition, 4);
+VSHM_AT(vshm_answer, sequence, 8);
+VSHM_AT(vshm_answer, request, 12);
+VSHM_AT(vshm_answer, features, 16);
+VSHM_AT(vshm_answer, reserved, 24);
+VSHM_SIZE(vshm_answer, 64);
+
 VSHM_AT(vshm_slot, state, 0);
 VSHM_AT(vshm_slot, ivposition, 4);
 VSHM_AT(vshm_slot, generation, 8);
@@ -171,8 +234,16 @@ VSHM_AT(vshm_slot, reserved, 50);
 VSHM_AT(vshm_slot, region_size, 56);
 VSHM_AT(vshm_slot, data_offset, 64);
 VSHM_AT(vshm_slot, ring_size, 68);
-VSHM_AT(vshm_slot, reserved2, 72);
-VSHM_SIZE(vshm_slot, 256);
+VSHM_AT(vshm_slot, features, 72);
+VSHM_AT(vshm_slot, sequence, 80);
+VSHM_AT(vshm_slot, region_count, 84);
+VSHM_AT(vshm_slot, confirmed, 88);
+VSHM_AT(vshm_slot, reserved2, 92);
+VSHM_AT(vshm_slot, regions, 128);
+VSHM_AT(vshm_slot, rings, 512);
+VSHM_AT(vshm_slot, reserved3, 1536);
+VSHM_AT(vshm_slot, answer, 1984);
+VSHM_SIZE(vshm_slot, 2048);
 
 VSHM_AT(vshm_region_header, magic, 0);
 VSHM_AT(vshm_region_header, version, 4);

@@ -12,7 +12,11 @@ from vpctl.broker import control_page
 
 DOCUMENT = DRIVER.parents[1] / "docs/shared-memory-layout.md"
 C_TYPES = {"__u8": "u8", "__le16": "u16", "__le32": "u32", "__le64": "u64"}
-SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8, "vshm_lines": 128}
+SIZES = {
+    "u8": 1, "u16": 2, "u32": 4, "u64": 8,
+    "vshm_lines": 128, "vshm_peer_region": 24, "vshm_peer_ring": 32, "vshm_answer": 64,
+}  # fmt: skip
+LAYOUTS = [value for value in vars(control_page).values() if isinstance(value, control_page.Layout)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,7 @@ def in_c() -> dict[str, tuple[int, list[Field]]]:
     found = {}
     for name, body in re.findall(r"^struct (\w+) \{\n(.*?)^\};", text, re.MULTILINE | re.DOTALL):
         members = re.findall(
-            r"^\t(?:struct )?(\w+) (\w+)(\[\d+\])?;\s*/\* (host|side s|producer)\b", body, re.MULTILINE
+            r"^\t(?:struct )?(\w+) (\w+)(\[\d+\])?;\s*/\* (host|side s|producer|driver)\b", body, re.MULTILINE
         )
         assert len(members) == body.count(";\t"), name
         fields = [
@@ -75,7 +79,7 @@ def test_the_document_leaves_no_gap(name: str) -> None:
     assert at == size
 
 
-@pytest.mark.parametrize("layout", [control_page.CONTROL_HEADER, control_page.SLOT, control_page.REGION_HEADER])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
 def test_python_agrees_on_what_the_host_writes(layout: control_page.Layout) -> None:
     size, fields = documented()[layout.name]
     assert layout.size == size
