@@ -33,8 +33,9 @@ async def plan(
 
 def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     """Return the plan as JSON data."""
+    from vpctl.broker.memory import placeholder
     from vpctl.guest.config import config_paths
-    from vpctl.plan.run import host_network, plug_steps, sharing
+    from vpctl.plan.run import host_network, plug_steps, ram, sharing
     from vpctl.qemu.argv import machine_argv
     from vpctl.supervisor.host_network import creation
 
@@ -42,8 +43,14 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     vms = []
     for vm in topology.vms:
         spec = run.machine(vm.name)
+        mapped = ram(topology, vm, 1)
         argv = machine_argv(
-            spec, topology=topology.name, rundir=rundir, generation=1, config=config_paths(rundir, vm.name)
+            spec,
+            topology=topology.name,
+            rundir=rundir,
+            generation=1,
+            config=config_paths(rundir, vm.name),
+            ram=placeholder(mapped.name) if mapped is not None else None,
         )
         entry = {"name": vm.name, "accelerator": spec.accelerator, "accelerator_reason": spec.accelerator_reason}
         vms.append({**entry, "argv": argv})
@@ -52,7 +59,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         first = link.endpoints[0].vm
         steps = [
             {"vm": step.vm, "execute": command, "arguments": arguments}
-            for step in plug_steps(topology, link, 1, first=first, rundir=rundir)
+            for step in plug_steps(run, link, 1, first=first, rundir=rundir)
             for command, arguments in step.device.commands()
         ]
         ends = [
@@ -63,7 +70,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         entry = {"name": link.name, "kind": link.kind, "subnet": str(link.subnet), "mtu": link.mtu}
         host = host_network(link, rundir)
         commands = [f"ip {line}" for line in creation(host, present=(), uid=os.getuid())] if host is not None else []
-        shared = sharing(topology, link, 1, rundir=rundir)
+        shared = sharing(run, link, 1, rundir=rundir)
         memory = {"name": shared.memory.name, "size": shared.memory.size} if shared is not None else None
         entry |= {"recovery": recovery, "endpoints": ends, "host": commands, "memory": memory}
         links.append({**entry, "steps": steps})

@@ -9,10 +9,12 @@ from vpctl.links.dgram import DgramKind
 from vpctl.links.ivshmem_doorbell import IvshmemDoorbellKind
 from vpctl.links.stream import StreamKind
 from vpctl.links.tap import TapKind
+from vpctl.links.vhost_pci import VhostPciKind
 
 LINK_KINDS: Mapping[str, LinkKind] = {
     "stream": StreamKind(),
     "dgram": DgramKind(),
     "tap": TapKind(),
     "ivshmem-doorbell": IvshmemDoorbellKind(),
+    "vhost-pci": VhostPciKind(),
 }

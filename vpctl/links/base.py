@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from vpctl.broker.memory import placeholder
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import Endpoint, KindRules, LinkSpec, VmSpec
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec, Topology, VmSpec
 
 GIB = 1 << 30
 
@@ -37,6 +37,9 @@ class Place:
     """Which of the VM's links it is, from 1; the same for every generation."""
     of: int = 1
     """How many links the VM has."""
+    qemu: tuple[int, int, int] = (7, 2, 0)
+    """The version of the VM's QEMU."""
+    accelerator: str = "tcg"
 
     def as_arguments(self) -> dict[str, str]:
         """Return what `device_add` is told."""
@@ -110,6 +113,32 @@ class Sharing:
         return next(((number, end) for number, end in enumerate(self.ends) if end.vm == vm), None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontEnd:
+    """A virtio device of a VM whose vhost-user back-end is the broker; its netdev connects to `socket`."""
+
+    vm: str
+    name: str
+    socket: str
+    queue_pairs: int
+    mtu: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backing:
+    """What the broker does for one generation of a link whose one end works the rings of the other, `front`.
+
+    Before the front end's plug: the broker listens on its socket. Before the other end's plug: the front end's driver
+    has started its rings, and these are served, with the VM's memory, to the device that is about to come. Before
+    the unplug of either: the device's driver has let go of the rings.
+    """
+
+    front: FrontEnd
+    back: SharedEnd
+    name: str
+    """Of the device at `back`, for the broker."""
+
+
 class LinkKind(Protocol):
     """One kind of link; everything here is pure. A kind inherits from it what it has no use for."""
 
@@ -121,16 +150,20 @@ class LinkKind(Protocol):
     def requirements(self) -> Requirements:
         """What it needs of QEMU."""
 
-    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
-        """Return the argv that a VM needs from its start, for instance the root port of the link's end.
-
-        `number` counts a VM's ports from 1.
-        """
-
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
-        """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor)."""
+        """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor).
+
+        A kind with a `front_end` begins there.
+        """
+
+    def front_end(self, link: LinkSpec) -> str | None:
+        """Return the VM whose virtio device is worked by the other end, which maps that VM's memory; None: neither.
+
+        That end is plugged first, and the other when its driver has started its rings.
+        """
+        return None
 
     def host_network(self, link: LinkSpec, rundir: RunDir) -> HostNetwork | None:
         """Return what has to be on the host before anything is plugged; the same for every generation."""
@@ -142,13 +175,24 @@ class LinkKind(Protocol):
         """Return what the broker has to make and serve for one generation."""
         return None
 
-    def window(self, link: LinkSpec, vm: VmSpec) -> int:
+    def backing(
+        self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
+    ) -> Backing | None:
+        """Return what the broker does for one generation of a kind with a `front_end`."""
+        return None
+
+    def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:
         """Return the bytes of the memory that the link's device shows to a VM's guest; 0: registers only."""
         return 0
 
     def memory(self, link: LinkSpec) -> int:
         """Return the bytes of the host's memory that the link takes."""
         return 0
+
+
+def power_of_two(size: int) -> int:
+    """Return the next power of two, or the size itself if it is one."""
+    return 1 << (size - 1).bit_length()
 
 
 def device_id(link: str, generation: int) -> str:
@@ -171,15 +215,37 @@ def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
     }
 
 
-def place_of(link: LinkSpec, vm: VmSpec, *, number: int, of: int) -> Place:
+def ivshmem_doorbell(end: SharedEnd, name: str, place: Place) -> DevicePlan:
+    """Return an ivshmem-doorbell device named `name`, which asks the broker for its memory and interrupts.
+
+    A fresh chardev for each device: QEMU hangs in `device_add` on one that an earlier device has used.
+    """
+    address = {"type": "unix", "data": {"path": end.socket}}
+    return DevicePlan(
+        device={
+            "driver": "ivshmem-doorbell",
+            "id": name,
+            "chardev": f"{name}.server",
+            "vectors": end.vectors,
+            **place.as_arguments(),
+        },
+        chardev={
+            "id": f"{name}.server",
+            "backend": {"type": "socket", "data": {"addr": address, "server": False}},
+        },
+    )
+
+
+def place_of(
+    link: LinkSpec, vm: VmSpec, *, number: int, of: int, qemu: tuple[int, int, int], accelerator: str
+) -> Place:
     """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
 
     A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
     that is still taken, and answers `{}`.
     """
-    if vm.machine == "q35":
-        return Place(bus=f"port-{link.name}", addr="0", number=number, of=of)
-    return Place(bus="pci.0", number=number, of=of)
+    bus, addr = (f"port-{link.name}", "0") if vm.machine == "q35" else ("pci.0", None)
+    return Place(bus=bus, addr=addr, number=number, of=of, qemu=qemu, accelerator=accelerator)
 
 
 def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, window: int = 0) -> list[str]:
@@ -214,6 +280,11 @@ def hole_args(vm: VmSpec, windows: Sequence[int]) -> list[str]:
     if 2 * needed <= default:
         return []
     return ["-global", f"{driver}.pci-hole64-size={(1 << (2 * needed - 1).bit_length()) // GIB}G"]
+
+
+def ram_memory(vm: str, generation: int) -> str:
+    """Return the name of the memory that is a VM's RAM in one of its lives, where a peer maps it."""
+    return f"ram/{vm}.g{generation}"
 
 
 def control_memory(vm: str) -> str:

@@ -20,9 +20,8 @@ from vpctl.links.base import (
     SharedEnd,
     Sharing,
     device_id,
-    root_port_args,
+    ivshmem_doorbell,
 )
-from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec, Topology, VmSpec
 
@@ -65,9 +64,6 @@ class IvshmemDoorbellKind(LinkKind):
     )
     requirements = Requirements(qemu=(7, 2), devices=("ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"))
 
-    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
-        return root_port_args(link, vm, number=number, window=self.window(link, vm))
-
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
@@ -75,20 +71,7 @@ class IvshmemDoorbellKind(LinkKind):
         ends = {end.vm: end for end in shared.ends}
 
         def step(vm: str) -> PlugStep:
-            name = device_id(link.name, generation)
-            address = {"type": "unix", "data": {"path": ends[vm].socket}}
-            device = {
-                "driver": "ivshmem-doorbell",
-                "id": name,
-                "chardev": f"{name}.server",
-                "vectors": ends[vm].vectors,
-                **places[vm].as_arguments(),
-            }
-            # A fresh chardev for each device: QEMU hangs in `device_add` on one that an earlier device has used.
-            backend = {"type": "socket", "data": {"addr": address, "server": False}}
-            return PlugStep(
-                vm=vm, device=DevicePlan(device=device, chardev={"id": f"{name}.server", "backend": backend})
-            )
+            return PlugStep(vm=vm, device=ivshmem_doorbell(ends[vm], device_id(link.name, generation), places[vm]))
 
         return step(first), step(link.peer_of(first).vm)
 
@@ -130,7 +113,7 @@ class IvshmemDoorbellKind(LinkKind):
             ends=tuple(shared(role, end) for role, end in enumerate(link.endpoints)),
         )
 
-    def window(self, link: LinkSpec, vm: VmSpec) -> int:
+    def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:
         size: int = link.options["size"]
         return size
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vpctl.links.base import LinkKind, Place, PlugStep, Requirements, device_id, root_port_args, virtio_net
+from vpctl.links.base import LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import Endpoint, KindRules, LinkSpec, VmSpec
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec
 
 
 class StreamKind(LinkKind):
@@ -20,9 +20,6 @@ class StreamKind(LinkKind):
 
     rules = KindRules(name="stream", policies=("replug",), max_mtu=65535)
     requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("stream",))
-
-    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
-        return root_port_args(link, vm, number=number)
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

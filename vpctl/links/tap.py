@@ -16,12 +16,11 @@ from vpctl.links.base import (
     PlugStep,
     Requirements,
     device_id,
-    root_port_args,
     virtio_net,
 )
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec, VmSpec
+from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec
 
 TAP_MAX_MTU = 65535 - 14
 """Linux counts the Ethernet header of a tap (drivers/net/tun.c)."""
@@ -34,9 +33,6 @@ class TapKind(LinkKind):
 
     rules = KindRules(name="tap", policies=("replug",), keys={"vhost": VHOST}, max_mtu=TAP_MAX_MTU)
     requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("tap",))
-
-    def port_args(self, link: LinkSpec, vm: VmSpec, *, number: int) -> list[str]:
-        return root_port_args(link, vm, number=number)
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

@@ -66,22 +66,28 @@ def name_args(topology: str, vm: VmSpec) -> list[str]:
     return ["-name", f"guest={vm.name},process=vpctl-{topology}-{vm.name},debug-threads=on"]
 
 
-def machine_args(spec: MachineSpec) -> list[str]:
-    """Machine, accelerator, CPUs and memory."""
+def machine_args(spec: MachineSpec, *, ram: str | None = None) -> list[str]:
+    """Machine, accelerator, CPUs and memory; `ram` is the path of a memory that others may map."""
     vm = spec.vm
     accel = "tcg,thread=multi" if spec.accelerator == "tcg" else spec.accelerator
     return [
-        *("-machine", vm.machine),
+        *("-machine", vm.machine if ram is None else f"{vm.machine},memory-backend=ram"),
         *("-accel", accel),
         *("-cpu", spec.cpu_model),
         # maxcpus >= 2 even for one CPU: with a single one QEMU 7.2's TCG drops memory barriers, which another
         # process that shares the memory would notice (rule 10).
         *("-smp", f"cpus={vm.cpus},maxcpus={max(2, vm.cpus)}"),
         *("-m", f"{vm.memory >> 20}M"),
+        *([] if ram is None else _ram_args(vm, ram)),
         "-nodefaults",
         "-no-user-config",
         *("-display", "none"),
     ]
+
+
+def _ram_args(vm: VmSpec, path: str) -> list[str]:
+    # One file for all of it, and shared: whoever maps the file sees what the guest writes.
+    return ["-object", f"memory-backend-file,id=ram,mem-path={path},size={vm.memory >> 20}M,share=on"]
 
 
 def boot_args(spec: MachineSpec) -> list[str]:
@@ -159,14 +165,20 @@ def sandbox_args(enabled: bool) -> list[str]:
 
 
 def machine_argv(
-    spec: MachineSpec, *, topology: str, rundir: RunDir, generation: int, config: Mapping[str, Path]
+    spec: MachineSpec,
+    *,
+    topology: str,
+    rundir: RunDir,
+    generation: int,
+    config: Mapping[str, Path],
+    ram: str | None = None,
 ) -> list[str]:
-    """Return the whole command line of one generation of a VM."""
+    """Return the whole command line of one generation of a VM; `ram`: see `machine_args`."""
     vm = spec.vm.name
     return [
         *spec.qemu,
         *name_args(topology, spec.vm),
-        *machine_args(spec),
+        *machine_args(spec, ram=ram),
         *sandbox_args(spec.sandbox),
         *boot_args(spec),
         *qmp_args(rundir, vm),

@@ -84,8 +84,8 @@ class Hands:
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         world = self._world
         spec, machine = world.topology.link(link), world.machines[vm]
-        device = plugged_device(world.topology, spec, generation, vm=vm, rundir=world.rundir)
-        shared = sharing(world.topology, spec, generation, rundir=world.rundir)
+        device = plugged_device(world.run, spec, generation, vm=vm, rundir=world.rundir)
+        shared = sharing(world.run, spec, generation, rundir=world.rundir)
         if shared is not None:
             await self._switch_off(link, generation, shared)
         session = await machine.qmp()
@@ -103,9 +103,9 @@ class Hands:
     async def plug(self, vm: str, repair: Repair) -> None:
         world = self._world
         spec, machine, known = world.topology.link(repair.link), world.machines[vm], world.links[repair.link]
-        steps = plug_steps(world.topology, spec, repair.generation, first=repair.first, rundir=world.rundir)
+        steps = plug_steps(world.run, spec, repair.generation, first=repair.first, rundir=world.rundir)
         (device,) = (step.device for step in steps if step.vm == vm)
-        shared = sharing(world.topology, spec, repair.generation, rundir=world.rundir)
+        shared = sharing(world.run, spec, repair.generation, rundir=world.rundir)
         session = await machine.qmp()
         if shared is not None:
             await self._share(vm, repair, shared)

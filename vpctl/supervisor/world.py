@@ -73,7 +73,7 @@ class World:
 
     def unplugged(self, vm: str, link: str, generation: int) -> None:
         """A device is gone for certain: take it off the list, and away what it has left."""
-        device = plugged_device(self.topology, self.topology.link(link), generation, vm=vm, rundir=self.rundir)
+        device = plugged_device(self.run, self.topology.link(link), generation, vm=vm, rundir=self.rundir)
         for path in device.sockets:
             Path(path).unlink(missing_ok=True)
         self.links[link].unplugged(vm, generation)

@@ -24,7 +24,7 @@ def test_an_example_loads_with_the_kinds_there_are_and_can_be_planned(path: Path
     run = made_run(topology)
     assert run_from_json(run_to_json(run)) == run
     for link in topology.links:
-        assert len(plug_steps(topology, link, 1, first=link.endpoints[0].vm, rundir=RUNDIR)) == 2
+        assert len(plug_steps(run, link, 1, first=link.endpoints[0].vm, rundir=RUNDIR)) == 2
 
 
 def test_the_examples_of_the_guide_are_there() -> None:

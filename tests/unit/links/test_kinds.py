@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.made import PAIR, made_link, made_topology
+from tests.made import PAIR, made_link, made_machine, made_run, made_topology
 from vpctl.errors import TopologyError
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import control_page, link_args, plug_steps, shared_memory, sharing
@@ -107,20 +108,95 @@ def link_args_of(size: int, *, machine: str) -> str:
     return " ".join(link_args(topology, topology.vm("vm1")))
 
 
-@pytest.mark.parametrize("kind", [name for name in LINK_KINDS if name != "ivshmem-doorbell"])
+@pytest.mark.parametrize("kind", [name for name in LINK_KINDS if name not in ("ivshmem-doorbell", "vhost-pci")])
 def test_a_kind_without_shared_memory_has_nothing_of_it(kind: str) -> None:
     pair = made_topology(("lan0", "vm1", "vm2"), kind=kind)
-    assert sharing(pair, pair.link("lan0"), 1, rundir=RUNDIR) is None
+    assert sharing(made_run(pair), pair.link("lan0"), 1, rundir=RUNDIR) is None
     assert control_page(pair, pair.vm("vm1")) is None
     assert shared_memory(pair) == 0
     assert not [word for word in link_args(pair, pair.vm("vm1")) if "ivshmem" in word or "global" in word]
+
+
+def vhost_pair(*, memory: int = 256 << 20, queues: int = 1, more: Sequence[str] = ()) -> Topology:
+    link = made_link("lan0", "vm1", "vm2", kind="vhost-pci", queues=queues)
+    vms = (VmSpec(name="vm1"), VmSpec(name="vm2", memory=memory, qemu_args=tuple(more)))
+    return Topology(name="t", vms=vms, links=(link,))
+
+
+@pytest.mark.parametrize(
+    ("memory", "port", "hole"),
+    [
+        (256 << 20, "1G", None),
+        (384 << 20, "1G", None),
+        (1536 << 20, "4G", None),
+        (4 << 30, "8G", None),
+        (32 << 30, "64G", "128G"),
+    ],
+)
+def test_the_back_ends_guest_has_room_for_its_peers_memory_and_the_peer_needs_none(
+    memory: int, port: str, hole: str | None
+) -> None:
+    topology = vhost_pair(memory=memory)
+    one, other = (" ".join(link_args(topology, vm)) for vm in topology.vms)
+    assert re.findall(r"pref64-reserve=(\w+)", one) == [port]
+    assert re.findall(r"q35-pcihost.pci-hole64-size=(\w+)", one) == ([hole] if hole else [])
+    assert "ivshmem-plain" in one
+    assert "reserve" not in other.replace("io-reserve", "")
+    assert "ivshmem" not in other
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({}, None),
+        ({"memory": 64 << 30}, None),
+        ({"memory": 65 << 30}, "`vm2` has more memory than its peer can be shown: 64G at most"),
+        ({"more": ["-trace", "enable=virtio_*"]}, None),
+        ({"more": ["-numa", "node"]}, "no `-numa` in its `qemu_args`"),
+        ({"more": ["-object", "memory-backend-ram,id=m,size=1G"]}, "no `memory-backend-ram,id=m,size=1G`"),
+    ],
+)
+def test_a_front_ends_memory_is_one_that_its_peer_can_be_shown(given: dict[str, Any], wrong: str | None) -> None:
+    topology = vhost_pair(**given)
+    check = LINK_KINDS["vhost-pci"].rules.check
+    assert check is not None
+    said = check(topology.links[0], topology)
+    assert said is None if wrong is None else said is not None and wrong in said
+
+
+@pytest.mark.parametrize(
+    ("version", "accelerator", "queues", "expected"),
+    [
+        ((7, 2, 22), "tcg", 1, {"vectors": 0}),
+        ((7, 2, 22), "tcg", 2, {"mq": True, "vectors": 0}),
+        ((9, 2, 0), "tcg", 1, {"vectors": 0}),
+        ((7, 2, 22), "kvm", 1, {}),
+        ((10, 0, 13), "tcg", 1, {}),
+        ((11, 1, 3), "tcg", 2, {"mq": True, "vectors": 6}),
+    ],
+)
+def test_a_front_end_has_msi_x_unless_its_qemu_would_die_of_it(
+    version: tuple[int, int, int], accelerator: str, queues: int, expected: dict[str, Any]
+) -> None:
+    topology = vhost_pair(queues=queues)
+    machines = {
+        "vm1": made_machine(topology, topology.vm("vm1")),
+        "vm2": made_machine(topology, topology.vm("vm2"), qemu_version=version, accelerator=accelerator),
+    }
+    run = made_run(topology, machines=machines)
+    front, back = plug_steps(run, topology.links[0], 1, first="vm1", rundir=RUNDIR)
+    assert (front.vm, back.vm) == ("vm2", "vm1"), "whoever survives, the rings come first"
+    assert {key: front.device.device[key] for key in ("mq", "vectors") if key in front.device.device} == expected
+    assert front.device.netdev is not None
+    assert front.device.netdev["queues"] == queues
+    assert back.device.device["vectors"] == 1 + 2 * queues
 
 
 @pytest.mark.parametrize("first", ["vm1", "vm2"])
 def test_each_end_of_a_dgram_binds_a_socket_of_its_own_and_sends_to_the_others(first: str) -> None:
     pair = made_topology(("lan0", "vm1", "vm2"), kind="dgram")
     sockets = {"vm1": "/run/v/pair/lan0.5.0", "vm2": "/run/v/pair/lan0.5.1"}
-    steps = plug_steps(pair, pair.link("lan0"), 5, first=first, rundir=RUNDIR)
+    steps = plug_steps(made_run(pair), pair.link("lan0"), 5, first=first, rundir=RUNDIR)
     assert [step.vm for step in steps] == sorted(sockets, key=lambda vm: vm != first)
     for step in steps:
         assert step.device.netdev is not None
@@ -133,7 +209,7 @@ def test_each_end_of_a_dgram_binds_a_socket_of_its_own_and_sends_to_the_others(f
 
 @pytest.mark.parametrize("first", ["vm1", "vm2"])
 def test_a_streams_listener_is_plugged_first_and_its_client_waits_for_the_connection(first: str) -> None:
-    listener, client = plug_steps(PAIR, PAIR.link("lan0"), 5, first=first, rundir=RUNDIR)
+    listener, client = plug_steps(made_run(PAIR), PAIR.link("lan0"), 5, first=first, rundir=RUNDIR)
     assert listener.vm == first
     assert listener.device.netdev is not None
     assert client.device.netdev is not None

@@ -20,10 +20,13 @@ from vpctl.broker.memory import placeholder
 from vpctl.links import LINK_KINDS
 from vpctl.links.base import PlugStep, SharedEnd
 from vpctl.plan.run import (
+    backing,
     control_page,
+    front_end,
     link_args,
     plug_steps,
     plugged_device,
+    ram,
     run_from_json,
     run_to_json,
     shared_memory,
@@ -76,7 +79,7 @@ def test_the_steps_that_plug_a_link_are_the_ones_that_were_read_and_approved(
     topology = made_topology(("lan0", "vm1", "vm2"), vms=vms, kind=kind)
     steps = [
         {"vm": step.vm, "execute": command, "arguments": arguments}
-        for step in plug_steps(topology, topology.link("lan0"), 2, first=first, rundir=RUNDIR)
+        for step in plug_steps(made_run(topology), topology.link("lan0"), 2, first=first, rundir=RUNDIR)
         for command, arguments in step.device.commands()
     ]
     assert_golden(f"plug/{kind}-{machine}-{first}-first.json", json.dumps(steps, indent=1) + "\n")
@@ -89,8 +92,11 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
     topology = mixed(kind)
     link = topology.links[number]
     first, second = (end.vm for end in (reversed(link.endpoints) if swapped else link.endpoints))
-    steps = plug_steps(topology, link, generation, first=first, rundir=RUNDIR)
-    later = plug_steps(topology, link, generation + 1, first=first, rundir=RUNDIR)
+    if front_end(link) is not None:
+        second, first = (end.vm for end in link.endpoints)
+    run = made_run(topology)
+    steps = plug_steps(run, link, generation, first=first, rundir=RUNDIR)
+    later = plug_steps(run, link, generation + 1, first=first, rundir=RUNDIR)
     assert [step.vm for step in steps] == [first, second]
     for step, next_ in zip(steps, later, strict=True):
         own = {arguments["id"] for _, arguments in step.device.commands() if "id" in arguments}
@@ -98,7 +104,7 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
         assert not own & {arguments.get("id") for _, arguments in next_.device.commands()}
         assert not {*step.device.sockets} & {*next_.device.sockets}
         assert mac_of(topology, link, generation, step) == link.end_of(step.vm).mac  # names and ARP survive a re-plug
-        assert plugged_device(topology, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
+        assert plugged_device(run, link, generation, vm=step.vm, rundir=RUNDIR).ids() == step.device.ids()
     ports = {step.vm: step.device.device["bus"] for step in steps}
     for vm, bus in ports.items():
         assert bus == "pci.0" or bus in ids(link_args(topology, topology.vm(vm)))
@@ -109,10 +115,15 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
 
 def mac_of(topology: Topology, link: LinkSpec, generation: int, step: PlugStep) -> str:
     """Return the MAC that a device has: from QEMU, or from its place in the guest's control page."""
-    shared = sharing(topology, link, generation, rundir=RUNDIR)
-    if shared is None:
+    run = made_run(topology)
+    shared, backed = (
+        sharing(run, link, generation, rundir=RUNDIR),
+        backing(run, link, generation, rundir=RUNDIR),
+    )
+    if "mac" in step.device.device:
         return str(step.device.device["mac"])
-    (end,) = (end for end in shared.ends if end.vm == step.vm)
+    ends = shared.ends if shared is not None else (backed.back,) if backed is not None else ()
+    (end,) = (end for end in ends if end.vm == step.vm)
     mac = SLOT.unpack(end.description)["mac"]
     assert isinstance(mac, bytes)
     return mac.hex(":")
@@ -136,7 +147,7 @@ def test_a_guests_devices_of_shared_memory_have_slots_and_ids_of_their_own(numbe
 
 
 def shared_ends(topology: Topology, link: LinkSpec, generation: int) -> Sequence[SharedEnd]:
-    shared = sharing(topology, link, generation, rundir=RUNDIR)
+    shared = sharing(made_run(topology), link, generation, rundir=RUNDIR)
     assert shared is not None
     one, other = (SLOT.unpack(end.description) for end in shared.ends)
     assert (one["peer"], other["peer"]) == (other["ivposition"], one["ivposition"])
@@ -146,7 +157,7 @@ def shared_ends(topology: Topology, link: LinkSpec, generation: int) -> Sequence
 
 
 def sharing_name(topology: Topology, link: LinkSpec) -> str:
-    first = sharing(topology, link, 1, rundir=RUNDIR)
+    first = sharing(made_run(topology), link, 1, rundir=RUNDIR)
     assert first is not None
     return first.memory.name
 
@@ -166,4 +177,31 @@ def test_a_vm_has_one_control_page_if_one_of_its_devices_has_memory_to_show() ->
 
 def test_a_vm_that_a_link_does_not_touch_has_no_device_of_it() -> None:
     with pytest.raises(KeyError):
-        plugged_device(MIXED, MIXED.link("x"), 1, vm="vm2", rundir=RUNDIR)
+        plugged_device(made_run(MIXED), MIXED.link("x"), 1, vm="vm2", rundir=RUNDIR)
+
+
+def test_a_vm_whose_memory_a_peer_maps_has_a_new_one_for_each_life_of_a_size_that_the_peers_qemu_survives() -> None:
+    vms = [VmSpec(name="vm1"), VmSpec(name="vm2", memory=384 << 20)]
+    topology = made_topology(("lan0", "vm1", "vm2"), vms=vms, kind="vhost-pci")
+    assert ram(topology, topology.vm("vm1"), 1) is None
+    lives = [ram(topology, topology.vm("vm2"), generation) for generation in (1, 2)]
+    assert [(memory.name, memory.size) for memory in lives if memory is not None] == [
+        ("ram/vm2.g1", 512 << 20),
+        ("ram/vm2.g2", 512 << 20),
+    ]
+    assert ram(PAIR, PAIR.vm("vm2"), 1) is None
+    assert shared_memory(topology) == 0, "it is the guest's, which counts as that"
+
+
+def test_a_front_ends_device_keeps_its_description_while_the_other_end_has_a_newer_one() -> None:
+    run = made_run(made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci"))
+    link = run.topology.links[0]
+    first, third = (backing(run, link, generation, rundir=RUNDIR) for generation in (1, 3))
+    assert first is not None
+    assert third is not None
+    assert (first.front.vm, first.front.name, first.front.socket) == ("vm2", "lan0.g1", "/run/v/pair/lan0.1.1")
+    assert (third.back.vm, third.name, third.back.socket) == ("vm1", "lan0.g3", "/run/v/pair/lan0.3.0")
+    assert third.back.id != first.back.id
+    slot = SLOT.unpack(third.back.description)
+    assert (slot["kind"], slot["ivposition"], slot["generation"]) == (2, third.back.id, 3)
+    assert backing(made_run(PAIR), PAIR.links[0], 1, rundir=RUNDIR) is None

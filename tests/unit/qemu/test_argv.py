@@ -65,6 +65,14 @@ def test_a_command_line_is_the_one_that_was_read_and_approved(name: str) -> None
     assert_golden(f"argv/{name}.txt", lines(argv(machine(*CASES[name]), rundir)))
 
 
+def test_memory_that_a_peer_maps_is_all_of_a_machines_and_a_file_that_it_shares() -> None:
+    spec = machine({"memory": 384 << 20}, {})
+    words = machine_argv(spec, topology="pair", rundir=RUNDIR, generation=3, config={}, ram="/proc/self/fd/7")
+    assert words[words.index("-machine") + 1] == "q35,memory-backend=ram"
+    assert words[words.index("-m") + 1] == "384M"
+    assert "memory-backend-file,id=ram,mem-path=/proc/self/fd/7,size=384M,share=on" in words
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_no_word_is_empty_and_the_users_own_come_last(name: str) -> None:
     vm, spec = CASES[name]

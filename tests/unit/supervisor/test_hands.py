@@ -27,6 +27,7 @@ from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
 
 TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
+RUN = made_run(TOPOLOGY)
 
 
 class Reached(Machine):
@@ -52,7 +53,7 @@ class Ground:
 
     async def slots(self, generation: int) -> list[SlotState]:
         """Return what each guest sees of its device of this generation."""
-        shared = sharing(TOPOLOGY, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
+        shared = sharing(RUN, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
         assert shared is not None
         states = []
         for end in shared.ends:
@@ -74,7 +75,7 @@ class Ground:
 @pytest.fixture
 async def ground(directories: Directories) -> AsyncIterator[Ground]:
     rundir = made(directories)
-    world = World(made_run(TOPOLOGY), rundir)
+    world = World(RUN, rundir)
     qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(broker_running(rundir))

@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 import pytest
 
 from tests.fakes.broker import broker_running, made
-from tests.made import made_topology
+from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import HEADERS_SIZE, REGION_HEADER, SLOT, SlotState
 from vpctl.errors import UsageError
@@ -22,6 +22,7 @@ from vpctl.supervisor import sharing as module
 from vpctl.supervisor.sharing import fill, free, serve, switch_off, switch_on
 
 TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
+RUN = made_run(TOPOLOGY)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def rundir(directories: Directories) -> RunDir:
 
 
 def shared(rundir: RunDir, generation: int = 1) -> Sharing:
-    found = sharing(TOPOLOGY, TOPOLOGY.link("shm0"), generation, rundir=rundir)
+    found = sharing(RUN, TOPOLOGY.link("shm0"), generation, rundir=rundir)
     assert found is not None
     return found
 

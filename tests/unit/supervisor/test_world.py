@@ -242,7 +242,7 @@ def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rund
     left: dict[str, set[Path]] = {}
     for link in topology.links:
         for end in link.endpoints:
-            device = plugged_device(topology, link, 3, vm=end.vm, rundir=rundir)
+            device = plugged_device(world.run, link, 3, vm=end.vm, rundir=rundir)
             world.links[link.name].plugging(end.vm, 3)
             left.setdefault(end.vm, set()).update(Path(path) for path in device.sockets)
     for path in set().union(*left.values()):
@@ -259,7 +259,7 @@ def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rund
 
 def plugged_sockets(world: World, vm: str, link: str) -> list[Path]:
     spec = world.topology.link(link)
-    return [Path(path) for path in plugged_device(world.topology, spec, 3, vm=vm, rundir=world.rundir).sockets]
+    return [Path(path) for path in plugged_device(world.run, spec, 3, vm=vm, rundir=world.rundir).sockets]
 
 
 class Reached(Machine):

@@ -1,0 +1,145 @@
+"""Kind `vhost-pci`: one guest works the rings of its peer's virtio-net (QEMU 7.2 and newer, our driver in it).
+
+The second endpoint, the front end, has an ordinary virtio-net on `-netdev vhost-user`; any guest with virtio-net will
+do. The first one has a device that shows it the peer's memory, and our driver there is the back end: what one guest
+kicks is the other's interrupt, and no process of the host touches a packet. The broker passes between them what
+virtio negotiates, and is asked for nothing else (docs/vhost-pci.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vpctl.broker import control_page as layout
+from vpctl.broker.ivshmem import HOST_ID
+from vpctl.broker.ivshmem import device_id as ivshmem_id
+from vpctl.links.base import (
+    Backing,
+    FrontEnd,
+    LinkKind,
+    Place,
+    PlugStep,
+    Requirements,
+    SharedEnd,
+    device_id,
+    ivshmem_doorbell,
+    power_of_two,
+    virtio_net,
+)
+from vpctl.qmp.device import DevicePlan
+from vpctl.rundir import RunDir
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec, Topology, VmSpec
+
+MAX_MTU = 65535 - 14
+"""A packet with its Ethernet header is what virtio's lengths and Linux' sockets can say."""
+
+LARGEST_MEMORY = 64 << 30
+"""Of the front end's VM: what was shown to find its place in a peer's PCI hole."""
+
+RING_SIZE = 1024
+"""Descriptors in each of the front end's rings: as many as virtio-net of QEMU 7.2 takes with vhost-user."""
+
+INTX_BEFORE = (10, 0)
+"""Under TCG a QEMU 7.2 dies when a vhost-user NIC with MSI-X is started (it looks for KVM's irqfds). 10.0 does not;
+what lies between was not tried."""
+
+OWN_MEMORY = ("-numa", "-m", "-mem-path", "-mem-prealloc")
+"""A user's own options that would give a VM other memory than the one that its peer is shown."""
+
+
+def _wrong_link(link: LinkSpec, topology: Topology) -> str | None:
+    front = topology.vm(link.endpoints[1].vm)
+    if front.memory > LARGEST_MEMORY:
+        return f"`{front.name}` has more memory than its peer can be shown: {LARGEST_MEMORY >> 30}G at most"
+    for word in front.qemu_args:
+        if word in OWN_MEMORY or "memory-backend" in word:
+            return f"`{front.name}` shows its peer the memory that vpctl gives it: no `{word}` in its `qemu_args`"
+    return None
+
+
+class VhostPciKind(LinkKind):
+    """virtio-net on vhost-user at the second endpoint; at the first, the other's memory and interrupts."""
+
+    rules = KindRules(
+        name="vhost-pci",
+        policies=("replug",),
+        max_queues=layout.MAX_QUEUE_PAIRS,
+        max_mtu=MAX_MTU,
+        check=_wrong_link,
+    )
+    requirements = Requirements(
+        qemu=(7, 2),
+        devices=("virtio-net-pci", "ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"),
+        netdevs=("vhost-user",),
+    )
+
+    def front_end(self, link: LinkSpec) -> str:
+        return link.endpoints[1].vm
+
+    def plug_steps(
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+    ) -> tuple[PlugStep, PlugStep]:
+        back, front = link.endpoints
+        served = self.backing(link, generation, places=places, rundir=rundir)
+        one = _front_device(front, served.front, places[front.vm])
+        other = ivshmem_doorbell(served.back, served.name, places[back.vm])
+        return PlugStep(vm=front.vm, device=one), PlugStep(vm=back.vm, device=other)
+
+    def backing(self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir) -> Backing:
+        (back, front), name = link.endpoints, device_id(link.name, generation)
+        place = places[back.vm]
+        id_ = ivshmem_id(role=0, number=place.number, of=place.of, generation=generation)
+        return Backing(
+            front=FrontEnd(
+                vm=front.vm,
+                name=name,
+                socket=str(rundir.link_socket(link.name, generation, end=1)),
+                queue_pairs=link.queues,
+                mtu=link.mtu,
+            ),
+            name=name,
+            back=SharedEnd(
+                vm=back.vm,
+                socket=str(rundir.link_socket(link.name, generation, end=0)),
+                id=id_,
+                vectors=layout.vectors(link.queues),
+                slot=layout.slot_offset(place.number - 1),
+                description=layout.SLOT.pack(
+                    ivposition=id_,
+                    generation=generation,
+                    kind=layout.KIND_VHOST_PCI,
+                    host=HOST_ID,
+                    queue_pairs=link.queues,
+                    mtu=link.mtu,
+                    mac=bytes.fromhex(back.mac.replace(":", "")),
+                    name=link.name.encode(),
+                ),
+            ),
+        )
+
+    def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:
+        back, front = link.endpoints
+        return power_of_two(topology.vm(front.vm).memory) if vm.name == back.vm else 0
+
+
+def _front_device(end: Endpoint, front: FrontEnd, place: Place) -> DevicePlan:
+    """Return the front end's device; its netdev waits in QEMU until the broker has answered as a back-end."""
+    name = front.name
+    address = {"type": "unix", "data": {"path": front.socket}}
+    return DevicePlan(
+        device={**virtio_net(end, name, place), **_rings(front, place)},
+        netdev={"type": "vhost-user", "id": f"{name}.net", "chardev": f"{name}.user", "queues": front.queue_pairs},
+        chardev={
+            "id": f"{name}.user",
+            "backend": {"type": "socket", "data": {"addr": address, "server": False}},
+        },
+    )
+
+
+def _rings(front: FrontEnd, place: Place) -> dict[str, Any]:
+    """Return the properties of a virtio-net that its rings and interrupts depend on."""
+    sizes = {"rx_queue_size": RING_SIZE, "tx_queue_size": RING_SIZE}
+    queues = {"mq": True, "vectors": 2 * front.queue_pairs + 2} if front.queue_pairs > 1 else {}
+    without = place.accelerator == "tcg" and place.qemu < INTX_BEFORE
+    return {**sizes, **queues, **({"vectors": 0} if without else {})}
