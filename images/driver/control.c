@@ -15,7 +15,7 @@
 struct vshm_control {
 	struct list_head list;
 	struct pci_dev *pdev;
-	const u8 *page;
+	u8 *page;
 };
 
 static LIST_HEAD(vshm_controls);
@@ -87,7 +87,7 @@ void vshm_control_remove(struct pci_dev *pdev)
 	mutex_lock(&vshm_controls_lock);
 	list_del(&control->list);
 	mutex_unlock(&vshm_controls_lock);
-	memunmap((void *)control->page);
+	memunmap(control->page);
 	pci_release_region(pdev, VSHM_BAR_MEMORY);
 	pci_disable_device(pdev);
 }
@@ -100,12 +100,12 @@ static bool vshm_slot_holds(const struct vshm_slot *slot, u32 ivposition)
 	       vshm_read(&slot->ivposition) == ivposition;
 }
 
-static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control, u32 ivposition)
+static struct vshm_slot *vshm_find_slot(const struct vshm_control *control, u32 ivposition)
 {
 	u32 i;
 
 	for (i = 0; i < VSHM_SLOTS; i++) {
-		const void *slot = control->page + VSHM_SLOT_SIZE * (i + 1);
+		void *slot = control->page + VSHM_SLOT_SIZE * (i + 1);
 
 		if (vshm_slot_holds(slot, ivposition))
 			return slot;
@@ -113,29 +113,37 @@ static const struct vshm_slot *vshm_find_slot(const struct vshm_control *control
 	return NULL;
 }
 
-/* The host is trusted, but a page that was cut or is of another version must not take the
- * kernel along.
- */
-static bool vshm_identity_valid(const struct vshm_identity *identity)
+static bool vshm_rings_valid(const struct vshm_identity *identity)
 {
 	u64 rings = 2ULL * identity->queue_pairs * identity->ring_size;
 
-	if (identity->ivposition > U16_MAX || identity->peer > U16_MAX || identity->host > U16_MAX)
-		return false;
-	if (!identity->generation || identity->role > 1)
-		return false;
-	if (!identity->queue_pairs || identity->queue_pairs > VSHM_QUEUE_PAIRS_MAX)
-		return false;
 	if (!is_power_of_2(identity->ring_size) || identity->ring_size < VSHM_RING_MIN ||
 	    identity->ring_size > VSHM_RING_MAX)
 		return false;
 	if (identity->data_offset < VSHM_DATA_MIN || identity->data_offset % VSHM_PAGE_SIZE)
 		return false;
-	return identity->region_size >= VSHM_REGION_MIN &&
-	       identity->data_offset + rings <= identity->region_size;
+	return identity->data_offset + rings <= identity->region_size;
 }
 
-static void vshm_read_slot(const struct vshm_slot *slot, struct vshm_identity *identity)
+/* The host is trusted, but a page that was cut or is of another version must not take the
+ * kernel along.
+ */
+static bool vshm_identity_valid(const struct vshm_identity *identity)
+{
+	if (identity->ivposition > U16_MAX || identity->peer > U16_MAX || identity->host > U16_MAX)
+		return false;
+	if (!identity->generation || identity->region_size < VSHM_REGION_MIN)
+		return false;
+	if (!identity->queue_pairs || identity->queue_pairs > VSHM_QUEUE_PAIRS_MAX)
+		return false;
+	/* What else is in the slot is looked at when the link is connected, if it is no link of
+	 * the first kind.
+	 */
+	return identity->kind != VSHM_KIND_NET ||
+	       (identity->role <= 1 && vshm_rings_valid(identity));
+}
+
+static void vshm_read_slot(struct vshm_slot *slot, struct vshm_identity *identity)
 {
 	int i;
 
@@ -150,7 +158,7 @@ static void vshm_read_slot(const struct vshm_slot *slot, struct vshm_identity *i
 	identity->mtu = vshm_read16(&slot->mtu);
 	for (i = 0; i < ETH_ALEN; i++)
 		identity->mac[i] = READ_ONCE(slot->mac[i]);
-	identity->region_size = le64_to_cpu(READ_ONCE(slot->region_size));
+	identity->region_size = vshm_read64(&slot->region_size);
 	identity->data_offset = vshm_read(&slot->data_offset);
 	identity->ring_size = vshm_read(&slot->ring_size);
 }
@@ -169,7 +177,7 @@ static bool vshm_control_is_awaited(void)
 
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity)
 {
-	const struct vshm_slot *slot = NULL;
+	struct vshm_slot *slot = NULL;
 	struct vshm_control *control;
 	int ret = -ENODEV;
 
@@ -205,4 +213,18 @@ bool vshm_control_is_off(const struct vshm_identity *identity)
 {
 	return vshm_acquire(&identity->slot->state) != VSHM_SLOT_ON ||
 	       vshm_read(&identity->slot->ivposition) != identity->ivposition;
+}
+
+u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
+		u64 features)
+{
+	struct vshm_answer *answer = &identity->slot->answer;
+	u32 request = vshm_read(&answer->request) + 1;
+
+	vshm_publish(&answer->state, state);
+	vshm_publish(&answer->ivposition, identity->ivposition);
+	vshm_publish(&answer->sequence, sequence);
+	WRITE_ONCE(answer->features, cpu_to_le64(features));
+	vshm_publish(&answer->request, request);
+	return request;
 }

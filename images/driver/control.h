@@ -13,7 +13,7 @@
  * used.
  */
 struct vshm_identity {
-	const struct vshm_slot *slot;	/* still the host's: its state is read again */
+	struct vshm_slot *slot;		/* still the host's: its state is read again */
 	u32 ivposition;
 	u32 generation;
 	u32 kind;
@@ -37,6 +37,12 @@ void vshm_control_remove(struct pci_dev *pdev);
  * driver yet. -ESTALE: called off already.
  */
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity);
+
+/* Writes what the driver says of the link into its slot, and returns the answer's number; whoever
+ * answers rings the host afterwards. One at a time.
+ */
+u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
+		u64 features);
 
 /* Has the host called the link off? */
 bool vshm_control_is_off(const struct vshm_identity *identity);

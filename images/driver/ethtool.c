@@ -8,13 +8,6 @@ static const char vshm_link_names[][ETH_GSTRING_LEN] = {
 	"runs", "starts", "stalls", "bad_heads", "bad_tails", "bad_records",
 };
 
-static const char vshm_queue_names[][ETH_GSTRING_LEN] = {
-	"tx_packets", "tx_bytes", "tx_dropped",
-	"tx_doorbells", "tx_doorbells_suppressed", "tx_ring_full",
-	"rx_packets", "rx_bytes", "rx_dropped", "rx_bad",
-	"rx_doorbells", "rx_doorbells_suppressed",
-};
-
 static void vshm_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *info)
 {
 	const struct vshm_link *link = vshm_link(dev);
@@ -29,54 +22,18 @@ static int vshm_get_sset_count(struct net_device *dev, int set)
 {
 	if (set != ETH_SS_STATS)
 		return -EOPNOTSUPP;
-	return ARRAY_SIZE(vshm_link_names) + vshm_link(dev)->pairs * ARRAY_SIZE(vshm_queue_names);
+	return ARRAY_SIZE(vshm_link_names) + vshm_link(dev)->pairs * VSHM_QUEUE_STATS;
 }
 
 static void vshm_get_strings(struct net_device *dev, u32 set, u8 *data)
 {
-	u32 pairs = vshm_link(dev)->pairs;
-	size_t name, i;
+	size_t name;
 
 	if (set != ETH_SS_STATS)
 		return;
 	for (name = 0; name < ARRAY_SIZE(vshm_link_names); name++)
 		ethtool_sprintf(&data, "%s", vshm_link_names[name]);
-	for (i = 0; i < pairs; i++)
-		for (name = 0; name < ARRAY_SIZE(vshm_queue_names); name++)
-			ethtool_sprintf(&data, "queue_%zu_%s", i, vshm_queue_names[name]);
-}
-
-/* These two copy the counters in the order of their names, and return how many there are. */
-static u32 vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
-{
-	unsigned int start;
-
-	do {
-		start = u64_stats_fetch_begin(&stats->sync);
-		data[0] = u64_stats_read(&stats->packets);
-		data[1] = u64_stats_read(&stats->bytes);
-		data[2] = u64_stats_read(&stats->dropped);
-		data[3] = u64_stats_read(&stats->doorbells);
-		data[4] = u64_stats_read(&stats->suppressed);
-		data[5] = u64_stats_read(&stats->ring_full);
-	} while (u64_stats_fetch_retry(&stats->sync, start));
-	return 6;
-}
-
-static u32 vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
-{
-	unsigned int start;
-
-	do {
-		start = u64_stats_fetch_begin(&stats->sync);
-		data[0] = u64_stats_read(&stats->packets);
-		data[1] = u64_stats_read(&stats->bytes);
-		data[2] = u64_stats_read(&stats->dropped);
-		data[3] = u64_stats_read(&stats->bad);
-		data[4] = u64_stats_read(&stats->doorbells);
-		data[5] = u64_stats_read(&stats->suppressed);
-	} while (u64_stats_fetch_retry(&stats->sync, start));
-	return 6;
+	vshm_name_stats(vshm_link(dev)->pairs, &data);
 }
 
 static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats *stats, u64 *data)
@@ -90,10 +47,8 @@ static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats 
 	for (i = 0; i < VSHM_SUSPICIONS; i++)
 		data[3 + i] = READ_ONCE(link->stats.garbage[i]);
 	data += ARRAY_SIZE(vshm_link_names);
-	for (i = 0; i < link->pairs; i++) {
-		data += vshm_copy_tx_stats(&link->queues[i].tx.stats, data);
-		data += vshm_copy_rx_stats(&link->queues[i].rx.stats, data);
-	}
+	for (i = 0; i < link->pairs; i++, data += VSHM_QUEUE_STATS)
+		vshm_copy_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, data);
 }
 
 static void vshm_get_channels(struct net_device *dev, struct ethtool_channels *channels)

@@ -3,13 +3,10 @@
 #ifndef VSHM_LINK_H
 #define VSHM_LINK_H
 
-#include <linux/io.h>
 #include <linux/netdevice.h>
-#include <linux/pci.h>
 #include <linux/workqueue.h>
 
-#include "control.h"
-#include "pci.h"
+#include "device.h"
 #include "queue.h"
 
 enum vshm_phase {
@@ -74,7 +71,6 @@ struct vshm_link {
 	struct pci_dev *pdev;
 	struct vshm_identity identity;
 	void *region;
-	u32 vectors;			/* that have a handler */
 	u32 pairs;
 	struct vshm_queue queues[];
 };
@@ -86,8 +82,7 @@ static inline struct vshm_link *vshm_link(const struct net_device *dev)
 
 static inline void vshm_ring(const struct vshm_link *link, u32 id, u32 vector)
 {
-	/* writel orders what was written to memory before it */
-	writel(id << 16 | vector, link->registers + VSHM_DOORBELL);
+	vshm_write_doorbell(link->registers, id << 16 | vector);
 }
 
 /* link.c: all of these may be called from any context, if not said otherwise */

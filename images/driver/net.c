@@ -4,6 +4,7 @@
 #include <linux/if_vlan.h>
 
 #include "link.h"
+#include "packet.h"
 #include "ring.h"
 
 /* The largest Ethernet packet that IPv4 can speak of, less its header. */
@@ -34,50 +35,13 @@ static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_dev
 	return vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
 }
 
-static void vshm_add_tx_stats(const struct vshm_tx_stats *stats, struct rtnl_link_stats64 *sum)
-{
-	u64 packets, bytes, dropped;
-	unsigned int start;
-
-	do {
-		start = u64_stats_fetch_begin(&stats->sync);
-		packets = u64_stats_read(&stats->packets);
-		bytes = u64_stats_read(&stats->bytes);
-		dropped = u64_stats_read(&stats->dropped);
-	} while (u64_stats_fetch_retry(&stats->sync, start));
-	sum->tx_packets += packets;
-	sum->tx_bytes += bytes;
-	sum->tx_dropped += dropped;
-}
-
-static void vshm_add_rx_stats(const struct vshm_rx_stats *stats, struct rtnl_link_stats64 *sum)
-{
-	u64 packets, bytes, dropped, bad;
-	unsigned int start;
-
-	do {
-		start = u64_stats_fetch_begin(&stats->sync);
-		packets = u64_stats_read(&stats->packets);
-		bytes = u64_stats_read(&stats->bytes);
-		dropped = u64_stats_read(&stats->dropped);
-		bad = u64_stats_read(&stats->bad);
-	} while (u64_stats_fetch_retry(&stats->sync, start));
-	sum->rx_packets += packets;
-	sum->rx_bytes += bytes;
-	sum->rx_dropped += dropped;
-	sum->rx_errors += bad;
-	sum->rx_frame_errors += bad;
-}
-
 static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)
 {
 	const struct vshm_link *link = vshm_link(dev);
 	u32 i;
 
-	for (i = 0; i < link->pairs; i++) {
-		vshm_add_tx_stats(&link->queues[i].tx.stats, sum);
-		vshm_add_rx_stats(&link->queues[i].rx.stats, sum);
-	}
+	for (i = 0; i < link->pairs; i++)
+		vshm_add_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, sum);
 }
 
 static const struct net_device_ops vshm_netdev_ops = {
@@ -158,7 +122,7 @@ void vshm_net_free(struct vshm_link *link)
 
 	for (i = 0; i < link->pairs; i++) {
 		netif_napi_del(&link->queues[i].napi);
-		vshm_rx_free(&link->queues[i]);
+		vshm_free_frag(&link->queues[i].rx.frag);
 	}
 	free_netdev(link->dev);
 }

@@ -8,34 +8,11 @@
 #include <linux/cache.h>
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
-#include <linux/u64_stats_sync.h>
 
 #include "layout.h"
+#include "stats.h"
 
 struct vshm_link;
-
-/* Counted by one writer each (the holder of the transmit lock, or NAPI); reading changes
- * nothing.
- */
-struct vshm_tx_stats {
-	u64_stats_t packets;
-	u64_stats_t bytes;
-	u64_stats_t dropped;
-	u64_stats_t doorbells;
-	u64_stats_t suppressed;
-	u64_stats_t ring_full;
-	struct u64_stats_sync sync;
-};
-
-struct vshm_rx_stats {
-	u64_stats_t packets;
-	u64_stats_t bytes;
-	u64_stats_t dropped;
-	u64_stats_t bad;
-	u64_stats_t doorbells;
-	u64_stats_t suppressed;
-	struct u64_stats_sync sync;
-};
 
 /* The ring that this side produces. Guarded by the transmit queue's lock. */
 struct vshm_tx {
@@ -87,6 +64,5 @@ bool vshm_tx_refresh(struct vshm_queue *queue);
 int vshm_poll(struct napi_struct *napi, int budget);
 /* Sets the indices to zero and publishes them; NAPI is disabled. */
 void vshm_rx_reset(struct vshm_queue *queue);
-void vshm_rx_free(struct vshm_queue *queue);
 
 #endif /* VSHM_QUEUE_H */

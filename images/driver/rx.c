@@ -1,19 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Receive: NAPI copies packets out of the ring; what is checked and used is the copy. */
-#include <linux/etherdevice.h>
 #include <linux/virtio_net.h>
-#include <net/sock.h>
 
 #include "link.h"
+#include "packet.h"
 #include "ring.h"
 #include "shared.h"
-
-/* Up to here a packet is copied into one piece; of a larger one the headers, the rest goes into
- * pages.
- */
-#define VSHM_COPYBREAK	1600u
-#define VSHM_HEADERS	128u
-#define VSHM_HEADERS_MAX 256u
 
 /* A record's header, read once. */
 struct vshm_meta {
@@ -67,78 +59,30 @@ static bool vshm_read_record(const struct vshm_rx *rx, struct vshm_meta *meta)
 	       vshm_flags_valid(flags, meta->hdr.gso_type);
 }
 
-/* The part of a packet that goes into one piece: its headers, if the peer's hint makes sense. */
-static u32 vshm_linear_length(const struct vshm_meta *meta)
-{
-	u32 hint = le16_to_cpu((__force __le16)meta->hdr.hdr_len);
-
-	if (meta->length <= VSHM_COPYBREAK)
-		return meta->length;
-	return hint >= ETH_HLEN && hint <= VSHM_HEADERS_MAX ? hint : VSHM_HEADERS;
-}
-
-/* Each piece but the last is at least a page long, so that the pieces of the largest packet fit. */
-static bool vshm_copy_pages(struct vshm_rx *rx, struct sk_buff *skb, const u8 *from, u32 left)
-{
-	struct page_frag *frag = &rx->frag;
-
-	BUILD_BUG_ON(DIV_ROUND_UP(VSHM_PACKET_MAX, PAGE_SIZE) > MAX_SKB_FRAGS);
-	while (left) {
-		u32 bytes = min_t(u32, left, PAGE_SIZE);
-		int nr = skb_shinfo(skb)->nr_frags;
-
-		if (nr >= MAX_SKB_FRAGS || !skb_page_frag_refill(bytes, frag, GFP_ATOMIC))
-			return false;
-		bytes = min_t(u32, left, frag->size - frag->offset);
-		memcpy(page_address(frag->page) + frag->offset, from, bytes);
-		skb_add_rx_frag(skb, nr, frag->page, frag->offset, bytes, bytes);
-		get_page(frag->page);
-		frag->offset += bytes;
-		from += bytes;
-		left -= bytes;
-	}
-	return true;
-}
-
 static struct sk_buff *vshm_copy_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
 {
 	struct vshm_rx *rx = &queue->rx;
 	const u8 *from = rx->data + vshm_offset(rx->tail, rx->size) + sizeof(struct vshm_record);
-	u32 linear = vshm_linear_length(meta);
+	u32 linear = vshm_linear_length(meta->length, &meta->hdr);
+	u32 rest = meta->length - linear;
 	struct sk_buff *skb;
 
 	skb = napi_alloc_skb(&queue->napi, linear);
 	if (!skb)
 		return NULL;
 	skb_put_data(skb, from, linear);
-	if (!vshm_copy_pages(rx, skb, from + linear, meta->length - linear)) {
+	if (!vshm_append(skb, &rx->frag, from + linear, rest, rest)) {
 		kfree_skb(skb);
 		return NULL;
 	}
 	return skb;
 }
 
-/* The stack gets the packet if what is said of its checksum and segments fits its contents. */
-static bool vshm_deliver(struct vshm_queue *queue, struct sk_buff *skb,
-			 const struct vshm_meta *meta)
-{
-	if (meta->hdr.flags & VIRTIO_NET_HDR_F_DATA_VALID)
-		skb->ip_summed = CHECKSUM_UNNECESSARY;
-	if (virtio_net_hdr_to_skb(skb, &meta->hdr, true)) {
-		kfree_skb(skb);
-		return false;
-	}
-	skb_record_rx_queue(skb, queue->index);
-	skb->protocol = eth_type_trans(skb, queue->link->dev);
-	napi_gro_receive(&queue->napi, skb);
-	return true;
-}
-
 static void vshm_rx_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
 {
 	struct vshm_rx_stats *stats = &queue->rx.stats;
 	struct sk_buff *skb = vshm_copy_packet(queue, meta);
-	bool good = skb && vshm_deliver(queue, skb, meta);
+	bool good = skb && vshm_deliver(&queue->napi, skb, &meta->hdr, queue->index);
 
 	u64_stats_update_begin(&stats->sync);
 	if (good) {
@@ -255,11 +199,4 @@ void vshm_rx_reset(struct vshm_queue *queue)
 	rx->rung = 0;
 	vshm_publish(&rx->own->tail, 0);
 	vshm_publish(&rx->own->event, U32_MAX);
-}
-
-void vshm_rx_free(struct vshm_queue *queue)
-{
-	if (queue->rx.frag.page)
-		put_page(queue->rx.frag.page);
-	queue->rx.frag.page = NULL;
 }

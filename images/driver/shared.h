@@ -21,6 +21,11 @@ static inline u16 vshm_read16(const __le16 *field)
 	return le16_to_cpu(READ_ONCE(*field));
 }
 
+static inline u64 vshm_read64(const __le64 *field)
+{
+	return le64_to_cpu(READ_ONCE(*field));
+}
+
 /* What the writer wrote before it published the value is seen by whatever comes after this. */
 static inline u32 vshm_acquire(const __le32 *field)
 {

@@ -94,20 +94,23 @@ def test_python_and_the_header_agree_on_the_constants() -> None:
     }
     assert {
         "VSHM_CONTROL_MAGIC": control_page.CONTROL_MAGIC,
-        "VSHM_CONTROL_VERSION": control_page.VERSION,
+        "VSHM_CONTROL_VERSION": control_page.CONTROL_VERSION,
         "VSHM_CONTROL_SIZE": control_page.PAGE_SIZE,
         "VSHM_SLOT_SIZE": control_page.SLOT_SIZE,
         "VSHM_SLOTS": control_page.SLOTS,
         "VSHM_REGION_MAGIC": control_page.REGION_MAGIC,
-        "VSHM_REGION_VERSION": control_page.VERSION,
+        "VSHM_REGION_VERSION": control_page.REGION_VERSION,
         "VSHM_REGION_MIN": control_page.SMALLEST_REGION,
         "VSHM_DATA_MIN": control_page.HEADERS_SIZE,
         "VSHM_QUEUE_PAIRS_MAX": control_page.MAX_QUEUE_PAIRS,
+        "VSHM_PEER_REGIONS_MAX": control_page.MAX_REGIONS,
+        "VSHM_PEER_RINGS_MAX": control_page.MAX_RINGS,
         "VSHM_RING_MIN": control_page.SMALLEST_RING,
         "VSHM_RING_MAX": control_page.LARGEST_RING,
     }.items() <= defined.items()
-    states = dict(re.findall(r"VSHM_SLOT_(\w+) = (\d)", text))
-    assert {name: str(int(state)) for name, state in control_page.SlotState.__members__.items()} == states
+    for prefix, enum in (("SLOT", control_page.SlotState), ("ANSWER", control_page.AnswerState)):
+        states = dict(re.findall(rf"VSHM_{prefix}_(\w+) = (\d)", text))
+        assert {name: str(int(state)) for name, state in enum.__members__.items()} == states
 
 
 def test_the_document_names_the_headers_constants() -> None:

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0
+/* The network interface of a vhost-pci link. */
+#include <linux/etherdevice.h>
+#include <linux/mm.h>
+
+#include "packet.h"
+#include "shared.h"
+#include "vhost.h"
+
+/* The largest Ethernet packet that IPv4 can speak of, less its header. */
+#define VHP_MTU_MAX	(65535 - ETH_HLEN)
+
+static int vhp_open(struct net_device *dev)
+{
+	/* The connection starts them; until then nobody may transmit, not even past the queueing
+	 * discipline.
+	 */
+	netif_tx_stop_all_queues(dev);
+	vhp_link_up(vhp_link(dev));
+	return 0;
+}
+
+static int vhp_stop(struct net_device *dev)
+{
+	vhp_link_down(vhp_link(dev));
+	return 0;
+}
+
+static void vhp_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)
+{
+	const struct vhp_link *link = vhp_link(dev);
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++)
+		vshm_add_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, sum);
+}
+
+static const struct net_device_ops vhp_netdev_ops = {
+	.ndo_open = vhp_open,
+	.ndo_stop = vhp_stop,
+	.ndo_start_xmit = vhp_xmit,
+	.ndo_get_stats64 = vhp_get_stats64,
+	.ndo_set_mac_address = eth_mac_addr,
+	.ndo_validate_addr = eth_validate_addr,
+};
+
+/* What the peer takes, we may leave to it. */
+static netdev_features_t vhp_netdev_features(u64 accepted)
+{
+	netdev_features_t features = NETIF_F_SG | NETIF_F_HW_CSUM;
+
+	if (!(accepted & BIT_ULL(VIRTIO_NET_F_GUEST_CSUM)))
+		return 0;
+	if (accepted & BIT_ULL(VIRTIO_NET_F_GUEST_TSO4))
+		features |= NETIF_F_TSO;
+	if (accepted & BIT_ULL(VIRTIO_NET_F_GUEST_TSO6))
+		features |= NETIF_F_TSO6;
+	if (accepted & BIT_ULL(VIRTIO_NET_F_GUEST_ECN))
+		features |= NETIF_F_TSO_ECN;
+	return features;
+}
+
+struct net_device *vhp_net_alloc(struct vshm_device *device)
+{
+	u32 pairs = device->identity.queue_pairs;
+	struct net_device *dev;
+	struct vhp_link *link;
+
+	dev = alloc_etherdev_mqs(struct_size(link, queues, pairs), pairs, pairs);
+	if (!dev)
+		return NULL;
+	link = vhp_link(dev);
+	link->dev = dev;
+	link->pdev = device->pdev;
+	link->registers = device->registers;
+	link->identity = device->identity;
+	link->memory.size = device->identity.region_size;
+	link->pairs = pairs;
+	SET_NETDEV_DEV(dev, &device->pdev->dev);
+	return dev;
+}
+
+static int vhp_setup_queue(struct vhp_link *link, u32 index)
+{
+	struct vhp_queue *queue = &link->queues[index];
+
+	queue->link = link;
+	queue->index = index;
+	u64_stats_init(&queue->tx.stats.sync);
+	u64_stats_init(&queue->rx.stats.sync);
+	netif_napi_add(link->dev, &queue->napi, vhp_poll);
+	queue->tx.chain = kvzalloc(sizeof(*queue->tx.chain), GFP_KERNEL);
+	queue->rx.chain = kvzalloc(sizeof(*queue->rx.chain), GFP_KERNEL);
+	return queue->tx.chain && queue->rx.chain ? 0 : -ENOMEM;
+}
+
+int vhp_net_setup(struct vhp_link *link)
+{
+	const struct vshm_identity *identity = &link->identity;
+	u64 features = vshm_read64(&identity->slot->features);
+	struct net_device *dev = link->dev;
+	int ret;
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++) {
+		ret = vhp_setup_queue(link, i);
+		if (ret)
+			return ret;
+	}
+	dev->netdev_ops = &vhp_netdev_ops;
+	dev->ethtool_ops = &vhp_ethtool_ops;
+	dev->hw_features = vhp_netdev_features(vhp_accepted(features));
+	dev->features = dev->hw_features | NETIF_F_HIGHDMA;
+	dev->vlan_features = dev->hw_features;
+	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
+	dev->min_mtu = ETH_MIN_MTU;
+	dev->max_mtu = VHP_MTU_MAX;
+	if (identity->mtu)
+		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, VHP_MTU_MAX);
+	if (is_valid_ether_addr(identity->mac))
+		eth_hw_addr_set(dev, identity->mac);
+	else
+		eth_hw_addr_random(dev);
+	netif_carrier_off(dev);
+	return 0;
+}
+
+void vhp_net_free(struct vhp_link *link)
+{
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++) {
+		struct vhp_queue *queue = &link->queues[i];
+
+		if (!queue->link)
+			continue;
+		netif_napi_del(&queue->napi);
+		vshm_free_frag(&queue->rx.frag);
+		kvfree(queue->tx.chain);
+		kvfree(queue->rx.chain);
+	}
+	free_netdev(link->dev);
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-2.0
+/* A device of the kind vhost-pci comes and goes. */
+#include <linux/rtnetlink.h>
+
+#include "vhost.h"
+
+static irqreturn_t vhp_control_interrupt(int irq, void *context)
+{
+	vhp_link_kick(context);
+	return IRQ_HANDLED;
+}
+
+static irqreturn_t vhp_queue_interrupt(int irq, void *context)
+{
+	struct vhp_queue *queue = context;
+
+	napi_schedule_irqoff(&queue->napi);
+	return IRQ_HANDLED;
+}
+
+/* Kicks of both rings of a pair are a matter of its NAPI. */
+static struct vshm_vector vhp_describe_vector(struct vshm_device *device, u32 vector)
+{
+	struct vhp_link *link = device->link;
+
+	if (vector == VSHM_VECTOR_CONTROL)
+		return (struct vshm_vector){ .handler = vhp_control_interrupt, .context = link };
+	return (struct vshm_vector){
+		.handler = vhp_queue_interrupt,
+		.context = &link->queues[(vector - 1) / 2],
+		.kind = vector % 2 ? "tx" : "rx",
+		.number = (vector - 1) / 2,
+	};
+}
+
+/* Everything that the link needs is there before the interface is registered. */
+static int vhp_probe(struct vshm_device *device)
+{
+	struct pci_dev *pdev = device->pdev;
+	struct net_device *dev;
+	struct vhp_link *link;
+	int ret;
+
+	dev = vhp_net_alloc(device);
+	if (!dev)
+		return -ENOMEM;
+	link = vhp_link(dev);
+	device->link = link;
+	ret = vhp_net_setup(link);
+	if (ret)
+		goto err_free_netdev;
+	link->memory.base = vshm_map_memory(pdev);
+	if (!link->memory.base) {
+		ret = -ENOMEM;
+		goto err_free_netdev;
+	}
+	vhp_link_init(link);
+	link->workqueue = alloc_ordered_workqueue("vshm-%s", 0, pci_name(pdev));
+	if (!link->workqueue) {
+		ret = -ENOMEM;
+		goto err_unmap;
+	}
+	ret = vshm_request_interrupts(device, VSHM_VECTORS(link->pairs), vhp_describe_vector);
+	if (ret)
+		goto err_destroy_workqueue;
+	ret = register_netdev(dev);
+	if (ret)
+		goto err_free_interrupts;
+	/* The host may have called the link off before there was anybody to hear it. */
+	vhp_link_kick(link);
+	return 0;
+
+err_free_interrupts:
+	vshm_free_interrupts(device, vhp_describe_vector);
+	cancel_delayed_work_sync(&link->work);
+err_destroy_workqueue:
+	destroy_workqueue(link->workqueue);
+err_unmap:
+	memunmap(link->memory.base);
+err_free_netdev:
+	vhp_net_free(link);
+	return ret;
+}
+
+/* The interface goes first, and with it the connection: the host knows before anything is
+ * unmapped.
+ */
+static void vhp_remove(struct vshm_device *device)
+{
+	struct vhp_link *link = device->link;
+
+	unregister_netdev(link->dev);
+	vshm_free_interrupts(device, vhp_describe_vector);
+	cancel_delayed_work_sync(&link->work);
+	destroy_workqueue(link->workqueue);
+	memunmap(link->memory.base);
+	vhp_net_free(link);
+}
+
+static void vhp_shutdown(struct vshm_device *device)
+{
+	struct vhp_link *link = device->link;
+
+	rtnl_lock();
+	dev_close(link->dev);
+	rtnl_unlock();
+}
+
+const struct vshm_kind_ops vhp_ops = {
+	.probe = vhp_probe,
+	.remove = vhp_remove,
+	.shutdown = vhp_shutdown,
+};

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Receive: NAPI takes chains from the peer's transmit queue, copies the packets out of them and
+ * completes them. What is checked and used is the copy.
+ */
+#include <linux/virtio_net.h>
+
+#include "packet.h"
+#include "vhost.h"
+
+/* The peer gets its buffers back after so many bytes or packets, without waiting for the end of
+ * the poll: its sockets wait for them.
+ */
+#define VHP_RX_BYTES	65536u
+#define VHP_RX_PACKETS	32u
+
+struct vhp_reader {
+	const struct vhp_piece *piece;
+	u32 at;
+};
+
+/* The next bytes that lie together, at most so many as are wanted. */
+static const u8 *vhp_next(struct vhp_reader *reader, u32 wanted, u32 *length)
+{
+	const u8 *from = reader->piece->at + reader->at;
+
+	*length = min(wanted, reader->piece->length - reader->at);
+	reader->at += *length;
+	if (reader->at == reader->piece->length) {
+		reader->piece++;
+		reader->at = 0;
+	}
+	return from;
+}
+
+/* The chain has so many bytes. */
+static void vhp_read(struct vhp_reader *reader, void *to, u32 bytes)
+{
+	while (bytes) {
+		u32 part;
+		const u8 *from = vhp_next(reader, bytes, &part);
+
+		memcpy(to, from, part);
+		to += part;
+		bytes -= part;
+	}
+}
+
+static bool vhp_read_pages(struct vhp_rx *rx, struct vhp_reader *reader, struct sk_buff *skb,
+			   u32 left)
+{
+	while (left) {
+		u32 part;
+		const u8 *from = vhp_next(reader, left, &part);
+
+		if (!vshm_append(skb, &rx->frag, from, part, left))
+			return false;
+		left -= part;
+	}
+	return true;
+}
+
+static struct sk_buff *vhp_copy_packet(struct vhp_queue *queue, struct vhp_reader *reader,
+				       const struct virtio_net_hdr *hdr, u32 length)
+{
+	u32 linear = vshm_linear_length(length, hdr);
+	struct sk_buff *skb;
+
+	skb = napi_alloc_skb(&queue->napi, linear);
+	if (!skb)
+		return NULL;
+	vhp_read(reader, skb_put(skb, linear), linear);
+	if (!vhp_read_pages(&queue->rx, reader, skb, length - linear)) {
+		kfree_skb(skb);
+		return NULL;
+	}
+	return skb;
+}
+
+/* Segments of other protocols than TCP were not negotiated, ever. */
+static bool vhp_header_valid(const struct virtio_net_hdr *hdr)
+{
+	switch (hdr->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+	case VIRTIO_NET_HDR_GSO_NONE:
+		return hdr->gso_type == VIRTIO_NET_HDR_GSO_NONE;
+	case VIRTIO_NET_HDR_GSO_TCPV4:
+	case VIRTIO_NET_HDR_GSO_TCPV6:
+		return hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM;
+	default:
+		return false;
+	}
+}
+
+static void vhp_rx_packet(struct vhp_queue *queue)
+{
+	struct vhp_reader reader = { .piece = queue->rx.chain->pieces };
+	struct vshm_rx_stats *stats = &queue->rx.stats;
+	u32 header_size = queue->link->header_size;
+	u32 length = queue->rx.chain->bytes - header_size;
+	struct virtio_net_hdr_mrg_rxbuf header;
+	struct sk_buff *skb = NULL;
+	bool good = false;
+
+	if (queue->rx.chain->bytes >= header_size + VSHM_PACKET_MIN && length <= VSHM_PACKET_MAX) {
+		vhp_read(&reader, &header, header_size);
+		good = vhp_header_valid(&header.hdr);
+	}
+	if (good) {
+		skb = vhp_copy_packet(queue, &reader, &header.hdr, length);
+		good = skb && vshm_deliver(&queue->napi, skb, &header.hdr, queue->index);
+	}
+	u64_stats_update_begin(&stats->sync);
+	if (good) {
+		u64_stats_inc(&stats->packets);
+		u64_stats_add(&stats->bytes, length);
+	} else {
+		u64_stats_inc(skb ? &stats->bad : &stats->dropped);
+	}
+	u64_stats_update_end(&stats->sync);
+}
+
+/* Gives completed buffers back, and interrupts the peer if it wants that. */
+static bool vhp_rx_flush(struct vhp_queue *queue)
+{
+	struct vhp_rx *rx = &queue->rx;
+	bool wanted;
+
+	if (!vhp_publish(&rx->ring)) {
+		vhp_link_suspect(queue->link, VHP_FOREIGN_USED);
+		return false;
+	}
+	if (rx->ring.rung == rx->ring.published)
+		return true;
+	wanted = vhp_wants_ring(&rx->ring);
+	if (wanted)
+		vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
+	u64_stats_update_begin(&rx->stats.sync);
+	u64_stats_inc(wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
+	u64_stats_update_end(&rx->stats.sync);
+	return true;
+}
+
+/* Is there another chain to take? */
+static bool vhp_rx_more(struct vhp_queue *queue)
+{
+	if (vhp_waiting(&queue->rx.ring))
+		return true;
+	if (!vhp_look(&queue->rx.ring)) {
+		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
+		return false;
+	}
+	return vhp_waiting(&queue->rx.ring);
+}
+
+static int vhp_receive(struct vhp_queue *queue, int budget)
+{
+	struct vhp_rx *rx = &queue->rx;
+	u32 bytes = 0, packets = 0;
+	int done;
+
+	for (done = 0; done < budget && vhp_rx_more(queue); done++) {
+		u32 head = vhp_head(&rx->ring, 0);
+		enum vhp_fault fault;
+
+		rx->chain->count = 0;
+		rx->chain->bytes = 0;
+		fault = vhp_walk(&queue->link->memory, &rx->ring, head, 0, rx->chain);
+		if (fault) {
+			vhp_link_suspect(queue->link, fault);
+			break;
+		}
+		vhp_rx_packet(queue);
+		vhp_complete(&rx->ring, 0, head, 0);
+		rx->ring.next++;
+		bytes += rx->chain->bytes;
+		if (bytes < VHP_RX_BYTES && ++packets < VHP_RX_PACKETS)
+			continue;
+		if (!vhp_rx_flush(queue))
+			return done + 1;
+		bytes = 0;
+		packets = 0;
+	}
+	vhp_rx_flush(queue);
+	return done;
+}
+
+/* Asks to be kicked for the next chain, and looks once more: it may have come before the wish
+ * could be seen.
+ */
+static bool vhp_rx_sleep(struct vhp_queue *queue)
+{
+	vhp_ask(&queue->rx.ring, queue->rx.ring.next);
+	return !vhp_rx_more(queue);
+}
+
+int vhp_poll(struct napi_struct *napi, int budget)
+{
+	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
+	int done = 0;
+
+	/* What is wrong is the work's to deal with; until then nothing is touched, and no poll
+	 * is worth another.
+	 */
+	if (!vhp_link_is_suspect(queue->link)) {
+		vhp_quiet(&queue->rx.ring);
+		vhp_tx_wake(queue);
+		done = vhp_receive(queue, budget);
+	}
+	if (done < budget && napi_complete_done(napi, done)) {
+		if (!vhp_link_is_suspect(queue->link) && !vhp_rx_sleep(queue))
+			napi_schedule(napi);
+	}
+	return done;
+}
+
+void vhp_rx_start(struct vhp_queue *queue)
+{
+	vhp_continue(&queue->rx.ring);
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Transmit: packets are copied into the buffers that the peer has put into its receive queue, and
+ * are done with; segments and checksums cross as a word about them.
+ */
+#include <linux/virtio_net.h>
+
+#include "vhost.h"
+
+/* The smallest buffer that a driver with mergeable ones posts: a full Ethernet packet. */
+#define VHP_BUFFER_MIN	1518u
+
+#define VHP_STALL_LOOKS	3u
+
+enum vhp_put {
+	VHP_SENT,
+	VHP_DROPPED,	/* can never be sent */
+	VHP_SHORT,	/* the peer has too few buffers now */
+};
+
+struct vhp_writer {
+	const struct vhp_piece *piece;
+	u32 at;
+};
+
+/* The chain has room for so many bytes. */
+static void vhp_write(struct vhp_writer *writer, const void *from, u32 bytes)
+{
+	while (bytes) {
+		u32 part = min(bytes, writer->piece->length - writer->at);
+
+		memcpy(writer->piece->at + writer->at, from, part);
+		writer->at += part;
+		if (writer->at == writer->piece->length) {
+			writer->piece++;
+			writer->at = 0;
+		}
+		from += part;
+		bytes -= part;
+	}
+}
+
+/* The stack gives us no lists of fragments: no such feature is announced. */
+static void vhp_write_packet(struct vhp_writer *writer, const struct sk_buff *skb)
+{
+	const struct skb_shared_info *shared = skb_shinfo(skb);
+	int i;
+
+	vhp_write(writer, skb->data, skb_headlen(skb));
+	for (i = 0; i < shared->nr_frags; i++)
+		vhp_write(writer, skb_frag_address(&shared->frags[i]),
+			  skb_frag_size(&shared->frags[i]));
+}
+
+/* How many heads wait, at least `wanted` if there are. */
+static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
+{
+	struct vhp_ring *ring = &queue->tx.ring;
+
+	if (vhp_waiting(ring) < wanted && !vhp_look(ring)) {
+		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
+		return 0;
+	}
+	return vhp_waiting(ring);
+}
+
+/* Collects buffers for so many bytes and notes their completions, which nobody sees yet. Their
+ * number is in `heads`.
+ */
+static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
+{
+	struct vhp_link *link = queue->link;
+	struct vhp_tx *tx = &queue->tx;
+	u32 before = 0, count = 0;
+
+	tx->chain->count = 0;
+	tx->chain->bytes = 0;
+	do {
+		enum vhp_fault fault;
+		u32 head;
+
+		if (vhp_tx_heads(queue, count + 1) <= count)
+			return count == tx->ring.size || tx->stalled ? VHP_DROPPED : VHP_SHORT;
+		head = vhp_head(&tx->ring, count);
+		before = tx->chain->bytes;
+		fault = vhp_walk(&link->memory, &tx->ring, head, VRING_DESC_F_WRITE, tx->chain);
+		if (fault) {
+			vhp_link_suspect(link, fault);
+			return VHP_DROPPED;
+		}
+		vhp_complete(&tx->ring, count, head,
+			     min(bytes, tx->chain->bytes) - before);
+		count++;
+	} while (tx->chain->bytes < bytes && link->mergeable);
+	*heads = count;
+	return tx->chain->bytes < bytes ? VHP_DROPPED : VHP_SENT;
+}
+
+static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *skb)
+{
+	u32 header_size = queue->link->header_size;
+	struct virtio_net_hdr_mrg_rxbuf header;
+	struct vhp_tx *tx = &queue->tx;
+	struct vhp_writer writer;
+	enum vhp_put put;
+	u32 heads;
+
+	if (vhp_link_is_suspect(queue->link) || skb->len > VSHM_PACKET_MAX)
+		return VHP_DROPPED;
+	if (virtio_net_hdr_from_skb(skb, &header.hdr, true, false, 0))
+		return VHP_DROPPED;
+	put = vhp_gather(queue, header_size + skb->len, &heads);
+	if (put != VHP_SENT)
+		return put;
+	header.num_buffers = (__force __virtio16)cpu_to_le16(heads);
+	writer = (struct vhp_writer){ .piece = tx->chain->pieces };
+	vhp_write(&writer, &header, header_size);
+	vhp_write_packet(&writer, skb);
+	tx->ring.next += heads;
+	tx->stalled = false;
+	return VHP_SENT;
+}
+
+/* Stops the queue, and asks to be kicked when the peer has posted enough buffers again. */
+static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq)
+{
+	struct vhp_tx *tx = &queue->tx;
+
+	netif_tx_stop_queue(txq);
+	u64_stats_update_begin(&tx->stats.sync);
+	u64_stats_inc(&tx->stats.ring_full);
+	u64_stats_update_end(&tx->stats.sync);
+	vhp_ask(&tx->ring, tx->ring.next + tx->wake_heads - 1);
+	/* The peer may have posted them just before it could see our wish. */
+	if (vhp_tx_heads(queue, tx->wake_heads) >= tx->wake_heads) {
+		vhp_quiet(&tx->ring);
+		netif_tx_start_queue(txq);
+	}
+}
+
+/* Shows the peer what it has got, and interrupts it if it wants that. */
+static void vhp_tx_flush(struct vhp_queue *queue)
+{
+	struct vhp_tx *tx = &queue->tx;
+	bool wanted;
+
+	if (!vhp_publish(&tx->ring)) {
+		vhp_link_suspect(queue->link, VHP_FOREIGN_USED);
+		return;
+	}
+	if (tx->ring.rung == tx->ring.published)
+		return;
+	wanted = vhp_wants_ring(&tx->ring);
+	if (wanted)
+		vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
+	u64_stats_update_begin(&tx->stats.sync);
+	u64_stats_inc(wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
+	u64_stats_update_end(&tx->stats.sync);
+}
+
+netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
+{
+	u16 index = skb_get_queue_mapping(skb);
+	struct vhp_queue *queue = &vhp_link(dev)->queues[index];
+	struct netdev_queue *txq = netdev_get_tx_queue(dev, index);
+	struct vhp_tx *tx = &queue->tx;
+	u32 length = skb->len;
+	enum vhp_put put;
+
+	put = vhp_tx_put(queue, skb);
+	if (put == VHP_SHORT) {
+		/* Its buffers are smaller than anybody's: the queue was not stopped early
+		 * enough.
+		 */
+		vhp_tx_stop(queue, txq);
+		vhp_tx_flush(queue);
+		return NETDEV_TX_BUSY;
+	}
+	skb_tx_timestamp(skb);
+	u64_stats_update_begin(&tx->stats.sync);
+	if (put == VHP_SENT) {
+		u64_stats_inc(&tx->stats.packets);
+		u64_stats_add(&tx->stats.bytes, length);
+	} else {
+		u64_stats_inc(&tx->stats.dropped);
+	}
+	u64_stats_update_end(&tx->stats.sync);
+	if (!tx->stalled && !vhp_link_is_suspect(queue->link) &&
+	    vhp_tx_heads(queue, tx->stop_heads) < tx->stop_heads)
+		vhp_tx_stop(queue, txq);
+	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
+		vhp_tx_flush(queue);
+	if (put == VHP_SENT)
+		dev_consume_skb_any(skb);
+	else
+		dev_kfree_skb_any(skb);
+	return NETDEV_TX_OK;
+}
+
+void vhp_tx_wake(struct vhp_queue *queue)
+{
+	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct vhp_tx *tx = &queue->tx;
+
+	if (!netif_tx_queue_stopped(txq))
+		return;
+	/* Whoever is just about to stop the queue holds the lock; it sees the buffers that the
+	 * peer posted, or we do.
+	 */
+	__netif_tx_lock(txq, smp_processor_id());
+	if (netif_tx_queue_stopped(txq) && vhp_tx_heads(queue, tx->wake_heads) >= tx->wake_heads) {
+		vhp_quiet(&tx->ring);
+		netif_tx_wake_queue(txq);
+	}
+	__netif_tx_unlock(txq);
+}
+
+/* The queue stops while the largest packet still finds buffers, and starts again when it is worth
+ * it; but no later than any peer will ever make it.
+ */
+void vhp_tx_start(struct vhp_queue *queue)
+{
+	u32 size = queue->tx.ring.size;
+	struct vhp_tx *tx = &queue->tx;
+
+	tx->stop_heads = 1;
+	tx->wake_heads = 1 + size / 32;
+	if (queue->link->mergeable) {
+		tx->stop_heads = clamp(DIV_ROUND_UP(VSHM_PACKET_MAX, VHP_BUFFER_MIN), 1u,
+				       max(size / 2, 1u));
+		tx->wake_heads = min(tx->stop_heads + size / 4, size);
+	}
+	tx->stalled = false;
+	tx->stall_looks = 0;
+	vhp_continue(&tx->ring);
+	/* Nothing was asked for, whatever is there. */
+	vhp_ask(&tx->ring, tx->ring.next - 1);
+	vhp_quiet(&tx->ring);
+}
+
+void vhp_tx_finish(struct vhp_queue *queue)
+{
+	if (!vhp_link_is_suspect(queue->link))
+		vhp_tx_flush(queue);
+}
+
+bool vhp_tx_refresh(struct vhp_queue *queue)
+{
+	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct vhp_tx *tx = &queue->tx;
+	bool stopped;
+
+	__netif_tx_lock_bh(txq);
+	stopped = netif_tx_queue_stopped(txq) && !vhp_link_is_suspect(queue->link);
+	if (!stopped || tx->ring.seen != tx->refreshed_seen)
+		tx->stall_looks = 0;
+	tx->refreshed_seen = tx->ring.seen;
+	if (stopped) {
+		tx->stall_looks++;
+		vhp_ask(&tx->ring, tx->ring.next + tx->wake_heads - 1);
+		vhp_tx_heads(queue, tx->wake_heads);
+	}
+	if (stopped && tx->stall_looks > VHP_STALL_LOOKS) {
+		/* What comes now goes nowhere; better than to keep it for whom it may concern. */
+		tx->stalled = true;
+		netif_tx_wake_queue(txq);
+	}
+	__netif_tx_unlock_bh(txq);
+	return stopped && tx->stalled;
+}
