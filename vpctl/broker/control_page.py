@@ -1,4 +1,4 @@
-"""The host's part of the shared memory: control page and region header, as docs/shared-memory-layout.md says. Pure.
+"""The control page and the region's header as the host sees them: docs/shared-memory-layout.md. Pure.
 
 The third writing of it is images/driver/layout.h; a test compares all three.
 """
@@ -6,15 +6,17 @@ The third writing of it is images/driver/layout.h; a test compares all three.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 PAGE_SIZE = 65536
-SLOT_SIZE = 256
-SLOTS = 255
+SLOT_SIZE = 2048
+SLOTS = 31
 CONTROL_MAGIC = 0x54435056
+CONTROL_VERSION = 2
 REGION_MAGIC = 0x4E485356
-VERSION = 1
+REGION_VERSION = 1
 
 HEADERS_SIZE = 16384
 """Bytes of a region before its first ring: header, a page for each side, and one to spare."""
@@ -23,7 +25,10 @@ SMALLEST_REGION = 1 << 20
 SMALLEST_RING = 1 << 18
 LARGEST_RING = 1 << 30
 MAX_QUEUE_PAIRS = 16
+MAX_REGIONS = 16
+MAX_RINGS = 2 * MAX_QUEUE_PAIRS
 KIND_NET = 1
+KIND_VHOST_PCI = 2
 
 _TYPES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 
@@ -36,14 +41,23 @@ class SlotState(IntEnum):
     OFF = 2
 
 
+class AnswerState(IntEnum):
+    """What a driver says of itself; it works the peer's rings only in state ON."""
+
+    NONE = 0
+    ON = 1
+    OFF = 2
+
+
 class Layout:
     """A structure: its fields' names and types in order, little-endian, without gaps."""
 
-    def __init__(self, name: str, fields: Mapping[str, str]) -> None:
+    def __init__(self, name: str, fields: Mapping[str, str], *parts: Layout) -> None:
         self.name = name
         self.fields = fields
-        """Name → type, for instance `u32` or `u8[6]`; arrays are bytes here."""
-        self._struct = struct.Struct("<" + "".join(map(_code, fields.values())))
+        """Name → type, for instance `u32`, `u8[6]` or one of the parts' names; arrays and parts are bytes here."""
+        self._codes = {**_TYPES, **{part.name: f"{part.size}s" for part in parts}}
+        self._struct = struct.Struct("<" + "".join(map(self._code, fields.values())))
 
     @property
     def size(self) -> int:
@@ -56,30 +70,49 @@ class Layout:
         found, offset = {}, 0
         for name, type_ in self.fields.items():
             found[name] = offset
-            offset += struct.calcsize("<" + _code(type_))
+            offset += struct.calcsize("<" + self._code(type_))
         return found
 
     def pack(self, **values: int | bytes) -> bytes:
         """Return the structure's bytes; a field that is not named is zero. KeyError, struct.error for wrong ones."""
         if unknown := values.keys() - self.fields.keys():
             raise KeyError(*unknown)
-        zeros = (b"" if "[" in type_ else 0 for type_ in self.fields.values())
+        zeros = (b"" if self._code(type_).endswith("s") else 0 for type_ in self.fields.values())
         return self._struct.pack(*(values.get(name, zero) for name, zero in zip(self.fields, zeros, strict=True)))
 
     def unpack(self, data: bytes) -> dict[str, int | bytes]:
         """Return the fields of a structure at the beginning of `data`."""
         return dict(zip(self.fields, self._struct.unpack_from(data), strict=True))
 
-
-def _code(type_: str) -> str:
-    """Return struct's code of a type."""
-    base, _, count = type_.partition("[")
-    return f"{count.rstrip(']')}s" if count else _TYPES[base]
+    def _code(self, type_: str) -> str:
+        """Return struct's code of a type."""
+        base, _, count = type_.partition("[")
+        each = self._codes[base]
+        return f"{int(count.rstrip(']')) * struct.calcsize('<' + each)}s" if count else each
 
 
 CONTROL_HEADER = Layout(
     "vshm_control_header",
     {"magic": "u32", "version": "u16", "slot_size": "u16", "slots": "u16", "reserved": "u8[54]"},
+)
+
+PEER_REGION = Layout("vshm_peer_region", {"address": "u64", "size": "u64", "offset": "u64"})
+
+PEER_RING = Layout(
+    "vshm_peer_ring",
+    {"desc": "u64", "avail": "u64", "used": "u64", "doorbell": "u32", "size": "u16", "vector": "u16"},
+)
+
+ANSWER = Layout(
+    "vshm_answer",
+    {
+        "state": "u32",
+        "ivposition": "u32",
+        "sequence": "u32",
+        "request": "u32",
+        "features": "u64",
+        "reserved": "u8[40]",
+    },
 )
 
 SLOT = Layout(
@@ -100,8 +133,19 @@ SLOT = Layout(
         "region_size": "u64",
         "data_offset": "u32",
         "ring_size": "u32",
-        "reserved2": "u8[184]",
+        "features": "u64",
+        "sequence": "u32",
+        "region_count": "u32",
+        "confirmed": "u32",
+        "reserved2": "u8[36]",
+        "regions": "vshm_peer_region[16]",
+        "rings": "vshm_peer_ring[32]",
+        "reserved3": "u8[448]",
+        "answer": "vshm_answer",
     },
+    PEER_REGION,
+    PEER_RING,
+    ANSWER,
 )
 
 REGION_HEADER = Layout(
@@ -122,7 +166,7 @@ REGION_HEADER = Layout(
 
 def control_header() -> bytes:
     """Return the header of a control page."""
-    return CONTROL_HEADER.pack(magic=CONTROL_MAGIC, version=VERSION, slot_size=SLOT_SIZE, slots=SLOTS)
+    return CONTROL_HEADER.pack(magic=CONTROL_MAGIC, version=CONTROL_VERSION, slot_size=SLOT_SIZE, slots=SLOTS)
 
 
 def slot_offset(slot: int) -> int:
@@ -133,6 +177,78 @@ def slot_offset(slot: int) -> int:
 def slot_state(state: SlotState) -> bytes:
     """Return a slot's first field."""
     return struct.pack("<I", state)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerRegion:
+    """A part of the peer's memory: where its guest has it, and where it is in BAR2."""
+
+    address: int
+    size: int
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerRing:
+    """One of the peer's virtqueues: offsets in BAR2, its size, what rings the peer, and by which vector it rings."""
+
+    desc: int
+    avail: int
+    used: int
+    size: int
+    doorbell: int
+    vector: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What a driver has said last; from a guest, so nothing of it is to be trusted."""
+
+    state: int
+    ivposition: int
+    sequence: int
+    request: int
+    features: int
+
+
+def peer_regions(regions: Sequence[PeerRegion]) -> bytes:
+    """Return a slot's `regions`; ValueError if they are too many."""
+    if len(regions) > MAX_REGIONS:
+        raise ValueError(f"{len(regions)} regions of memory are more than {MAX_REGIONS}")
+    return b"".join(PEER_REGION.pack(address=each.address, size=each.size, offset=each.offset) for each in regions)
+
+
+def peer_rings(rings: Sequence[PeerRing]) -> bytes:
+    """Return a slot's `rings`; ValueError if they are too many."""
+    if len(rings) > MAX_RINGS:
+        raise ValueError(f"{len(rings)} rings are more than {MAX_RINGS}")
+    return b"".join(
+        PEER_RING.pack(
+            desc=each.desc,
+            avail=each.avail,
+            used=each.used,
+            doorbell=each.doorbell,
+            size=each.size,
+            vector=each.vector,
+        )
+        for each in rings
+    )
+
+
+def peer_ring_offset(ring: int) -> int:
+    """Return where a ring's entry begins in a slot."""
+    return SLOT.offsets["rings"] + ring * PEER_RING.size
+
+
+def answer(data: bytes) -> Answer:
+    """Return the answer in the bytes of a slot's `answer`."""
+    fields = {name: value for name, value in ANSWER.unpack(data).items() if isinstance(value, int)}
+    return Answer(**fields)
+
+
+def number(value: int) -> bytes:
+    """Return a field of 32 bits."""
+    return struct.pack("<I", value)
 
 
 def vectors(queue_pairs: int) -> int:
@@ -158,7 +274,7 @@ def region_header(*, region_size: int, generation: int, queue_pairs: int) -> byt
     """Return the header of a region."""
     return REGION_HEADER.pack(
         magic=REGION_MAGIC,
-        version=VERSION,
+        version=REGION_VERSION,
         header_size=REGION_HEADER.size,
         region_size=region_size,
         generation=generation,

@@ -9,23 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.control_page import CONTROL_HEADER, REGION_HEADER, SLOT, Layout
+from vpctl.broker.control_page import (
+    ANSWER,
+    CONTROL_HEADER,
+    PEER_REGION,
+    PEER_RING,
+    REGION_HEADER,
+    SLOT,
+    Answer,
+    Layout,
+    PeerRegion,
+    PeerRing,
+)
 
 
 def values_of(structure: Layout) -> st.SearchStrategy[dict[str, int | bytes]]:
     """Return a strategy for any contents of a structure."""
-    numbers = {"u16": 16, "u32": 32, "u64": 64}
+    ends = [*structure.offsets.values(), structure.size][1:]
+    sizes = {name: end - at for (name, at), end in zip(structure.offsets.items(), ends, strict=True)}
     return st.fixed_dictionaries(
         {
-            name: st.integers(0, (1 << numbers[type_]) - 1)
-            if type_ in numbers
-            else st.binary(min_size=(size := int(type_[3:-1])), max_size=size)
+            name: st.integers(0, (1 << 8 * sizes[name]) - 1)
+            if type_ in ("u16", "u32", "u64")
+            else st.binary(min_size=sizes[name], max_size=sizes[name])
             for name, type_ in structure.fields.items()
         }
     )
 
 
-@pytest.mark.parametrize("structure", [CONTROL_HEADER, SLOT, REGION_HEADER], ids=lambda structure: structure.name)
+STRUCTURES = [CONTROL_HEADER, SLOT, PEER_REGION, PEER_RING, ANSWER, REGION_HEADER]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=lambda structure: structure.name)
 @given(st.data())
 def test_what_is_packed_comes_back(structure: Layout, data: st.DataObject) -> None:
     values = data.draw(values_of(structure))
@@ -35,7 +50,7 @@ def test_what_is_packed_comes_back(structure: Layout, data: st.DataObject) -> No
 
 
 def test_a_field_that_is_not_named_is_zero_and_one_that_does_not_exist_an_error() -> None:
-    assert SLOT.pack(mtu=0xABCD) == bytes(26) + b"\xcd\xab" + bytes(228)
+    assert SLOT.pack(mtu=0xABCD) == bytes(26) + b"\xcd\xab" + bytes(2020)
     with pytest.raises(KeyError, match="mtus"):
         SLOT.pack(mtus=1)
     with pytest.raises(struct.error):
@@ -86,3 +101,38 @@ def test_a_regions_header_says_what_its_devices_slots_say() -> None:
         "reserved": bytes(32),
     }
     assert layout.vectors(2) == 5
+
+
+# Section: the peer's memory and rings
+
+
+def test_regions_and_rings_stand_in_the_slot_one_after_the_other() -> None:
+    regions = [
+        PeerRegion(address=0, size=0xA0000, offset=0),
+        PeerRegion(address=1 << 32, size=1 << 31, offset=1 << 31),
+    ]
+    ring = PeerRing(desc=0x1000, avail=0x2000, used=0x3000, size=256, doorbell=2 << 16 | 1, vector=2)
+    slot = SLOT.pack(regions=layout.peer_regions(regions), rings=layout.peer_rings([ring, ring]))
+    assert PEER_REGION.unpack(slot[128 + 24 :]) == {"address": 1 << 32, "size": 1 << 31, "offset": 1 << 31}
+    assert slot[layout.peer_ring_offset(1) :][:32] == bytes.fromhex(
+        "0010000000000000 0020000000000000 0030000000000000 01000200 0001 0200"
+    )
+    assert layout.peer_ring_offset(0) == 512
+    assert slot[176:512] == bytes(336)
+    assert slot[576:] == bytes(2048 - 576)
+
+
+def test_more_regions_or_rings_than_a_slot_holds_are_an_error() -> None:
+    region = PeerRegion(address=0, size=1, offset=0)
+    assert len(layout.peer_regions([region] * 16)) == 512 - 128
+    with pytest.raises(ValueError, match="17 regions"):
+        layout.peer_regions([region] * 17)
+    ring = PeerRing(desc=0, avail=0, used=0, size=1, doorbell=0, vector=0)
+    assert len(layout.peer_rings([ring] * 32)) == 1536 - 512
+    with pytest.raises(ValueError, match="33 rings"):
+        layout.peer_rings([ring] * 33)
+
+
+def test_an_answer_is_read_from_its_bytes() -> None:
+    data = struct.pack("<IIIIQ40x", 1, 2, 3, 4, 5)
+    assert layout.answer(data) == Answer(state=1, ivposition=2, sequence=3, request=4, features=5)
