@@ -59,11 +59,12 @@ def greeting(own: Peer, others: Iterable[Peer], region: int) -> list[Message]:
     own vectors come after it: before that QEMU 7.2 has no table for them, and dies (SIGSEGV).
     """
     messages = [Message(number=PROTOCOL_VERSION), Message(number=own.id)]
-    messages += [message for other in others for message in _joins(other)]
-    return [*messages, Message(number=REGION, fd=region), *_joins(own)]
+    messages += [message for other in others for message in joins(other)]
+    return [*messages, Message(number=REGION, fd=region), *joins(own)]
 
 
-def _joins(peer: Peer) -> list[Message]:
+def joins(peer: Peer) -> list[Message]:
+    """Return what tells a client of a peer; at any time."""
     return [Message(number=peer.id, fd=fd) for fd in peer.eventfds]
 
 

@@ -1,0 +1,158 @@
+"""An ivshmem server for one device: a socket for its QEMU, whose connection is the device's life.
+
+It never waits for anybody: what a client does not read stays queued, and whatever a client sends is thrown away.
+
+Nobody is told that a peer has gone, which ivshmem's protocol would allow: a QEMU that was told frees that peer's
+table, and once more when its own device is unplugged (7.2, 10.0, 11.1: `free(): double free detected`, SIGABRT).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from vpctl.broker import ivshmem
+from vpctl.broker.ivshmem import Message, Peer
+from vpctl.process import eventfd_id
+
+Tell = Callable[[str], None]
+"""Is told what happens: `join`, `leave` or `ack`."""
+
+
+class DeviceServer:
+    """One device: its socket, then its client. The eventfds of `own` become the server's, the region does not."""
+
+    def __init__(self, path: str, own: Peer, *, region: int, tell: Tell) -> None:
+        self.own = own
+        self._path = Path(path)
+        self._region = region
+        self._tell = tell
+        self._ack = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fds = [self._ack, *own.eventfds]
+        self._others: list[Peer] = []
+        self._listener: socket.socket | None = None
+        self._client: socket.socket | None = None
+        self._unsent: deque[Message] = deque()
+
+    @property
+    def connected(self) -> bool:
+        """Whether a QEMU has the device, or is just about to have it."""
+        return self._client is not None
+
+    def open(self, others: Iterable[Peer]) -> None:
+        """Listen; OSError if that fails. The `others` are whom the device can ring, beside the host."""
+        self._others = [*others, Peer(id=ivshmem.HOST_ID, eventfds=(self._ack,))]
+        self._path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listener.bind(str(self._path))
+        self._listener.listen(1)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._listener, self._accept)
+        loop.add_reader(self._ack, self._take_ack)
+
+    def join(self, peer: Peer) -> None:
+        """Let the device ring one more, from now on."""
+        self._others.append(peer)
+        if self._client is not None:
+            self._unsent.extend(ivshmem.joins(peer))
+            self._send()
+
+    def ring(self) -> None:
+        """Raise the device's control interrupt."""
+        if self._fds:
+            with contextlib.suppress(BlockingIOError):  # it is pending already, 2^64 times over
+                os.eventfd_write(self.own.eventfds[0], 1)
+
+    def close(self) -> None:
+        """Close everything, and remove the socket; idempotent."""
+        self._stop_listening()
+        self._hang_up()
+        if self._fds:
+            asyncio.get_running_loop().remove_reader(self._ack)
+            while self._fds:
+                os.close(self._fds.pop())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `served` tells of it; `eventfds` are the kernel's ids of the device's own vectors."""
+        return {
+            "path": str(self._path),
+            "id": self.own.id,
+            "connected": self.connected,
+            "eventfds": [eventfd_id(os.getpid(), fd) for fd in self._fds[1:]],
+        }
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        try:
+            self._client, _ = self._listener.accept()
+        except OSError:  # gone again already
+            return
+        # The id is one device's: nobody else is let in, and the path is free of use from here on.
+        self._stop_listening()
+        self._client.setblocking(False)
+        self._unsent.extend(ivshmem.greeting(self.own, self._others, self._region))
+        self._tell("join")
+        asyncio.get_running_loop().add_reader(self._client, self._listen)
+        self._send()
+
+    def _listen(self) -> None:
+        """Learn of the client's end; what it says has no meaning."""
+        assert self._client is not None
+        try:
+            alive = bool(self._client.recv(65536))
+        except BlockingIOError:
+            alive = True
+        except OSError:
+            alive = False
+        if not alive:
+            self._hang_up()
+
+    def _send(self) -> None:
+        """Send what the client takes now, the rest when it takes more."""
+        if self._client is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            while self._unsent:
+                _send_message(self._client, self._unsent[0])
+                self._unsent.popleft()
+        except BlockingIOError:
+            loop.add_writer(self._client, self._send)
+        except OSError:  # it has gone
+            self._hang_up()
+        else:
+            loop.remove_writer(self._client)
+
+    def _take_ack(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._ack)
+            self._tell("ack")
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            self._path.unlink(missing_ok=True)
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._client)
+            loop.remove_writer(self._client)
+            self._client.close()
+            self._client = None
+            self._unsent.clear()
+            self._tell("leave")
+
+
+def _send_message(client: socket.socket, message: Message) -> None:
+    """Send one message whole; BlockingIOError if there is no room."""
+    fds = [message.fd] if message.fd is not None else []
+    socket.send_fds(client, [message.encode()], fds)
