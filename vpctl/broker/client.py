@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, LinkNews, decode, encode
+from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, FrontNews, LinkNews, decode, encode, link_news
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import run
 from vpctl.rundir import RunDir
@@ -41,7 +41,7 @@ class BrokerClient:
         self._writer = writer
         self._number = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.news: asyncio.Queue[Exit | LinkNews] = asyncio.Queue()
+        self.news: asyncio.Queue[Exit | LinkNews | FrontNews] = asyncio.Queue()
         """What the broker tells unasked, in order; journalled and acted upon by whoever holds the client."""
         self._acks: dict[tuple[str, int], asyncio.Event] = {}
         self.lost = asyncio.Event()
@@ -93,6 +93,15 @@ class BrokerClient:
         given = [(offset, content.hex()) for offset, content in parts]
         await self._request("write", memory=memory, parts=given)
 
+    async def drop(self, memory: str) -> None:
+        """Let go of a memory: it lasts as long as a QEMU has it. Idempotent."""
+        await self._request("drop", memory=memory)
+
+    async def memories(self) -> dict[str, int]:
+        """Return what the broker has, and what it has found in the QEMUs of one that died: names and sizes."""
+        memories: dict[str, int] = (await self._request("memories"))["memories"]
+        return memories
+
     async def contents(self, memory: str, offset: int, length: int) -> bytes:
         """Return bytes of a memory, a page at most."""
         return bytes.fromhex((await self._request("read", memory=memory, offset=offset, length=length))["content"])
@@ -122,6 +131,62 @@ class BrokerClient:
     async def close(self, name: str) -> None:
         """End what is served under this name; idempotent."""
         await self._request("close", name=name)
+
+    # Section: front-ends, and devices that work their rings
+
+    async def front(
+        self, *, name: str, path: str, ram: str, features: int, queue_pairs: int, mtu: int
+    ) -> dict[str, Any]:
+        """Listen for a front-end, and offer it these features; UsageError if there is one of that name."""
+        return await self._request(
+            "front", name=name, path=path, ram=ram, features=features, queue_pairs=queue_pairs, mtu=mtu
+        )
+
+    async def fronts(self) -> Sequence[dict[str, Any]]:
+        """Return what is known of all front-ends."""
+        fronts: Sequence[dict[str, Any]] = (await self._request("fronts"))["fronts"]
+        return fronts
+
+    async def attach(
+        self,
+        *,
+        front: str,
+        session: int,
+        name: str,
+        path: str,
+        id: int,
+        vectors: int,
+        control: str,
+        slot: int,
+        description: bytes,
+    ) -> dict[str, Any]:
+        """Serve a device that works a front-end's rings; returns what `served` tells.
+
+        UsageError if the session is over by now, or another device is at it.
+        """
+        return await self._request(
+            "attach",
+            front=front,
+            session=session,
+            name=name,
+            path=path,
+            id=id,
+            vectors=vectors,
+            control=control,
+            slot=slot,
+            description=description.hex(),
+        )
+
+    async def detach(self, front: str) -> bool:
+        """Switch off the device that works a front-end's rings, end its server; False if its guest is silent.
+
+        True too if there is none. NotFoundError if there is no such front-end.
+        """
+        return bool((await self._request("detach", front=front))["released"])
+
+    async def close_front(self, name: str) -> bool:
+        """Detach, hang up on a front-end and listen for it no more; as `detach`. Idempotent."""
+        return bool((await self._request("close_front", name=name))["released"])
 
     # Section: the connection
 
@@ -153,7 +218,7 @@ class BrokerClient:
                 if message.get("event") == "exit":
                     self.news.put_nowait(Exit.from_json(message))
                 elif message.get("event") == "link":
-                    self._take_link(LinkNews.from_json(message))
+                    self._take_link(link_news(message))
                 elif (waiting := self._waiting.get(message["id"])) is not None and not waiting.done():
                     waiting.set_result(message)
         except (OSError, ValueError):
@@ -164,8 +229,12 @@ class BrokerClient:
                 if not waiting.done():
                     waiting.set_exception(BrokerGoneError("the broker is gone"))
 
-    def _take_link(self, news: LinkNews) -> None:
-        if news.what == "ack" and (waiting := self._acks.get((news.name, news.end))) is not None:
+    def _take_link(self, news: LinkNews | FrontNews) -> None:
+        if (
+            isinstance(news, LinkNews)
+            and news.what == "ack"
+            and (waiting := self._acks.get((news.name, news.end))) is not None
+        ):
             waiting.set()
         self.news.put_nowait(news)
 

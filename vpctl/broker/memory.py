@@ -52,6 +52,15 @@ class Memories:
             raise UsageError(f"no memory named `{name}`")
         return self._fds[name]
 
+    def drop(self, name: str) -> None:
+        """Let go of a memory: it lasts as long as somebody else has it. Idempotent."""
+        if name in self._fds:
+            os.close(self._fds.pop(name))
+
+    def has(self, file: os.stat_result) -> bool:
+        """Whether a file is one of these memories."""
+        return any(os.path.samestat(file, os.fstat(fd)) for fd in self._fds.values())
+
     def clear(self, name: str) -> None:
         """Make all of a memory zero, and give its pages back to the host."""
         fd = self.fd(name)

@@ -1,11 +1,13 @@
 """What goes over the broker's socket: one JSON object per line, in both directions.
 
 request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
-          {"id": 1, "do": "make" | "clear" | "write" | "read", "memory": …, …}
+          {"id": 1, "do": "make" | "clear" | "write" | "read" | "drop" | "memories", "memory": …, …}
           {"id": 1, "do": "serve" | "served" | "ring" | "close", …}
+          {"id": 1, "do": "front" | "fronts" | "attach" | "detach" | "close_front", …}
 reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
 event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
           {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack", "id": …}
+          {"event": "link", "name": …, "session": …, "what": "connected" | "ready" | "stopped" | "gone" | …, …}
 """
 
 from __future__ import annotations
@@ -95,6 +97,35 @@ class LinkNews:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> LinkNews:
         return cls(**{key: data[key] for key in LinkNews.__slots__})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontNews:
+    """What happened at a front-end, a virtio-net on vhost-user; `name` is its device.
+
+    connected: its QEMU has come. ready: its rings work. stopped: they do not any more. gone: it has hung up, or was
+    hung up on. refused: it has said something wrong. answer: the guest that works its rings has said something.
+    """
+
+    name: str
+    what: Literal["connected", "ready", "stopped", "gone", "refused", "answer"]
+    session: int
+    """Counts the times that its rings began to work."""
+    details: Mapping[str, Any]
+    """ready: queue_pairs, features. stopped, gone: reason, released (whether the other guest has let go).
+
+    refused: reason, closed. answer: state (on or off), features, request.
+    """
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> FrontNews:
+        details = {key: value for key, value in data.items() if key not in ("event", "name", "what", "session")}
+        return cls(name=data["name"], what=data["what"], session=data["session"], details=details)
+
+
+def link_news(data: Mapping[str, Any]) -> LinkNews | FrontNews:
+    """Read an event of a link."""
+    return FrontNews.from_json(data) if "session" in data else LinkNews.from_json(data)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

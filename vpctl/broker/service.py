@@ -1,4 +1,4 @@
-"""The broker's event loop: spawn, reap, restart the supervisor, stop everything; keep memory and serve it.
+"""The broker's event loop: spawn, reap, restart the supervisor, stop everything; what QEMUs share is in `shared`.
 
 It is the parent of the QEMUs so that the death of the supervisor is no event for any link, and it does nothing
 that takes time. After its own death a new broker adopts the processes that still run, by pidfd; their exit status
@@ -23,10 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vpctl.broker.doorbell import EndSpec, Server, open_server
-from vpctl.broker.memory import Memories, inherited_path, placeholder
+from vpctl.broker.memory import inherited_path, placeholder
 from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
-from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
+from vpctl.broker.shared import Shared
+from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.process import end, identify, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.wait import pause
@@ -68,8 +68,7 @@ class Broker:
         self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: asyncio.TaskGroup | None = None
         self._clients: set[asyncio.StreamWriter] = set()
-        self._memories = Memories()
-        self._servers: dict[str, Server] = {}
+        self._shared = Shared(self._tell_link)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -84,18 +83,17 @@ class Broker:
                 self._watchers = group
                 for child in known_children(self._rundir):
                     self._watch(child)
-                    self._memories.adopt(child.process.pid)
+                    self._shared.memories.adopt(child.process.pid)
                 keeper = group.create_task(self._keep_supervisor(), name="keep-supervisor")
                 await self._stop.wait()
                 keeper.cancel()
                 await self._end_everything()
+                self._shared.close()
         finally:
             server.close()
             for writer in self._clients:
                 writer.close()
-            for name in tuple(self._servers):
-                self._servers.pop(name).close()
-            self._memories.close()
+            self._shared.close()
             self._record()
             shutil.rmtree(self._rundir.run, ignore_errors=True)
 
@@ -123,7 +121,7 @@ class Broker:
         if name in self._children:
             raise UsageError(f"{name} runs already, pid {self._children[name].process.pid}")
         place = Path(directory)
-        inherited = {memory: self._memories.fd(memory) for memory in memories}
+        inherited = {memory: self._shared.memories.fd(memory) for memory in memories}
         for memory, fd in inherited.items():
             argv = [word.replace(placeholder(memory), inherited_path(fd)) for word in argv]
         try:
@@ -229,35 +227,10 @@ class Broker:
         while self._children:
             await pause(0.002)
 
-    # Section: shared memory
-
-    def serve_memory(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Open an ivshmem server. What was served of this memory before is over: it has one server at a time."""
-        region = self._memories.fd(memory)
-        for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
-            self.close_server(other.name)
-        try:
-            server = open_server(name, memory, region, [EndSpec(**end) for end in ends], self._tell_link)
-        except OSError as error:
-            raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
-        self._servers[name] = server
-        return server.as_json()
-
-    def close_server(self, name: str) -> None:
-        """End an ivshmem server; idempotent."""
-        if (server := self._servers.pop(name, None)) is not None:
-            server.close()
-
-    def server(self, name: str) -> Server:
-        """Return a server; NotFoundError if there is none: it belonged to a broker that died."""
-        if name not in self._servers:
-            raise NotFoundError(f"nothing is served as `{name}`")
-        return self._servers[name]
+    # Section: clients
 
     def _tell_link(self, news: Mapping[str, Any]) -> None:
         self._tell({"event": "link", **news})
-
-    # Section: clients
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         for writer in self._clients:
@@ -300,33 +273,10 @@ class Broker:
         if verb == "stop":
             self._stop.set()
             return {}
-        if isinstance(verb, str) and (answer := self._do_with_memory(verb, arguments)) is not None:
+        assert self._watchers is not None
+        if isinstance(verb, str) and (answer := await self._shared.do(verb, arguments, self._watchers)) is not None:
             return answer
         raise ValueError(f"unknown verb {verb!r}")
-
-    def _do_with_memory(self, verb: str, arguments: dict[str, Any]) -> Mapping[str, Any] | None:
-        """Carry out a verb about memory or its servers; None for any other."""
-        match verb:
-            case "make":
-                return {"made": self._memories.make(arguments["memory"], arguments["size"])}
-            case "clear":
-                self._memories.clear(arguments["memory"])
-            case "write":
-                self._memories.write(arguments["memory"], arguments["parts"])
-            case "read":
-                content = self._memories.read(arguments["memory"], arguments["offset"], arguments["length"])
-                return {"content": content.hex()}
-            case "serve":
-                return self.serve_memory(**arguments)
-            case "served":
-                return {"servers": [server.as_json() for server in self._servers.values()]}
-            case "ring":
-                self.server(arguments["name"]).end(arguments["end"]).ring()
-            case "close":
-                self.close_server(arguments["name"])
-            case _:
-                return None
-        return {}
 
 
 def raise_file_limit() -> None:

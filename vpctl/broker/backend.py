@@ -1,0 +1,385 @@
+"""A vhost-user back-end for one virtio-net of a VM: its control plane. The packets are another guest's: `carrier`.
+
+It listens, and answers one front-end at a time. When the front-end's rings work, a *session* begins: a number, and
+what there is to work with. A carrier may be attached to it, and is switched off before anything of it changes; the
+front-end's QEMU, which waits without a limit, waits for that no longer than the carrier does.
+
+The end of a connection leaves nothing of what was negotiated, and a message that is not understood is refused: to
+the front-end if it has asked to be told, else by hanging up, since it may wait for a reply that nobody could give.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from vpctl.broker import vhost_user
+from vpctl.broker.carrier import Carrier, Wiring
+from vpctl.broker.control_page import Answer, AnswerState
+from vpctl.broker.negotiated import OFFER, Negotiated
+from vpctl.broker.vhost_user import (
+    MOST_FDS,
+    REPLIES,
+    Feature,
+    Message,
+    Parser,
+    ProtocolError,
+    ProtocolFeature,
+    RefusedError,
+    Request,
+    RingState,
+)
+from vpctl.errors import UsageError
+from vpctl.process import wait_readable
+
+QUIET_SECONDS = 0.005
+"""Without a word, after which rings that are complete are taken to work: QEMU sets the call it means after others."""
+
+PARTLY_QUIET_SECONDS = 0.2
+"""The same where rings are not enabled: a guest enables its further queue pairs once its interface is set up."""
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontSpec:
+    """A front-end: the device's name, where its QEMU connects, its RAM, and what it is offered."""
+
+    name: str
+    path: str
+    ram: str
+    """The name of the memory that is the VM's RAM."""
+    features: int
+    queue_pairs: int
+    mtu: int = 0
+
+    @property
+    def offer(self) -> int:
+        """The features that are offered."""
+        more = Feature.PROTOCOL_FEATURES | (Feature.MQ if self.queue_pairs > 1 else 0)
+        return self.features & OFFER | more
+
+
+class State(Enum):
+    """What a front-end is up to."""
+
+    LISTENING = "listening"
+    CONNECTED = "connected"
+    READY = "ready"
+    STOPPING = "stopping"
+    CLOSED = "closed"
+
+
+class Backend:
+    """One front-end's back-end. The descriptor of the RAM becomes its own."""
+
+    def __init__(self, spec: FrontSpec, *, ram: int, known: Callable[[os.stat_result], bool], tell: Tell) -> None:
+        self.spec = spec
+        self._ram: int | None = ram
+        self._known = known
+        self._tell_all = tell
+        self._state = State.LISTENING
+        self._session = 0
+        self._wiring: Wiring | None = None
+        """Of the present session; None: there is none."""
+        self._carrier: Carrier | None = None
+        self._given = 0
+        """The features that the carrier's guest was shown."""
+        self._answer: Answer | None = None
+        self._listener: socket.socket | None = None
+        self._client: socket.socket | None = None
+        self._negotiated: Negotiated | None = None
+        self._conversation: asyncio.Task[None] | None = None
+        self._quiet: asyncio.TimerHandle | None = None
+        self._refused: str | None = None
+
+    def open(self, tasks: asyncio.TaskGroup) -> None:
+        """Listen; OSError if that fails. What is said is answered in a task of the group."""
+        Path(self.spec.path).unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._listener.bind(self.spec.path)
+        self._listener.listen(4)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, tasks)
+
+    def close(self) -> None:
+        """Close everything at once, without a word to anybody's guest; idempotent."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            Path(self.spec.path).unlink(missing_ok=True)
+        if self._conversation is not None:
+            self._conversation.cancel()  # the connection is closed when it has ended
+        else:
+            self._forget()
+        self._drop_carrier()
+        self._state = State.CLOSED
+
+    # Section: the carrier
+
+    def attach(self, session: int, carrier: Carrier) -> None:
+        """Attach a carrier to the present session; UsageError if it is another one by now, OSError if it fails."""
+        if self._wiring is None or session != self._session:
+            raise UsageError(f"session {session} of `{self.spec.name}` is over: the present one is {self._present()}")
+        if self._carrier is not None and self._carrier.is_on:
+            raise UsageError(f"`{self._carrier.name}` is attached to `{self.spec.name}` already")
+        self._drop_carrier()
+        carrier.attach(self._wiring)
+        self._carrier, self._given = carrier, self._wiring.features
+
+    async def detach(self) -> bool:
+        """Switch the carrier off and end it; True if its guest has let go. Idempotent; the session goes on."""
+        carrier = self._carrier
+        if carrier is None:
+            return True
+        released = await carrier.off()
+        if self._carrier is carrier:
+            self._drop_carrier()
+        return released
+
+    @property
+    def carrier(self) -> Carrier | None:
+        """What is attached."""
+        return self._carrier
+
+    def hear_answer(self, answer: Answer) -> None:
+        """Tell what a carrier's guest says; of the features no more than it was given counts."""
+        self._answer = answer
+        self._tell("answer", **self._answer_as_json(answer))
+
+    def _drop_carrier(self) -> None:
+        if self._carrier is not None:
+            self._carrier.detach()
+        self._carrier = self._answer = None
+
+    # Section: what is told
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `fronts` tells of it."""
+        wiring = self._wiring
+        return {
+            "name": self.spec.name,
+            "path": self.spec.path,
+            "ram": self.spec.ram,
+            "offer": self.spec.features & OFFER,
+            "state": self._state.value,
+            "connected": self._client is not None,
+            "session": self._present(),
+            "queue_pairs": wiring.queue_pairs if wiring is not None else None,
+            "features": wiring.features if wiring is not None else None,
+            "attached": self._carrier.name if self._carrier is not None else None,
+            "on": self._carrier is not None and self._carrier.is_on,
+            "answer": self._answer_as_json(self._answer) if self._answer is not None else None,
+            "refused": self._refused,
+        }
+
+    def _present(self) -> int | None:
+        return self._session if self._wiring is not None else None
+
+    def _answer_as_json(self, answer: Answer) -> dict[str, Any]:
+        state = "on" if answer.state == AnswerState.ON else "off"
+        return {"state": state, "features": answer.features & self._given, "request": answer.request}
+
+    def _tell(self, what: str, **details: Any) -> None:
+        self._tell_all({"name": self.spec.name, "what": what, "session": self._session, **details})
+
+    def _tell_refused(self, reason: str, *, closed: bool) -> None:
+        self._refused = reason
+        self._tell("refused", reason=reason, closed=closed)
+
+    # Section: the conversation
+
+    def _accept(self, tasks: asyncio.TaskGroup) -> None:
+        assert self._listener is not None
+        assert self._ram is not None
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # gone again already
+            return
+        if self._client is not None:
+            client.close()  # at once: it would wait for a word, and its whole QEMU with it
+            self._tell_refused("a second front-end, while the first is connected", closed=True)
+            return
+        client.setblocking(False)
+        self._client = client
+        self._negotiated = Negotiated(
+            offer=self.spec.offer,
+            queue_pairs=self.spec.queue_pairs,
+            ram=self._ram,
+            ram_name=self.spec.ram,
+            known=self._known,
+        )
+        self._state = State.CONNECTED
+        self._tell("connected")
+        self._conversation = tasks.create_task(
+            self._converse(client, self._negotiated), name=f"front-{self.spec.name}"
+        )
+        # Not in the task: one that is cancelled before it runs does nothing at all.
+        self._conversation.add_done_callback(lambda _: self._forget())
+
+    async def _converse(self, client: socket.socket, negotiated: Negotiated) -> None:
+        """Answer a front-end until its end; afterwards no carrier works its rings any more."""
+        try:
+            reason = await self._answer_all(client, negotiated)
+            # The connection stays until nobody works the rings: a QEMU that lives takes to them once it ends.
+            released = await self._end_session()
+        except Exception as error:  # a fault of ours must not end the broker, and with it every link there is
+            traceback.print_exc(file=sys.stderr)
+            reason, released = f"{type(error).__name__}: {error}", False
+            self._tell_refused(reason, closed=True)
+        self._tell("gone", reason=reason, released=released)
+
+    async def _answer_all(self, client: socket.socket, negotiated: Negotiated) -> str:
+        """Answer a front-end until its end; return why it ended."""
+        parser = Parser()
+        try:
+            while (message := await _read(client, parser)) is not None:
+                try:
+                    if (reply := await self._carry_out(negotiated, message)) is not None:
+                        await asyncio.get_running_loop().sock_sendall(client, reply)
+                finally:
+                    for fd in message.fds:
+                        os.close(fd)
+        except OSError as error:
+            return f"the connection broke: {error.strerror}"
+        except (ProtocolError, RefusedError) as error:
+            self._tell_refused(str(error), closed=True)
+            return str(error)
+        finally:
+            for fd in parser.drop():
+                os.close(fd)
+        return "the front-end has hung up"
+
+    def _forget(self) -> None:
+        """Forget a connection, now that nobody waits for it; idempotent."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        self._wiring = self._conversation = None
+        if self._negotiated is not None:
+            self._negotiated.close()
+            self._negotiated = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._listener is not None:
+            self._state = State.LISTENING
+        elif self._ram is not None:
+            os.close(self._ram)
+            self._ram = None
+
+    async def _carry_out(self, negotiated: Negotiated, message: Message) -> bytes | None:
+        """Carry out a message; return what is to be replied. RefusedError if the connection cannot go on."""
+        acknowledged = message.wants_reply and bool(negotiated.protocol & ProtocolFeature.REPLY_ACK)
+        try:
+            payload = vhost_user.decode(message)
+            if message.request == Request.GET_VRING_BASE:
+                assert isinstance(payload, RingState)
+                negotiated.halt(payload.index)
+                await self._follow(negotiated, f"ring {payload.index} was stopped")
+                base = negotiated.base(payload.index)
+                return vhost_user.state_reply(message, RingState(index=payload.index, value=base))
+            if message.request in REPLIES:
+                return vhost_user.number_reply(message, negotiated.answer(message.request))
+            negotiated.take(message, payload)
+        except RefusedError as error:
+            if message.request in REPLIES or not acknowledged:
+                raise
+            self._tell_refused(str(error), closed=False)
+            return vhost_user.number_reply(message, 1)
+        await self._follow(negotiated, f"{message.name} has changed it")
+        return vhost_user.number_reply(message, 0) if acknowledged else None
+
+    # Section: the session
+
+    async def _follow(self, negotiated: Negotiated, reason: str) -> None:
+        """See what a message has changed: end the session if it is another wiring, else set calls that differ."""
+        if self._quiet is not None:
+            self._quiet.cancel()
+            self._quiet = None
+        wiring, complete = None, True
+        with contextlib.suppress(RefusedError):  # told once it is certain that this is what was meant
+            wiring = negotiated.wiring()
+            complete = wiring is not None
+        if self._wiring is not None and wiring != self._wiring:
+            released = await self._end_session()
+            self._tell("stopped", reason=reason, released=released)
+        if self._wiring is not None and wiring is not None:
+            self._change_calls(self._wiring, wiring)
+        elif complete:
+            delay = PARTLY_QUIET_SECONDS if negotiated.is_partial else QUIET_SECONDS
+            self._quiet = asyncio.get_running_loop().call_later(delay, self._begin_session, negotiated)
+
+    def _begin_session(self, negotiated: Negotiated) -> None:
+        """The rings are complete, and nothing has come for a while."""
+        self._quiet = None
+        try:
+            wiring = negotiated.wiring()
+        except RefusedError as error:
+            self._tell_refused(str(error), closed=False)
+            return
+        if wiring is None or self._wiring is not None:
+            return
+        self._session += 1
+        self._wiring = wiring
+        self._state = State.READY
+        self._refused = None
+        self._tell("ready", queue_pairs=wiring.queue_pairs, features=wiring.features)
+
+    async def _end_session(self) -> bool:
+        """Have the carrier let go, if there is one; True if it has."""
+        if self._wiring is None:
+            return True
+        self._wiring = None
+        self._state = State.STOPPING
+        released = await self._carrier.off() if self._carrier is not None else True
+        self._state = State.CONNECTED
+        return released
+
+    def _change_calls(self, before: Wiring, now: Wiring) -> None:
+        self._wiring = now
+        for number, (old, new) in enumerate(zip(before.rings, now.rings, strict=True)):
+            if old.call.id == new.call.id or self._carrier is None:
+                continue
+            try:
+                self._carrier.change_call(number, new.call)
+            except OSError as error:
+                raise RefusedError(f"ring {number}: its call cannot be changed: {error}") from error
+
+
+async def _read(client: socket.socket, parser: Parser) -> Message | None:
+    """Read one message; None at the end. ProtocolError if what comes is no message."""
+    while True:
+        try:
+            data, fds, truncated = _receive(client, parser.wanted)
+        except BlockingIOError:
+            await wait_readable(client.fileno())
+            continue
+        if not data:
+            return None
+        message = parser.feed(data, fds)
+        if truncated:
+            raise ProtocolError(f"more than {MOST_FDS} descriptors with one message")
+        if message is not None:
+            return message
+
+
+def _receive(client: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
+    """Read at most `size` bytes and what comes with them; True if descriptors were lost."""
+    fds = array.array("i")
+    room = socket.CMSG_SPACE(MOST_FDS * fds.itemsize)
+    data, ancillary, flags, _ = client.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds), bool(flags & socket.MSG_CTRUNC)
