@@ -175,6 +175,10 @@ class LinkKind(Protocol):
         """Return what the broker has to make and serve for one generation."""
         return None
 
+    def outlives_reset(self, link: LinkSpec, vm: VmSpec) -> bool:
+        """Whether the device at a VM's end is as good as before once the VM's guest has rebooted."""
+        return True
+
     def backing(
         self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
     ) -> Backing | None:

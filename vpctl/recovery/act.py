@@ -17,13 +17,16 @@ class Hands(Protocol):
     async def fence(self, vm: str) -> None:
         """Make sure that a VM's QEMU is gone: killed, and its pidfd has signalled."""
 
+    async def release(self, vm: str, generation: int) -> None:
+        """Give back what a life of a VM that is over had of the host."""
+
     async def boot(self, vm: str) -> float:
         """Create a VM again, to authenticated ssh; return the milliseconds from spawn."""
 
     async def until_ready(self, vm: str) -> None:
         """Wait until a VM is ready, whoever boots it; raises if it fails instead."""
 
-    def repair_of(self, link: str) -> Repair | None:
+    async def repair_of(self, link: str) -> Repair | None:
         """Plan the repair of a link from what is known now; None if both ends are plugged and up already."""
 
     async def prepare_host(self, link: str) -> None:
@@ -56,7 +59,7 @@ async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
     async with hands.link_lock(link):
         try:
             await hands.prepare_host(link)
-            repair = hands.repair_of(link)
+            repair = await hands.repair_of(link)
             if repair is None:
                 return
             await _repair(repair, hands, recorder)
@@ -67,17 +70,20 @@ async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
 
 
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
+    survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
     for vm, generation in repair.unplug:
         with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
             await hands.unplug(vm, repair.link, generation)
-    for vm in (repair.first, repair.second):
-        survivor = hands.is_alive(vm)
-        if not survivor:
+    if repair.first not in survivors:
+        # The survivor's end can be plugged only when the other's guest is there: all that it can do alone is done.
+        recorder.survivor_repaired(survivors)
+        survivors = []
+    for vm in repair.plugs:
+        if vm not in survivors:
             await hands.until_ready(vm)
         with recorder.step("plug", f"{vm}/{repair.link}.g{repair.generation}"):
             await hands.plug(vm, repair)
-        if survivor:
-            recorder.survivor_ms = max(recorder.survivor_ms, recorder.since_fault())
+        recorder.survivor_repaired([vm] if vm in survivors else [])
     with recorder.step("verify", repair.link):
         await hands.prove(repair.link)
 

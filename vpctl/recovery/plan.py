@@ -1,15 +1,17 @@
 """What to do about a fault: a pure function from the topology and what is known of it to steps.
 
 A survivor's end is unplugged and plugged afresh while the dead guest is re-created; the survivor comes first, since
-the end that is plugged first is the one that listens.
+the end that is plugged first is the one that listens. A kind with a front end begins there instead, and its other end
+waits for that guest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from vpctl.recovery.state import LinkView
+from vpctl.recovery.state import FrontView, LinkView
 from vpctl.topology.model import LinkSpec
 
 
@@ -25,6 +27,13 @@ class Repair:
     first: str
     """The VM whose end is plugged first."""
     second: str
+    keep: tuple[str, ...] = ()
+    """The VMs whose device stays as it is."""
+
+    @property
+    def plugs(self) -> tuple[str, ...]:
+        """The VMs whose end is plugged, in order."""
+        return tuple(vm for vm in (self.first, self.second) if vm not in self.keep)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,37 +52,49 @@ class RecoveryPlan:
         steps = [("fence", self.vm)] if self.recreate else []
         for repair in self.repairs:
             steps += [("unplug", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unplug]
-            if repair.first != self.vm:
+            if repair.first in repair.plugs and repair.first != self.vm:
                 steps.append(("plug", f"{repair.first}/{repair.link}.g{repair.generation}"))
         if self.recreate:
             steps.append(("boot", f"{self.vm} (generation {self.generation})"))
         for repair in self.repairs:
             steps += [
                 ("plug", f"{vm}/{repair.link}.g{repair.generation}")
-                for vm in (repair.first, repair.second)
-                if vm == self.vm or repair.first == self.vm
+                for vm in repair.plugs
+                if vm != repair.first or vm == self.vm
             ]
         return steps + [("verify", repair.link) for repair in self.repairs]
 
 
-def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str]) -> Repair:
-    """Return how to repair a link, given the VMs that live.
+def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str], front: FrontView | None = None) -> Repair:
+    """Return how to repair a link, given the VMs that live, and what is known of its front end if it has one.
 
     A new generation, so that no id, socket or ring of the old one is met again. Unplug is asked for every
     generation that may be plugged at a survivor, the newest first.
     """
     names = [end.vm for end in link.endpoints]
+    if front is not None:
+        names.sort(key=lambda vm: vm != front.vm)
     survivors = [vm for vm in names if vm in alive]
-    first = survivors[0] if survivors else names[0]
+    first = survivors[0] if survivors and front is None else names[0]
     second = next(vm for vm in names if vm != first)
-    unplug = [(vm, generation) for vm in survivors for generation in sorted(view.plugged.get(vm, ()), reverse=True)]
+    keep = (first,) if front is not None and front.fresh and first in survivors else ()
+    # The front end's device goes first, which stops the rings: its QEMU must not ring a device on its way out. Where
+    # they have lost their back-end it is QEMU that stopped them, and the other guest was told by nobody: it may write
+    # into buffers of the front end's until its device is gone.
+    order = survivors if front is None or front.served else survivors[::-1]
     return Repair(
         link=link.name,
         policy=link.recovery.policy,
         generation=view.generation + 1,
-        unplug=tuple(unplug),
+        unplug=tuple(
+            (vm, generation)
+            for vm in order
+            if vm not in keep
+            for generation in sorted(view.plugged.get(vm, ()), reverse=True)
+        ),
         first=first,
         second=second,
+        keep=keep,
     )
 
 
@@ -85,11 +106,12 @@ def plan_recovery(
     links: Mapping[str, LinkView],
     alive: Collection[str],
     recreate: bool,
+    fronts: Mapping[str, FrontView] = MappingProxyType({}),
 ) -> RecoveryPlan:
     """Return how to bring a VM back, and which of its links, `specs`, with it.
 
-    `alive` are the VMs that are ready, `generation` is its present one.
+    `alive` are the VMs that are ready, `generation` is its present one, `fronts` the front ends of links with one.
     """
     survivors = [name for name in alive if name != vm or not recreate]
-    repairs = [plan_repair(link, links[link.name], survivors) for link in specs]
+    repairs = [plan_repair(link, links[link.name], survivors, fronts.get(link.name)) for link in specs]
     return RecoveryPlan(vm=vm, generation=generation + recreate, recreate=recreate, repairs=tuple(repairs))

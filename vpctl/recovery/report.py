@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,13 @@ class Recorder:
     """Link → ms from the fault to its first verified packet each way."""
     boot_ms: float = 0.0
     survivor_ms: float = 0.0
-    """From the fault to the moment when the last survivor's end was repaired."""
+    """From the fault to the moment when the last survivor's end was repaired, or free of the dead one where it has to
+    wait for that one's next life."""
+
+    def survivor_repaired(self, vms: Collection[str]) -> None:
+        """Take in that the ends of these survivors, if any, are repaired as far as that goes without the dead one."""
+        if vms:
+            self.survivor_ms = max(self.survivor_ms, self.since_fault())
 
     def since_fault(self) -> float:
         """Return the milliseconds since the fault."""

@@ -43,3 +43,14 @@ class LinkView:
     state: LinkState
     generation: int
     plugged: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontView:
+    """What is known of the end that a link has to begin at, see `LinkKind.front_end`."""
+
+    vm: str
+    served: bool = True
+    """Whether its device has a back-end: the broker, which takes that along when it dies."""
+    fresh: bool = False
+    """Whether nobody works its rings, so that its device can stay and another back end take them up."""

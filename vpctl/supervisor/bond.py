@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
-from vpctl.broker.protocol import Exit, LinkNews, process_name
+from vpctl.broker.protocol import Exit, FrontNews, LinkNews, process_name
 from vpctl.errors import VpctlError
 from vpctl.recovery.faults import Fault
 from vpctl.supervisor.world import World
@@ -21,8 +22,21 @@ class TopologyOverError(Exception):
     """The topology is being stopped: there is nothing left to supervise."""
 
 
+class Listener(Protocol):
+    """Who acts on what becomes of the broker and of what it serves."""
+
+    def look(self, link: str) -> None:
+        """Something was told of a link."""
+
+    def broker_returned(self, died: float, adopted: Collection[str]) -> None:
+        """A broker died, at `died` (CLOCK_MONOTONIC), and its successor has adopted these; reports the repair."""
+
+
 class Bond:
     """Holds the connection; `client` while there is one."""
+
+    listener: Listener
+    """Set before `keep`: whoever listens uses the broker, so each needs the other."""
 
     def __init__(self, world: World, take_exit: Callable[[Exit], None]) -> None:
         self._world = world
@@ -69,7 +83,7 @@ class Bond:
             await wait.pause(RESTART_PAUSE)
 
     async def _repaired(self, client: BrokerClient, died: float) -> None:
-        """Find the QEMUs that ended while there was no broker to see it, and write the repair down."""
+        """Find the QEMUs that ended while there was no broker to see it, and have what it served repaired."""
         running = {child.name: child.process for child in await client.list()}
         for name, machine in self._world.machines.items():
             if machine.process is not None and running.get(process_name(name)) != machine.process:
@@ -82,9 +96,7 @@ class Bond:
                         monotonic=died,
                     )
                 )
-        total = round((time.monotonic() - died) * 1000, 1)
-        attributes = {"fault": str(Fault.BROKER_EXIT), "ok": True, "total_ms": total, "adopted": sorted(running)}
-        self._world.journal.write("recovery.end", attributes=attributes)
+        self.listener.broker_returned(died, running)
 
     async def _take_news(self, client: BrokerClient) -> None:
         """Take in the ends of processes, and who joins or leaves a link, until the broker is gone."""
@@ -102,10 +114,14 @@ class Bond:
         finally:
             gone.cancel()
 
-    def _take(self, news: Exit | LinkNews) -> None:
+    def _take(self, news: Exit | LinkNews | FrontNews) -> None:
         if isinstance(news, Exit):
             self._take_exit(news)
             return
-        attributes = {"device": news.name, "end": news.end, "id": news.id}
+        if isinstance(news, FrontNews):
+            attributes = {"device": news.name, "session": news.session, **news.details}
+        else:
+            attributes = {"device": news.name, "end": news.end, "id": news.id}
         link = news.name.rpartition(".")[0]
         self._world.journal.write(f"link.{news.what}", link=link, attributes=attributes)
+        self.listener.look(link)

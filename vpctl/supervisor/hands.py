@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.guest import network
-from vpctl.links.base import Sharing
-from vpctl.plan.run import host_network, plug_steps, plugged_device, sharing
-from vpctl.process import open_files
+from vpctl.plan.run import front_end, host_network, plug_steps, plugged_device, sharing
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.around import Around, Nothing
+from vpctl.supervisor.backing import Backings
+from vpctl.supervisor.doorbells import Doorbells, files_of
+from vpctl.supervisor.fronts import Fronts
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.parking import find_interrupts, leaves_handlers, lowest_free, park
-from vpctl.supervisor.sharing import free, serve, switch_off, switch_on
+from vpctl.supervisor.regions import Regions
 from vpctl.supervisor.world import World
 
 
@@ -32,12 +32,17 @@ class Hands:
         # One at a time in each VM. Whatever is plugged or unplugged makes a guest look at every slot, and one whose
         # device is still on its way out it then ejects a second time: the next device there, if that is quick.
         self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
-        self._off: set[str] = set()
-        """The generations of shared memory that all guests were told to let go of."""
+        self._doorbells = Doorbells(broker)
+        self.fronts = Fronts(broker)
+        self.backings = Backings(world, broker, self.fronts)
+        self._regions = Regions(world, broker)
 
     async def fence(self, vm: str) -> None:
         await self._world.machines[vm].fence(self._broker())
         self._world.forget(vm)
+
+    async def release(self, vm: str, generation: int) -> None:
+        await self._world.machines[vm].drop_ram(self._broker(), generation)
 
     async def boot(self, vm: str) -> float:
         machine = self._world.machines[vm]
@@ -66,13 +71,12 @@ class Hands:
     def link_broken(self, link: str) -> None:
         self._world.links[link].set_state(LinkState.FAILED)
 
-    def repair_of(self, link: str) -> Repair | None:
+    async def repair_of(self, link: str) -> Repair | None:
         spec, known = self._world.topology.link(link), self._world.links[link]
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
-        whole = all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
-        if known.state is LinkState.UP and whole and len(alive) == len(spec.endpoints):
+        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and await self._is_whole(link):
             return None
-        repair = plan_repair(spec, known.view(), alive)
+        repair = plan_repair(spec, known.view(), alive, await self.backings.view(link))
         known.begin(repair.generation)
         return repair
 
@@ -83,21 +87,16 @@ class Hands:
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         world = self._world
-        spec, machine = world.topology.link(link), world.machines[vm]
+        spec, machine, around = world.topology.link(link), world.machines[vm], self._around(link)
         device = plugged_device(world.run, spec, generation, vm=vm, rundir=world.rundir)
-        shared = sharing(world.run, spec, generation, rundir=world.rundir)
-        if shared is not None:
-            await self._switch_off(link, generation, shared)
+        await around.before_unplug(vm, link, generation)
         session = await machine.qmp()
         async with self._hotplug[vm]:
             before = files_of(machine)
             await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
-            if shared is not None:
-                # Where nobody knows which were the interrupts, all that the device had counts as such.
-                heard = machine.interrupts.get(shared.name) or before - files_of(machine)
-                await self._park(machine, shared.name, heard)
-        if shared is not None and (served := shared.end_of(vm)) is not None:
-            await free(self._broker(), served[1])
+            if (bell := around.doorbell(vm, link, generation)) is not None:
+                await self._doorbells.unplugged(machine, bell, before)
+        await around.after_unplug(vm, link, generation)
         world.unplugged(vm, link, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
@@ -105,71 +104,40 @@ class Hands:
         spec, machine, known = world.topology.link(repair.link), world.machines[vm], world.links[repair.link]
         steps = plug_steps(world.run, spec, repair.generation, first=repair.first, rundir=world.rundir)
         (device,) = (step.device for step in steps if step.vm == vm)
-        shared = sharing(world.run, spec, repair.generation, rundir=world.rundir)
+        around = self._around(repair.link)
+        bell = around.doorbell(vm, repair.link, repair.generation)
         session = await machine.qmp()
-        if shared is not None:
-            await self._share(vm, repair, shared)
+        await around.before_plug(vm, repair)
         known.plugging(vm, repair.generation)
         async with self._hotplug[vm]:
             before = files_of(machine)
             try:
                 await hotplug.plug(session, device)
             except hotplug.StepError as error:
-                if shared is not None and error.step == "device_add" and error.reply is None:
-                    # It was there after all, and was taken out again. Beside both ends' interrupts it had the memory,
-                    # the connection to the broker, and the host's own interrupt.
-                    heard = lowest_free(before, 2 * device.device["vectors"] + 3)
-                    with contextlib.suppress(VpctlError):
-                        await self._park(machine, shared.name, heard)
+                if bell is not None:
+                    await self._doorbells.failed(machine, bell, before, error)
                 raise
-            if shared is not None:
-                await self._listen(machine, shared)
+            if bell is not None:
+                await self._doorbells.plugged(machine, bell)
 
-    # Section: memory that guests share
+    async def _is_whole(self, link: str) -> bool:
+        """Whether both ends of a link are plugged; a front end may be of an earlier generation."""
+        spec, known = self._world.topology.link(link), self._world.links[link]
+        if (front := front_end(spec)) is None:
+            return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
+        back = known.plugged.get(spec.peer_of(front).vm)
+        return back == [known.generation] and await self.backings.works(link)
 
-    async def _share(self, vm: str, repair: Repair, shared: Sharing) -> None:
-        """Have the broker do its part before a plug; see `Sharing`."""
-        if vm == repair.first:
-            plugged = self._world.links[repair.link].plugged
-            if holders := [other for other, generations in plugged.items() if generations]:
-                # A QEMU that hangs or is paused still has the memory, and may wake up.
-                message = f"`{holders[0]}` still has a device of link `{repair.link}`"
-                raise RecoveryError(message, hint=f"vpctl recover {holders[0]}")
-            await serve(self._broker(), shared)
-        if (end := shared.end_of(vm)) is not None:
-            await switch_on(self._broker(), end[1])
-
-    async def _switch_off(self, link: str, generation: int, shared: Sharing) -> None:
-        """Have all ends let go before the first device of a generation goes, so that none of them rings another's."""
-        if shared.name in self._off:
-            return
-        known = self._world.links[link]
-        vms = [vm for vm, generations in known.plugged.items() if generation in generations and self.is_alive(vm)]
-        silent = await switch_off(self._broker(), shared, vms)
-        self._world.journal.write("link.off", link=link, attributes={"device": shared.name, "silent": silent})
-        self._off.add(shared.name)
-
-    async def _listen(self, machine: Machine, shared: Sharing) -> None:
-        """Learn by which descriptors a QEMU hears a device that was just plugged."""
-        if (end := shared.end_of(machine.name)) is None or not leaves_handlers(machine.spec.accelerator):
-            return
-        if machine.process is not None:
-            served = await self._broker().served(shared.name)
-            machine.hears(shared.name, await find_interrupts(machine.process.pid, served, end[0]))
-
-    async def _park(self, machine: Machine, device: str, heard: Collection[int]) -> None:
-        """Cure a QEMU of the interrupts of a doorbell device that was in it."""
-        if machine.process is not None and leaves_handlers(machine.spec.accelerator):
-            session = await machine.qmp()
-            machine.parked(device, await park(session, machine.process.pid, heard, name=device))
+    def _around(self, link: str) -> Around:
+        """Return what does the part of a link's kind that is not QEMU's."""
+        world = self._world
+        spec = world.topology.link(link)
+        if front_end(spec) is not None:
+            return self.backings
+        return self._regions if sharing(world.run, spec, 1, rundir=world.rundir) is not None else Nothing()
 
     async def prove(self, link: str) -> None:
         for end in self._world.topology.link(link).endpoints:
             await self.until_ready(end.vm)  # one may reboot just now
         network.require(await self._world.probe(link, count=1))
         self._world.links[link].set_state(LinkState.UP)
-
-
-def files_of(machine: Machine) -> frozenset[int]:
-    """Return the numbers of the descriptors that a VM's QEMU has."""
-    return open_files(machine.process.pid) if machine.process is not None else frozenset()

@@ -18,6 +18,8 @@ class Link:
         self.state = LinkState.DOWN
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
+        self.offer: int | None = None
+        """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
         self.lock = asyncio.Lock()
         self._journal = journal
         self._on_change = on_change
@@ -53,6 +55,11 @@ class Link:
             self.plugged[vm].remove(generation)
             self._on_change()
 
+    def restrict(self, offer: int) -> None:
+        """From the next plug on a front end is offered these features at most."""
+        self.offer = offer
+        self._on_change()
+
     def forget(self, vm: str) -> None:
         """A VM's QEMU is gone, and every device with it."""
         if self.plugged.pop(vm, None):
@@ -65,6 +72,7 @@ class Link:
             "state": str(self.state),
             "generation": self.generation,
             "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
+            "offer": self.offer,
         }
 
     def restore(self, entry: Mapping[str, Any]) -> None:
@@ -72,4 +80,5 @@ class Link:
         state = LinkState(entry["state"])
         self.state = state if state is LinkState.UP else LinkState.DOWN
         self.generation = entry["generation"]
+        self.offer = entry["offer"]
         self.plugged = {vm: list(generations) for vm, generations in entry["plugged"].items()}

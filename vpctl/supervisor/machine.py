@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
+from vpctl.broker.memory import placeholder
 from vpctl.broker.protocol import Child, Exit, process_name
 from vpctl.errors import HostError, NotFoundError, QmpError, ReadyTimeoutError, VpctlError
 from vpctl.guest import agent as guest_agent
@@ -25,7 +26,8 @@ from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.config import links_table, write_config
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
-from vpctl.plan.run import Run, control_page
+from vpctl.links.base import Memory
+from vpctl.plan.run import Run, control_page, ram
 from vpctl.process import ProcessId
 from vpctl.qemu.argv import MANAGEMENT_NETDEV, machine_argv
 from vpctl.qmp.session import Session, open_session
@@ -280,27 +282,43 @@ class Machine:
         topology = self._run.topology
         config = write_config(self._rundir, topology, self.name, keys)
         private_directory(self._rundir.state / "vms")
+        mapped = ram(topology, self.spec.vm, self.generation)
         self._argv = machine_argv(
-            self.spec, topology=topology.name, rundir=self._rundir, generation=self.generation, config=config
+            self.spec,
+            topology=topology.name,
+            rundir=self._rundir,
+            generation=self.generation,
+            config=config,
+            ram=placeholder(mapped.name) if mapped is not None else None,
         )
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomic(self.logs / "argv", shlex.join(self._argv) + "\n")
         for stale in (self._rundir.qmp_socket(self.name), self._rundir.people_qmp_socket(self.name)):
             stale.unlink(missing_ok=True)  # QEMU would replace it, but until then a connect would find the old one
         source = Path(self._run.source).parent
-        page = control_page(topology, self.spec.vm)
-        if page is not None:
-            await fill(broker, page)  # of no other QEMU any more: the last one was fenced
+        memories = self._memories()
+        for memory in memories:
+            await fill(broker, memory)  # of no other QEMU any more: the last one was fenced
         child = await broker.spawn(
             name=process_name(self.name),
             generation=self.generation,
             argv=self._argv,
             directory=str(self.logs),
             cwd=str(source if source.is_dir() else "/"),
-            memories=[page.name] if page is not None else [],
+            memories=[memory.name for memory in memories],
         )
         self.process = child.process
         self._on_change()
+
+    def _memories(self) -> list[Memory]:
+        """Return what its QEMU inherits from the broker."""
+        topology, vm = self._run.topology, self.spec.vm
+        return [memory for memory in (control_page(topology, vm), ram(topology, vm, self.generation)) if memory]
+
+    async def drop_ram(self, broker: BrokerClient, generation: int) -> None:
+        """Give the memory of a life that is over back, once whoever else maps it lets go."""
+        if (mapped := ram(self._run.topology, self.spec.vm, generation)) is not None:
+            await broker.drop(mapped.name)
 
     async def _open_session(self, limit: float) -> Session:
         self._session = await open_session(
@@ -386,6 +404,7 @@ class Machine:
             self.process = None
             raise QmpError(f"{self.name}: its QEMU does not end")
         self.process = None
+        await self.drop_ram(broker, self.generation)
         self._on_change()
 
     async def _forget(self) -> None:

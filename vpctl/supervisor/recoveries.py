@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import RecoveryError, UsageError, VerificationError, VpctlError
 from vpctl.links import LINK_KINDS
+from vpctl.plan.run import front_end
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault, fault_of_exit
 from vpctl.recovery.plan import RecoveryPlan, plan_recovery
 from vpctl.recovery.report import Recorder
-from vpctl.recovery.state import LinkState, VmState
+from vpctl.recovery.state import FrontView, LinkState, VmState
 from vpctl.supervisor import health
 from vpctl.supervisor.boot_report import Ended, describe_end
 from vpctl.supervisor.control import Jobs
@@ -58,11 +60,16 @@ class Recoveries:
             self._world.forget(machine.name)
         if fault is Fault.GUEST_POWEROFF:
             machine.set_state(VmState.STOPPED, reason="the guest powered off")
+            self._group.create_task(self._release(machine.name, machine.generation), name=f"release-{machine.name}")
             return
         machine.set_state(VmState.CRASHED, reason=reason)
         machine.fault = (fault, self.injected.pop(machine.name, ended.monotonic), time.monotonic())
         if self.is_automatic(machine.name):
             self.start(machine.name, automatic=True)
+
+    async def _release(self, vm: str, generation: int) -> None:
+        with contextlib.suppress(VpctlError):  # a broker that dies just now has it no more
+            await self.hands.release(vm, generation)
 
     def _take_reset(self, machine: Machine) -> None:
         """The guest reboots: its QEMU, with every device in it, lives on."""
@@ -142,6 +149,8 @@ class Recoveries:
         recorder.boot_ms = machine.boot_ms
         for link in self._world.topology.links_of(machine.name):
             known = self._world.links[link.name]
+            if not LINK_KINDS[link.kind].outlives_reset(link, machine.spec.vm):
+                continue  # it is down, and gets a new device
             async with known.lock:
                 with recorder.step("verify", link.name):
                     checks = await self._world.probe(link.name, count=1)
@@ -222,6 +231,7 @@ class Recoveries:
             links={name: link.view() for name, link in self._world.links.items()},
             alive=[name for name in self._world.machines if self._world.is_alive(name)],
             recreate=force or not self._world.is_ready(vm),
+            fronts={link.name: FrontView(vm=front) for link in links if (front := front_end(link)) is not None},
         )
 
     def check_policy(self, vm: str, policy: str | None) -> None:

@@ -24,6 +24,7 @@ from vpctl.supervisor.bond import Bond, TopologyOverError
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.commands import Commands
 from vpctl.supervisor.control import ControlServer, Jobs
+from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
@@ -57,6 +58,7 @@ class Supervisor:
         recoveries = Recoveries(self._world, group, jobs)
         hands = Hands(self._world, self._bond.client, recoveries.watch)
         recoveries.hands = hands
+        follower = self._bond.listener = Follower(self._world, hands, recoveries, group)
         bring_up = BringUp(self._world, self._bond.client, recoveries, group)
         commands = Commands(self._world, jobs, recoveries, bring_up)
         self._world.journal.listeners += [self._world.journalled, _tell(control)]
@@ -68,6 +70,7 @@ class Supervisor:
         # supervisor has not looked at yet.
         group.create_task(control.run(commands.execute), name="control")
         jobs.start("up", lambda: bring_up.run(explicit=not known))
+        follower.look_at_all()
 
     def _take_exit(self, exit_: Exit) -> None:
         kind, _, vm = exit_.name.partition("/")

@@ -60,7 +60,7 @@ async def switch_off(broker: BrokerClient, sharing: Sharing, vms: Collection[str
 
 async def _let_go(broker: BrokerClient, sharing: Sharing, number: int, end: SharedEnd, *, rung: bool) -> bool:
     with broker.acknowledgement(sharing.name, number) as acknowledged:
-        if not await _set_state(broker, end, SlotState.OFF) or not rung:
+        if not await set_state(broker, end, SlotState.OFF) or not rung:
             return False
         await broker.ring(sharing.name, number)
         try:
@@ -73,10 +73,10 @@ async def _let_go(broker: BrokerClient, sharing: Sharing, number: int, end: Shar
 
 async def free(broker: BrokerClient, end: SharedEnd) -> None:
     """Let the guest know that a device is gone for certain."""
-    await _set_state(broker, end, SlotState.FREE)
+    await set_state(broker, end, SlotState.FREE)
 
 
-async def _set_state(broker: BrokerClient, end: SharedEnd, state: SlotState) -> bool:
+async def set_state(broker: BrokerClient, end: SharedEnd, state: SlotState) -> bool:
     """Set a slot's state; False where a broker that died has taken the control page along."""
     try:
         await broker.write(control_memory(end.vm), (end.slot, slot_state(state)))

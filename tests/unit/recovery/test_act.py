@@ -23,7 +23,7 @@ from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
 from vpctl.recovery.report import Recorder
-from vpctl.recovery.state import LinkState, LinkView
+from vpctl.recovery.state import FrontView, LinkState, LinkView
 from vpctl.wait import until
 
 TOPOLOGY = made_topology(("ab0", "a", "b"), ("ac0", "a", "c"), ("bc0", "b", "c"))
@@ -45,6 +45,7 @@ class FakeHands:
         self.up: set[str] = {link.name for link in TOPOLOGY.links if not {e.vm for e in link.endpoints} & set(dead)}
         self.broken: list[str] = []
         self.prepared: list[str] = []
+        self.fronts: dict[str, FrontView] = {}
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -64,6 +65,9 @@ class FakeHands:
         for (where, _), numbers in self.plugged.items():
             if where == vm:
                 numbers.clear()
+
+    async def release(self, vm: str, generation: int) -> None:
+        await self.step(f"release {vm}.g{generation}")
 
     async def boot(self, vm: str) -> float:
         try:
@@ -85,14 +89,14 @@ class FakeHands:
     def is_alive(self, vm: str) -> bool:
         return vm in self.alive
 
-    def repair_of(self, link: str) -> Repair | None:
+    async def repair_of(self, link: str) -> Repair | None:
         if link in self.up:
             return None
         spec = TOPOLOGY.link(link)
         plugged = {end.vm: tuple(self.plugged[end.vm, link]) for end in spec.endpoints}
         view = LinkView(state=LinkState.DOWN, generation=self.generations[link], plugged=plugged)
         self.generations[link] += 1
-        return plan_repair(spec, view, self.alive)
+        return plan_repair(spec, view, self.alive, self.fronts.get(link))
 
     async def prepare_host(self, link: str) -> None:
         self.prepared.append(link)
@@ -260,3 +264,30 @@ async def test_the_host_is_seen_to_before_a_link_is_even_if_that_needs_no_repair
     assert [error.message for error in errors] == ["no bridge can be made"]
     assert (hands.broken, hands.of("ac0"), hands.of("bc0")) == (["ac0"], [], [])
     assert hands.of("ab0")[-1] == "prove ab0"
+
+
+async def test_a_survivor_that_waits_for_the_front_end_counts_as_repaired_when_it_has_let_go() -> None:
+    hands, record = FakeHands("b"), recorder()
+    link = TOPOLOGY.link("ab0")
+    hands.fronts["ab0"] = FrontView(vm="b")
+    task = asyncio.create_task(act.repair_link(link.name, hands, record))
+    await until(lambda: _done(hands, "unplug a/ab0.g1"), timeout=5, what="the survivor's unplug", every=0)
+    early = record.survivor_ms
+    assert early > 0
+    hands.alive.add("b")
+    hands.change()
+    await task
+    assert hands.of("ab0") == ["unplug a/ab0.g1", "plug b/ab0.g2", "plug a/ab0.g2", "prove ab0"]
+    assert record.survivor_ms == early
+
+
+async def test_a_device_that_is_kept_is_neither_unplugged_nor_plugged() -> None:
+    hands = FakeHands()
+    hands.up.remove("ab0")
+    hands.fronts["ab0"] = FrontView(vm="b", fresh=True)
+    await act.repair_link("ab0", hands, recorder())
+    assert hands.of("ab0") == ["unplug a/ab0.g1", "plug a/ab0.g2", "prove ab0"]
+
+
+async def _done(hands: FakeHands, step: str) -> bool | None:
+    return step in hands.done or None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.made import made_topology
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
-from vpctl.recovery.state import LinkState, LinkView
+from vpctl.recovery.state import FrontView, LinkState, LinkView
 
 VMS = ("a", "b", "c")
 TOPOLOGY = made_topology(("ab0", "a", "b"), ("ba1", "b", "a"), ("bc0", "b", "c"), vms=["lonely"])
@@ -88,6 +88,50 @@ def test_what_people_are_shown_is_each_step_once_and_in_an_order_that_can_be(
         boot = lines.index(("boot", f"{vm} (generation 2)"))
         own = [index for index, (name, target) in enumerate(lines) if name == "plug" and target.startswith(f"{vm}/")]
         assert all(index > boot for index in own)
+
+
+@given(st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.integers(0, 1), st.booleans(), st.booleans())
+def test_a_link_with_a_front_end_begins_there_whoever_lives(  # type: ignore[no-untyped-def]
+    link, view, alive, end: int, served: bool, fresh: bool
+) -> None:
+    front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
+    repair = plan_repair(link, view, alive, FrontView(vm=front, served=served, fresh=fresh))
+    assert (repair.first, repair.second) == (front, other)
+    assert repair.keep == ((front,) if fresh and front in alive else ())
+    assert repair.plugs == tuple(vm for vm in (front, other) if vm not in repair.keep)
+    order = list(dict.fromkeys(vm for vm, _ in repair.unplug))
+    expected = [vm for vm in (front, other) if vm in alive and view.plugged.get(vm) and vm not in repair.keep]
+    assert order == (expected if served else expected[::-1]), "its rings stop first, unless they have already"
+
+
+def test_a_back_end_that_has_survived_lets_go_and_waits_for_the_rings_of_the_new_guest() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
+    links = made_topology(("ab0", "a", "b")).links
+    fronts = {"ab0": FrontView(vm="b")}
+    shown = [
+        plan_recovery(
+            links, vm, generation=1, links={"ab0": view}, alive=["a", "b"], recreate=True, fronts=fronts
+        ).lines()
+        for vm in ("a", "b")
+    ]
+    assert shown == [
+        [
+            ("fence", "a"),
+            ("unplug", "b/ab0.g2"),
+            ("plug", "b/ab0.g4"),
+            ("boot", "a (generation 2)"),
+            ("plug", "a/ab0.g4"),
+            ("verify", "ab0"),
+        ],
+        [
+            ("fence", "b"),
+            ("unplug", "a/ab0.g3"),
+            ("boot", "b (generation 2)"),
+            ("plug", "b/ab0.g4"),
+            ("plug", "a/ab0.g4"),
+            ("verify", "ab0"),
+        ],
+    ]
 
 
 def test_the_survivors_side_is_shown_before_the_boot() -> None:

@@ -38,7 +38,7 @@ class NothingToDo:
     async def prepare_host(self, link: str) -> None:
         return
 
-    def repair_of(self, link: str) -> None:
+    async def repair_of(self, link: str) -> None:
         return
 
     def progress(self, step: dict[str, Any]) -> None:

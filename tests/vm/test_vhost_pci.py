@@ -1,0 +1,311 @@
+"""Links where one guest works the other's rings: a hub that is back end twice and front end once, and every way to
+lose an end, or to begin anew without losing one."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.commandline import EXAMPLES, Entry, Vpctl, kill, until, user
+
+pytestmark = pytest.mark.vm
+
+KIND = "vhost-pci"
+HUB = f"""
+version: 1
+name: hub
+vms: {{hub: {{}}, a: {{memory: 384M}}, b: {{cpus: 2}}, c: {{}}}}
+links:
+  a0: {{kind: {KIND}, endpoints: [hub, a], recovery: {{policy: replug}}}}
+  b0: {{kind: {KIND}, endpoints: [hub, b], queues: 2, mtu: 9000, recovery: {{policy: replug}}}}
+  c0: {{kind: {KIND}, endpoints: [c, hub], recovery: {{policy: replug}}}}
+"""
+ENDS = {"a0": ("hub", "a"), "b0": ("hub", "b"), "c0": ("c", "hub")}
+"""Link → back end and front end."""
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+COMPLAINTS = r"dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|vpctl_ivshmem.*(bad|garbage|refused)' || true"
+VIRTIO = "basename $(readlink /sys/class/net/{link}/device)"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Vpctl]:
+    """A hub and three others; each test leaves it up."""
+    with user() as vpctl:
+        up = vpctl.json("up", str(vpctl.file(HUB, "hub.yaml")))
+        assert sorted(check["link"] for check in up["checks"] if check["ok"]) == sorted(2 * [*ENDS])
+        assert up["state"] == "up"
+        yield vpctl
+        for vm in ("hub", "a", "b", "c"):
+            assert vpctl.guest(vm, COMPLAINTS) == "", vm
+
+
+def vms(vpctl: Vpctl) -> dict[str, Any]:
+    """Return the VMs of the topology, which is up, by name."""
+    status = vpctl.json("status")
+    assert status["state"] == "up"
+    return {vm["name"]: vm for vm in status["vms"]}
+
+
+def links(vpctl: Vpctl) -> dict[str, Any]:
+    return {link["name"]: link for link in vpctl.json("status", status=None)["links"]}
+
+
+def generations(vpctl: Vpctl) -> dict[str, int]:
+    return {name: link["generation"] for name, link in links(vpctl).items()}
+
+
+def address(vpctl: Vpctl, link: str, vm: str) -> str:
+    """Return the address of a link's end."""
+    ends = {end["vm"]: end["address"] for end in links(vpctl)[link]["endpoints"]}
+    return str(ends[vm]).partition("/")[0]
+
+
+@contextmanager
+def traffic(vpctl: Vpctl, sender: str, link: str, receiver: str) -> Iterator[None]:
+    """Have a guest send without an end, and see that it arrived when the block is over."""
+    sending = f"vpctl-agent stream-send {link} {address(vpctl, link, receiver)} --rate 500"
+    command = vpctl.start("exec", sender, "--", sending)
+    yield
+    stream = json.loads(vpctl.guest(receiver, f"vpctl-agent stream-recv {link} --duration-ms 300"))
+    assert stream["received"] > 50
+    vpctl.guest(sender, "pkill -f '[s]tream-send'")
+    command.wait(None)
+
+
+def of_device(entry: Entry, device: str) -> str | None:
+    """Return what a journal entry says of a device: a command, or the event that its guest has let go of it."""
+    attributes = entry["attributes"]
+    if entry["type"] == "qmp.command" and attributes["arguments"].get("id") == device:
+        return str(attributes["command"])
+    if entry["type"] == "qmp.event" and attributes["data"].get("device") == device:
+        return str(attributes["event"])
+    return None
+
+
+def steps(vpctl: Vpctl, name: str, vm: str, *devices: str, after: int) -> list[str]:
+    """Return what was done to these devices of a VM, in order."""
+    entries = [entry for entry in vpctl.journal(name) if entry["seq"] > after and entry.get("vm") == vm]
+    found = (of_device(entry, device) for entry in entries for device in devices)
+    return [step for step in found if step in ("device_add", "device_del", "DEVICE_DELETED")]
+
+
+def test_every_size_of_every_protocol_crosses_each_link(hub: Vpctl) -> None:
+    checked = hub.json("check")
+    assert [(link["link"], link["ok"]) for link in checked["links"]] == [(link, True) for link in ENDS]
+
+
+def test_the_back_ends_device_shows_all_of_its_peers_memory_above_4_gib(hub: Vpctl) -> None:
+    sizes = {"a0": 512 << 20, "b0": 256 << 20, "c0": 256 << 20}
+    for link, (back, _) in ENDS.items():
+        begin, end, _ = hub.guest(back, f"sed -n 3p /sys/class/net/{link}/device/resource").split()
+        assert int(begin, 16) >= 1 << 32, link
+        assert int(end, 16) - int(begin, 16) + 1 == sizes[link]
+
+
+def test_a_front_end_is_an_ordinary_virtio_net_with_the_queues_that_were_asked_for(hub: Vpctl) -> None:
+    for link, (back, front) in ENDS.items():
+        assert "virtio_net" in hub.guest(front, f"ethtool -i {link}")
+        assert "virtio_net" not in hub.guest(back, f"ethtool -i {link}")
+    for vm in ENDS["b0"]:
+        assert len(hub.guest(vm, "ls -d /sys/class/net/b0/queues/rx-*").split()) == 2
+
+
+@pytest.mark.parametrize("victim", ["a", "b", "hub", "c"])
+def test_a_guest_killed_under_traffic_comes_back_with_all_its_links(hub: Vpctl, victim: str) -> None:
+    before, links_before = vms(hub), links(hub)
+    touched = [link for link, ends in ENDS.items() if victim in ends]
+    link = touched[0]
+    survivor = next(vm for vm in ENDS[link] if vm != victim)
+    boot_id = hub.guest(survivor, BOOT_ID)
+    seq = hub.last_seq("hub")
+    with traffic(hub, survivor, link, victim):
+        hub.run("crash", victim, "--how", "kill")
+        report = hub.json("recover", victim)
+    assert (report["ok"], report["policy"], report["fault"]) == (True, "replug", "qemu-exit")
+    assert report["check"]["ok"]
+    assert hub.guest(survivor, BOOT_ID) == boot_id
+    after = vms(hub)
+    assert {vm for vm in after if after[vm]["pid"] != before[vm]["pid"]} == {victim}
+    assert generations(hub) == {name: entry["generation"] + (name in touched) for name, entry in links_before.items()}
+    for name in touched:
+        peer = next(vm for vm in ENDS[name] if vm != victim)
+        (old,) = links_before[name]["plugged"][peer]
+        (new,) = links(hub)[name]["plugged"][peer]
+        done = steps(hub, "hub", peer, f"{name}.g{old}", f"{name}.g{new}", after=seq)
+        assert done == ["device_del", "DEVICE_DELETED", "device_add"]
+    assert 0 < report["survivor_ms"] < report["boot_ms"]
+
+
+def test_a_front_ends_driver_that_is_unbound_and_bound_again_gets_new_rings_worked(hub: Vpctl) -> None:
+    before, links_before = vms(hub), links(hub)
+    device = hub.guest("a", VIRTIO.format(link="a0")).strip()
+    driver = "/sys/bus/virtio/drivers/virtio_net"
+    seq = hub.last_seq("hub")
+    hub.guest("a", f"echo {device} >{driver}/unbind")
+    hub.entry("hub", "link.state", after=seq, link="a0", state="down")
+    until(lambda: True if not links(hub)["a0"]["plugged"]["hub"] else None, "the hub's device is gone")
+    hub.guest("a", f"echo {device} >{driver}/bind")
+    hub.entry("hub", "link.state", after=seq, link="a0", state="up")
+    assert hub.json("check", "--link", "a0")["ok"]
+    assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
+    plugged = links(hub)["a0"]["plugged"]
+    assert plugged["a"] == links_before["a0"]["plugged"]["a"], "nothing of the front end was replugged"
+    assert plugged["hub"] == [links_before["a0"]["generation"] + 1]
+    assert generations(hub) == {name: entry["generation"] + (name == "a0") for name, entry in links_before.items()}
+
+
+def test_a_front_ends_guest_that_reboots_keeps_its_device_and_gets_its_rings_worked(hub: Vpctl) -> None:
+    before, links_before = vms(hub), links(hub)
+    seq = hub.last_seq("hub")
+    hub.run("exec", "a", "--", "reboot", status=None)
+    hub.entry("hub", "recovery.end", after=seq, vm="a", ok=True, limit=90)
+    assert hub.json("check", "--link", "a0")["ok"]
+    assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
+    assert links(hub)["a0"]["plugged"]["a"] == links_before["a0"]["plugged"]["a"]
+    assert generations(hub) == {name: entry["generation"] + (name == "a0") for name, entry in links_before.items()}
+
+
+def test_a_back_ends_guest_that_reboots_goes_on_where_it_was(hub: Vpctl) -> None:
+    before, links_before = vms(hub), links(hub)
+    seq = hub.last_seq("hub")
+    hub.run("exec", "hub", "--", "reboot", status=None)
+    hub.entry("hub", "recovery.end", after=seq, vm="hub", ok=True, limit=90)
+    assert hub.json("check")["ok"]
+    assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
+    # The hub is front end of c0: that one has new rings.
+    assert generations(hub) == {name: entry["generation"] + (name == "c0") for name, entry in links_before.items()}
+    for link in ("a0", "b0"):
+        assert links(hub)[link]["plugged"] == links_before[link]["plugged"]
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_an_interface_that_is_set_down_and_up_again_carries_packets_and_nothing_is_replugged(
+    hub: Vpctl, end: int
+) -> None:
+    before = links(hub)
+    vm = ENDS["a0"][end]
+    for _ in range(3):
+        hub.guest(vm, "ip link set a0 down && sleep 0.2 && ip link set a0 up")
+    assert hub.json("check", "--link", "a0")["ok"]
+    assert links(hub) == before
+
+
+def test_a_back_ends_driver_that_is_unbound_and_bound_again_goes_on_where_it_was(hub: Vpctl) -> None:
+    before = links(hub)
+    driver = hub.guest("hub", "readlink -f /sys/class/net/a0/device/driver").strip()
+    device = hub.guest("hub", VIRTIO.format(link="a0")).strip()
+    hub.guest("hub", f"echo {device} >{driver}/unbind && sleep 0.2 && echo {device} >{driver}/bind")
+    until(lambda: True if "a0" in hub.guest("hub", "ls /sys/class/net") else None, "the interface")
+    assert hub.json("check", "--link", "a0")["ok"]
+    assert links(hub) == before
+
+
+def test_a_supervisor_that_is_killed_is_no_event_for_a_link(hub: Vpctl) -> None:
+    before = links(hub)
+    hub.guest("a", "iperf3 --server --daemon --one-off")
+    seq = hub.last_seq("hub")
+    iperf = f"iperf3 -c {address(hub, 'a0', 'a')} --bidir --time 4 --interval 0.5 --json"
+    running = hub.start("exec", "hub", "--", iperf)
+    for _ in range(3):
+        kill(hub.supervisor("hub"))
+        hub.entry("hub", "command", after=seq, command="take-over")
+        seq = hub.last_seq("hub")
+    result = json.loads(running.wait().stdout)
+    assert "error" not in result
+    assert min(part["sum"]["bytes"] for part in result["intervals"]) > 0, "no half second without packets"
+    assert links(hub) == before
+    assert hub.json("check")["ok"]
+
+
+def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpctl) -> None:
+    before, links_before = vms(hub), generations(hub)
+    seq = hub.last_seq("hub")
+    with traffic(hub, "hub", "a0", "a"):
+        kill(hub.broker("hub"))
+        ended = hub.entry("hub", "recovery.end", after=seq, fault="broker-exit", limit=90)["attributes"]
+        assert (ended["ok"], sorted(ended["links"])) == (True, sorted(ENDS))
+    assert hub.json("check")["ok"]
+    assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
+    assert generations(hub) == {name: generation + 1 for name, generation in links_before.items()}
+
+
+def test_a_supervisor_killed_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(hub: Vpctl) -> None:
+    seq = hub.last_seq("hub")
+    hub.run("crash", "a", "--how", "kill")
+    hub.entry("hub", "vm.state", after=seq, vm="a", state="recovering")
+    kill(hub.supervisor("hub"))
+    hub.entry("hub", "recovery.end", after=seq, vm="a", ok=True, limit=90)
+    assert hub.json("check")["ok"]
+
+
+@pytest.fixture(scope="module")
+def seed() -> Iterator[Vpctl]:
+    with user() as vpctl:
+        vpctl.json("up", str(EXAMPLES / "seed-crash.yaml"))
+        yield vpctl
+
+
+def test_when_the_vhost_pci_guest_crashes_the_virtio_net_guest_gets_a_new_device(seed: Vpctl) -> None:
+    """The seed, 2.1: the admin kills and re-creates it, does device_del and device_add at the virtio-net guest."""
+    seq = seed.last_seq("seed-crash")
+    boot_id = seed.guest("vm2", BOOT_ID)
+    generation = generations(seed)["lan0"]
+    seed.run("crash", "vm1", "--how", "kill")
+    report = seed.json("recover", "vm1")
+    assert (report["ok"], report["policy"], report["check"]["ok"]) == (True, "replug", True)
+    done = steps(seed, "seed-crash", "vm2", f"lan0.g{generation}", f"lan0.g{generation + 1}", after=seq)
+    assert done == ["device_del", "DEVICE_DELETED", "device_add"]
+    assert seed.guest("vm2", BOOT_ID) == boot_id
+    assert seed.guest("vm1", "ping -c 3 -W 2 vm2").count("bytes from") == 3
+
+
+def test_when_the_virtio_net_guest_crashes_the_vhost_pci_device_is_destroyed_and_made_anew(seed: Vpctl) -> None:
+    """The seed, 2.2: the socket's end has the device destroyed; the guest that boots again gets a new one."""
+    seq = seed.last_seq("seed-crash")
+    boot_id = seed.guest("vm1", BOOT_ID)
+    generation = generations(seed)["lan0"]
+    seed.run("crash", "vm2", "--how", "kill")
+    report = seed.json("recover", "vm2")
+    assert (report["ok"], report["policy"], report["check"]["ok"]) == (True, "replug", True)
+    done = steps(seed, "seed-crash", "vm1", f"lan0.g{generation}", f"lan0.g{generation + 1}", after=seq)
+    assert done == ["device_del", "DEVICE_DELETED", "device_add"]
+    journal = [entry for entry in seed.journal("seed-crash") if entry["seq"] > seq]
+    destroyed = next(e["seq"] for e in journal if of_device(e, f"lan0.g{generation}") == "DEVICE_DELETED")
+    booted = next(e["seq"] for e in journal if e.get("vm") == "vm2" and e["attributes"].get("state") == "ready")
+    made = next(e["seq"] for e in journal if e.get("vm") == "vm1" and of_device(e, f"lan0.g{generation + 1}"))
+    assert destroyed < booted < made
+    assert seed.guest("vm1", BOOT_ID) == boot_id
+    assert seed.guest("vm1", "ping -c 3 -W 2 vm2").count("bytes from") == 3
+
+
+def test_the_example_comes_up_and_nothing_is_left_of_it(vpctl: Vpctl) -> None:
+    up = vpctl.json("up", str(EXAMPLES / f"{KIND}.yaml"))
+    assert all(check["ok"] for check in up["checks"])
+    assert re.search(r"memfd:vpctl:ram/vm2\.g1", maps(vpctl, "vm2"))
+    assert re.search(r"memfd:vpctl:ram/vm2\.g1", maps(vpctl, "vm1")), "vm1 has vm2's memory"
+    vpctl.run("down")
+    vpctl.assert_nothing_left()
+
+
+def maps(vpctl: Vpctl, vm: str) -> str:
+    process = vpctl.qemu(KIND, vm)
+    assert process is not None
+    return Path(f"/proc/{process.pid}/maps").read_text()
+
+
+def test_an_up_that_was_killed_leaves_nothing_behind_after_down(vpctl: Vpctl) -> None:
+    up = vpctl.start("up", str(EXAMPLES / f"{KIND}.yaml"))
+    until(lambda: vpctl.qemu(KIND, "vm1"), "a QEMU")
+    up.process.kill()
+    up.wait(-signal.SIGKILL)
+    kill(vpctl.supervisor(KIND))
+    kill(vpctl.broker(KIND))
+    assert vpctl.json("down", KIND)["stopped"] == [KIND]
+    vpctl.assert_nothing_left()

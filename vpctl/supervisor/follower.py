@@ -1,0 +1,136 @@
+"""Front ends whose rings stop and start by themselves: the other end follows, and nobody calls it a fault.
+
+A driver that is unbound and bound, or a guest that reboots, begins with new rings. The broker has seen to it that the
+old ones are let go of; here the device that showed them is unplugged, and plugged again for the new ones. A broker
+that died has taken every front end's back-end along: those links are made anew at both ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import Any
+
+from vpctl.broker.client import BrokerGoneError
+from vpctl.errors import VpctlError
+from vpctl.plan.run import front_end
+from vpctl.recovery import act
+from vpctl.recovery.faults import Fault
+from vpctl.recovery.report import Recorder
+from vpctl.recovery.state import LinkState
+from vpctl.supervisor.fronts import EVERY_FEATURE, Front
+from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.recoveries import Recoveries
+from vpctl.supervisor.world import World
+
+
+class Follower:
+    """Looks at a link when something was told of it, and after every change of broker or supervisor."""
+
+    def __init__(self, world: World, hands: Hands, recoveries: Recoveries, group: asyncio.TaskGroup) -> None:
+        self._world = world
+        self._hands = hands
+        self._recoveries = recoveries
+        self._group = group
+        self._links = [link.name for link in world.topology.links if front_end(link) is not None]
+        self._pending: set[str] = set()
+
+    def look(self, link: str) -> None:
+        """Look at a link as soon as nobody else repairs it, and at what it is then."""
+        self._hands.fronts.wake()
+        if link in self._links and link not in self._pending:
+            self._pending.add(link)
+            self._group.create_task(self._look(link), name=f"follow-{link}")
+
+    def look_at_all(self) -> None:
+        """Look at every link: what was told while nobody listened is lost."""
+        for link in self._links:
+            self.look(link)
+
+    async def _look(self, link: str) -> None:
+        known = self._world.links[link]
+        try:
+            async with known.lock:
+                self._pending.discard(link)  # what is told from here on is looked at again
+                wanted = await self._prepare(link)
+            if wanted:
+                await act.repair_link(link, self._hands, self._recorder("follow"))
+        except BrokerGoneError:
+            return  # the next one is looked at as well
+        except VpctlError as error:
+            attributes: dict[str, Any] = {"name": "follow", "target": link, "ok": False, "error": error.message}
+            self._world.journal.write("recovery.step", link=link, attributes=attributes)
+            known.set_state(LinkState.FAILED)
+
+    async def _prepare(self, link: str) -> bool:
+        """Let go of rings that are over; return whether the link can be plugged again now."""
+        world, known = self._world, self._world.links[link]
+        spec = world.topology.link(link)
+        front_vm = front_end(spec)
+        assert front_vm is not None
+        back_vm = spec.peer_of(front_vm).vm
+        if not (world.is_alive(front_vm) and world.is_alive(back_vm) and known.plugged.get(front_vm)):
+            return False  # a recovery's affair
+        front = await self._hands.backings.front(link)
+        if front is None or not front.connected:
+            # Its broker died, or would not go on; where it is QEMU that ended, the next word is of that.
+            known.set_state(LinkState.DOWN)
+            return False
+        if await self._hands.backings.works(link):
+            return self._restrict(link, front)
+        known.set_state(LinkState.DOWN)
+        for generation in sorted(known.plugged.get(back_vm, ()), reverse=True):
+            await self._hands.unplug(back_vm, link, generation)
+        return front.session is not None
+
+    def _restrict(self, link: str, front: Front) -> bool:
+        """Take in that the back end's driver refuses some of what was negotiated; return whether it does."""
+        if front.accepted is None or not (refused := front.features & ~front.accepted):
+            return False
+        known = self._world.links[link]
+        known.restrict((known.offer if known.offer is not None else EVERY_FEATURE) & ~refused)
+        attributes = {"refused": refused, "negotiated": front.features}
+        self._world.journal.write("link.offer", link=link, attributes=attributes)
+        known.set_state(LinkState.DOWN)
+        return True
+
+    def _recorder(self, policy: str, died: float | None = None) -> Recorder:
+        now = time.monotonic()
+        return Recorder(
+            vm="",
+            fault=Fault.BROKER_EXIT,
+            policy=policy,
+            fault_at=died if died is not None else now,
+            detected_at=now,
+            on_step=self._recoveries.progress,
+        )
+
+    def broker_returned(self, died: float, adopted: Collection[str]) -> None:
+        """Begin to make the links anew whose back-ends died with their broker, at `died` (CLOCK_MONOTONIC)."""
+        self._group.create_task(self._remake(died, adopted), name="remake-links")
+
+    async def _remake(self, died: float, adopted: Collection[str]) -> None:
+        """See it through, and report on the broker's death."""
+        links = [link for link in self._links if self._is_orphaned(link)]
+        for link in links:
+            self._world.links[link].set_state(LinkState.DOWN)
+        recorder = self._recorder("replug", died)
+        errors = await act.connect_links(links, self._hands, recorder)
+        attributes = {
+            "fault": str(Fault.BROKER_EXIT),
+            "ok": not errors,
+            "total_ms": round(recorder.since_fault(), 1),
+            "adopted": sorted(adopted),
+            "links": links,
+            "steps": recorder.steps,
+        }
+        if errors:
+            attributes["error"] = errors[0].message
+        self._world.journal.write("recovery.end", attributes=attributes)
+
+    def _is_orphaned(self, link: str) -> bool:
+        """Whether a link has a front end that works with nobody now, and nobody else who sees to it."""
+        spec, known = self._world.topology.link(link), self._world.links[link]
+        alive = all(self._world.is_alive(end.vm) for end in spec.endpoints)
+        return alive and bool(known.plugged.get(front_end(spec) or ""))
