@@ -28,7 +28,6 @@ enum vhp_phase {
  */
 enum vhp_request {
 	VHP_WANT_UP,		/* the interface is up */
-	VHP_SUSPECT,		/* the data path has met what cannot be, and stands still */
 };
 
 /* Written by the work only, read without a lock. */
@@ -46,6 +45,7 @@ struct vhp_tx {
 	u32 doorbell;			/* written by the work */
 	u32 stop_heads;			/* with fewer buffers than this the queue stops, ... */
 	u32 wake_heads;			/* ... and starts again with so many */
+	u32 awaited_heads;		/* the same, of a queue that is stopped now */
 	u32 stall_looks;		/* seconds that an empty ring has stood still; the work's */
 	bool stalled;			/* the peer does not fill its ring: packets are dropped */
 	u16 refreshed_seen;		/* the available index at the last refresh */
@@ -78,7 +78,7 @@ struct vhp_link {
 	u32 header_size;		/* of the virtio header before each packet */
 	bool mergeable;			/* a packet may go into several of the peer's buffers */
 	unsigned long requests;		/* atomic bits, enum vhp_request */
-	u32 fault;			/* enum vhp_fault: of the last VHP_SUSPECT */
+	u32 fault;			/* enum vhp_fault: the first that the data path has met */
 
 	/* the work's; set up before it can run, or written by it alone */
 	enum vhp_phase phase;
@@ -128,7 +128,7 @@ void vhp_link_down(struct vhp_link *link);
 void vhp_link_suspect(struct vhp_link *link, enum vhp_fault fault);
 static inline bool vhp_link_is_suspect(const struct vhp_link *link)
 {
-	return test_bit(VHP_SUSPECT, &link->requests);
+	return READ_ONCE(link->fault) != VHP_GOOD;
 }
 
 /* vhost_tx.c */

@@ -37,10 +37,15 @@ static const char *const vhp_faults[] = {
 	[VHP_FOREIGN_USED] = "a used index that is not ours",
 };
 
+static void vhp_ring_host(const struct vhp_link *link)
+{
+	vshm_write_doorbell(link->registers, link->identity.host << 16 | VSHM_VECTOR_CONTROL);
+}
+
 static void vhp_answer(struct vhp_link *link, enum vshm_answer_state state)
 {
 	link->request = vshm_answer(&link->identity, state, link->sequence, link->accepted);
-	vshm_write_doorbell(link->registers, link->identity.host << 16 | VSHM_VECTOR_CONTROL);
+	vhp_ring_host(link);
 }
 
 /* Nothing touches BAR2 after this. */
@@ -81,7 +86,7 @@ static void vhp_resume(struct vhp_link *link)
 {
 	u32 i;
 
-	clear_bit(VHP_SUSPECT, &link->requests);
+	WRITE_ONCE(link->fault, VHP_GOOD);
 	for (i = 0; i < link->pairs; i++) {
 		vhp_tx_start(&link->queues[i]);
 		vhp_rx_start(&link->queues[i]);
@@ -103,7 +108,6 @@ static void vhp_set_phase(struct vhp_link *link, enum vhp_phase phase)
 	WRITE_ONCE(link->phase, phase);
 	if (phase == VHP_PHASE_RUN) {
 		link->stats.connects++;
-		vhp_answer(link, VSHM_ANSWER_ON);
 		vhp_resume(link);
 	}
 	wake_up_all(&link->settled);
@@ -113,7 +117,13 @@ static void vhp_set_phase(struct vhp_link *link, enum vhp_phase phase)
 static void vhp_connect(struct vhp_link *link)
 {
 	if (vhp_read_peer(link)) {
-		vhp_set_phase(link, VHP_PHASE_RUN);
+		vhp_answer(link, VSHM_ANSWER_ON);
+		/* pairs with the host's: off, then a look at our answer. One of us sees the other. */
+		vshm_full_barrier();
+		if (vshm_control_is_off(&link->identity))
+			vhp_link_kick(link);
+		else
+			vhp_set_phase(link, VHP_PHASE_RUN);
 		return;
 	}
 	link->stats.bad_slots++;
@@ -164,11 +174,14 @@ static void vhp_refresh(struct vhp_link *link)
 	vhp_kick_napi(link);
 }
 
-/* The host has called the link off; it is told as often as it asks. */
+/* The host has called the link off; it is rung as often as it asks. */
 static void vhp_off(struct vhp_link *link)
 {
-	if (link->phase != VHP_PHASE_OFF)
-		vhp_set_phase(link, VHP_PHASE_OFF);
+	if (link->phase == VHP_PHASE_OFF) {
+		vhp_ring_host(link);
+		return;
+	}
+	vhp_set_phase(link, VHP_PHASE_OFF);
 	vhp_answer(link, VSHM_ANSWER_OFF);
 }
 
@@ -286,8 +299,6 @@ void vhp_link_down(struct vhp_link *link)
 
 void vhp_link_suspect(struct vhp_link *link, enum vhp_fault fault)
 {
-	if (test_and_set_bit(VHP_SUSPECT, &link->requests))
-		return;
-	WRITE_ONCE(link->fault, fault);
-	vhp_link_kick(link);
+	if (cmpxchg(&link->fault, VHP_GOOD, fault) == VHP_GOOD)
+		vhp_link_kick(link);
 }

@@ -63,6 +63,13 @@ static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
 	return vhp_waiting(ring);
 }
 
+/* May there ever be more than these many heads? */
+static bool vhp_tx_may_wait(const struct vhp_queue *queue, u32 heads)
+{
+	return heads < queue->tx.ring.size && !queue->tx.stalled &&
+	       !vhp_link_is_suspect(queue->link);
+}
+
 /* Collects buffers for so many bytes and notes their completions, which nobody sees yet. Their
  * number is in `heads`.
  */
@@ -78,8 +85,10 @@ static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
 		enum vhp_fault fault;
 		u32 head;
 
-		if (vhp_tx_heads(queue, count + 1) <= count)
-			return count == tx->ring.size || tx->stalled ? VHP_DROPPED : VHP_SHORT;
+		if (vhp_tx_heads(queue, count + 1) <= count) {
+			*heads = count;
+			return vhp_tx_may_wait(queue, count) ? VHP_SHORT : VHP_DROPPED;
+		}
 		head = vhp_head(&tx->ring, count);
 		before = tx->chain->bytes;
 		fault = vhp_walk(&link->memory, &tx->ring, head, VRING_DESC_F_WRITE, tx->chain);
@@ -95,33 +104,48 @@ static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
 	return tx->chain->bytes < bytes ? VHP_DROPPED : VHP_SENT;
 }
 
-static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *skb)
+static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *skb, u32 *heads)
 {
 	u32 header_size = queue->link->header_size;
 	struct virtio_net_hdr_mrg_rxbuf header;
 	struct vhp_tx *tx = &queue->tx;
 	struct vhp_writer writer;
 	enum vhp_put put;
-	u32 heads;
 
 	if (vhp_link_is_suspect(queue->link) || skb->len > VSHM_PACKET_MAX)
 		return VHP_DROPPED;
 	if (virtio_net_hdr_from_skb(skb, &header.hdr, true, false, 0))
 		return VHP_DROPPED;
-	put = vhp_gather(queue, header_size + skb->len, &heads);
+	put = vhp_gather(queue, header_size + skb->len, heads);
 	if (put != VHP_SENT)
 		return put;
-	header.num_buffers = (__force __virtio16)cpu_to_le16(heads);
+	header.num_buffers = (__force __virtio16)cpu_to_le16(*heads);
 	writer = (struct vhp_writer){ .piece = tx->chain->pieces };
 	vhp_write(&writer, &header, header_size);
 	vhp_write_packet(&writer, skb);
-	tx->ring.next += heads;
+	tx->ring.next += *heads;
 	tx->stalled = false;
 	return VHP_SENT;
 }
 
+/* Are the buffers there that a stopped queue waits for? */
+static bool vhp_tx_may_start(struct vhp_queue *queue)
+{
+	struct vhp_tx *tx = &queue->tx;
+
+	if (vhp_tx_heads(queue, tx->awaited_heads) < tx->awaited_heads)
+		return false;
+	vhp_quiet(&tx->ring);
+	return true;
+}
+
+static void vhp_tx_ask(struct vhp_tx *tx)
+{
+	vhp_ask(&tx->ring, tx->ring.next + tx->awaited_heads - 1);
+}
+
 /* Stops the queue, and asks to be kicked when the peer has posted enough buffers again. */
-static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq)
+static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq, u32 heads)
 {
 	struct vhp_tx *tx = &queue->tx;
 
@@ -129,12 +153,11 @@ static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq)
 	u64_stats_update_begin(&tx->stats.sync);
 	u64_stats_inc(&tx->stats.ring_full);
 	u64_stats_update_end(&tx->stats.sync);
-	vhp_ask(&tx->ring, tx->ring.next + tx->wake_heads - 1);
+	tx->awaited_heads = heads;
+	vhp_tx_ask(tx);
 	/* The peer may have posted them just before it could see our wish. */
-	if (vhp_tx_heads(queue, tx->wake_heads) >= tx->wake_heads) {
-		vhp_quiet(&tx->ring);
+	if (vhp_tx_may_start(queue))
 		netif_tx_start_queue(txq);
-	}
 }
 
 /* Shows the peer what it has got, and interrupts it if it wants that. */
@@ -165,13 +188,14 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 	struct vhp_tx *tx = &queue->tx;
 	u32 length = skb->len;
 	enum vhp_put put;
+	u32 heads;
 
-	put = vhp_tx_put(queue, skb);
+	put = vhp_tx_put(queue, skb, &heads);
 	if (put == VHP_SHORT) {
-		/* Its buffers are smaller than anybody's: the queue was not stopped early
+		/* The peer's buffers are smaller than anybody's: the queue was not stopped early
 		 * enough.
 		 */
-		vhp_tx_stop(queue, txq);
+		vhp_tx_stop(queue, txq, max(tx->wake_heads, heads + 1));
 		vhp_tx_flush(queue);
 		return NETDEV_TX_BUSY;
 	}
@@ -186,7 +210,7 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 	u64_stats_update_end(&tx->stats.sync);
 	if (!tx->stalled && !vhp_link_is_suspect(queue->link) &&
 	    vhp_tx_heads(queue, tx->stop_heads) < tx->stop_heads)
-		vhp_tx_stop(queue, txq);
+		vhp_tx_stop(queue, txq, tx->wake_heads);
 	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
 		vhp_tx_flush(queue);
 	if (put == VHP_SENT)
@@ -199,7 +223,6 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 void vhp_tx_wake(struct vhp_queue *queue)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
-	struct vhp_tx *tx = &queue->tx;
 
 	if (!netif_tx_queue_stopped(txq))
 		return;
@@ -207,10 +230,8 @@ void vhp_tx_wake(struct vhp_queue *queue)
 	 * peer posted, or we do.
 	 */
 	__netif_tx_lock(txq, smp_processor_id());
-	if (netif_tx_queue_stopped(txq) && vhp_tx_heads(queue, tx->wake_heads) >= tx->wake_heads) {
-		vhp_quiet(&tx->ring);
+	if (netif_tx_queue_stopped(txq) && vhp_tx_may_start(queue))
 		netif_tx_wake_queue(txq);
-	}
 	__netif_tx_unlock(txq);
 }
 
@@ -256,8 +277,8 @@ bool vhp_tx_refresh(struct vhp_queue *queue)
 	tx->refreshed_seen = tx->ring.seen;
 	if (stopped) {
 		tx->stall_looks++;
-		vhp_ask(&tx->ring, tx->ring.next + tx->wake_heads - 1);
-		vhp_tx_heads(queue, tx->wake_heads);
+		vhp_tx_ask(tx);
+		vhp_tx_heads(queue, tx->awaited_heads);
 	}
 	if (stopped && tx->stall_looks > VHP_STALL_LOOKS) {
 		/* What comes now goes nowhere; better than to keep it for whom it may concern. */
