@@ -11,7 +11,7 @@ import pytest
 
 DRIVER = Path(__file__).parents[3] / "images/driver"
 HERE = Path(__file__).parent
-FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-I{DRIVER}")
+FLAGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-g", "-O1", f"-I{DRIVER}", f"-I{HERE}")
 
 
 def compile_c(*arguments: str) -> str:
@@ -22,12 +22,17 @@ def compile_c(*arguments: str) -> str:
     return done.stderr if done.returncode else ""
 
 
+def library(directory: Path, source: str) -> ctypes.CDLL:
+    """Compile a source of this directory, and load it."""
+    made = directory / f"{Path(source).stem}.so"
+    assert compile_c("-shared", "-fPIC", "-fsanitize=undefined", "-o", str(made), source) == ""
+    return ctypes.CDLL(str(made))
+
+
 @pytest.fixture(scope="session")
 def ring(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Every function of ring.h, without its prefix: 32-bit numbers in, one out."""
-    library = tmp_path_factory.mktemp("ring") / "ring.so"
-    assert compile_c("-shared", "-fPIC", "-fsanitize=undefined", "-o", str(library), "ring.c") == ""
-    loaded = ctypes.CDLL(str(library))
+    loaded = library(tmp_path_factory.mktemp("ring"), "ring.c")
     for name, arguments in {
         "record_size": 1, "worst_room": 1, "offset": 2, "until_end": 2, "room": 3, "padding": 3, "passed": 3,
         "room_position": 3, "head_valid": 4, "tail_valid": 3, "packet_valid": 4, "padding_valid": 4,
