@@ -118,7 +118,9 @@ static void vhp_connect(struct vhp_link *link)
 {
 	if (vhp_read_peer(link)) {
 		vhp_answer(link, VSHM_ANSWER_ON);
-		/* pairs with the host's: off, then a look at our answer. One of us sees the other. */
+		/* pairs with the host's: off, then a look at our answer. One of us sees the
+		 * other.
+		 */
 		vshm_full_barrier();
 		if (vshm_control_is_off(&link->identity))
 			vhp_link_kick(link);

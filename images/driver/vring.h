@@ -56,7 +56,7 @@ struct vhp_ring {
 	const struct vring_avail *avail;
 	struct vring_used *used;
 	u32 size;
-	u32 region;		/* where the last address was: the next one is there too, nearly always */
+	u32 region;		/* where the last address was; the next one is too, as a rule */
 	u16 next;		/* the position that is to be taken and completed next */
 	u16 seen;		/* the available index, as last seen and checked */
 	u16 published;		/* the used index, as last published */
