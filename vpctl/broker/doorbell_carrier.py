@@ -81,7 +81,7 @@ class DoorbellCarrier:
     @property
     def is_on(self) -> bool:
         """Whether a guest may be working the rings."""
-        return self._server is not None and self._released is None
+        return self._server is not None and (self._released is None or not self._released.done())
 
     def attach(self, wiring: Wiring) -> None:
         own: list[int] = []
@@ -103,7 +103,7 @@ class DoorbellCarrier:
 
     def change_call(self, ring: int, call: Eventfd) -> None:
         """A call that the guest could ring before, such as QEMU's for a masked interrupt, has its doorbell still."""
-        if self._server is None or not self.is_on:
+        if self._server is None or self._released is not None:
             return
         if call.id not in self._calls:
             self._server.join(self._peer([call]))
