@@ -20,6 +20,7 @@ from vpctl.broker.control_page import SLOT, Answer, AnswerState, PeerRing, SlotS
 from vpctl.broker.device_server import DeviceServer
 from vpctl.broker.device_server import Tell as TellDevice
 from vpctl.broker.ivshmem import HOST_ID, LARGEST_ID, Peer
+from vpctl.errors import UsageError
 
 ACK_SECONDS = 3.0
 """For a guest to let go; a driver takes about a millisecond. The front-end's QEMU waits for it meanwhile."""
@@ -84,6 +85,8 @@ class DoorbellCarrier:
         return self._server is not None and (self._released is None or not self._released.done())
 
     def attach(self, wiring: Wiring) -> None:
+        if 1 + len(wiring.rings) > self._spec.vectors:  # QEMU would take the others for an error of the server
+            raise UsageError(f"`{self.name}` has {self._spec.vectors} vectors for {len(wiring.rings)} rings")
         own: list[int] = []
         try:
             own.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
