@@ -76,7 +76,8 @@ class Hands:
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
         if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and await self._is_whole(link):
             return None
-        repair = plan_repair(spec, known.view(), alive, await self.backings.view(link))
+        front = await self.backings.view(link)
+        repair = plan_repair(spec, known.view(), alive, front, policy=known.take_policy())
         known.begin(repair.generation)
         return repair
 
@@ -127,6 +128,21 @@ class Hands:
             return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
         back = known.plugged.get(spec.peer_of(front).vm)
         return back == [known.generation] and await self.backings.works(link)
+
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        await self._around(link).before_unplug(vm, link, generation)
+        await self._set_link(vm, link, generation, up=False)
+
+    async def link(self, vm: str, link: str) -> None:
+        (generation,) = self._world.links[link].plugged[vm]
+        await self._set_link(vm, link, generation, up=True)
+
+    async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
+        """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""
+        world = self._world
+        device = plugged_device(world.run, world.topology.link(link), generation, vm=vm, rundir=world.rundir)
+        session = await world.machines[vm].qmp()
+        await session.execute("set_link", {"name": device.ids().netdev, "up": up})
 
     def _around(self, link: str) -> Around:
         """Return what does the part of a link's kind that is not QEMU's."""

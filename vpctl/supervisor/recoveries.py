@@ -142,7 +142,7 @@ class Recoveries:
             recreate = reason is not None
         if recreate:
             machine.set_state(VmState.RECOVERING)
-        return await self._with_retries(machine, recorder, automatic=automatic)
+        return await self._with_retries(machine, recorder, automatic=automatic, policy=policy)
 
     async def _after_reboot(self, machine: Machine, recorder: Recorder) -> dict[str, Any]:
         """Verify the links of a guest that has rebooted, and repair those that do not carry packets."""
@@ -159,13 +159,17 @@ class Recoveries:
                     recorder.outages[link.name] = recorder.since_fault()
         return await self._with_retries(machine, recorder, automatic=False)
 
-    async def _with_retries(self, machine: Machine, recorder: Recorder, *, automatic: bool) -> dict[str, Any]:
+    async def _with_retries(
+        self, machine: Machine, recorder: Recorder, *, automatic: bool, policy: str | None = None
+    ) -> dict[str, Any]:
         """Try as often as the VM's `health.retries` says, with growing pauses."""
         health_spec = machine.spec.vm.health
         pause, attempts = health_spec.backoff, max(1, health_spec.retries)
         for attempt in range(1, attempts + 1):
             try:
-                plan = self.plan(machine.name, automatic=automatic)
+                plan = self.plan(machine.name, automatic=automatic, policy=policy)
+                for repair in plan.repairs:
+                    self._world.links[repair.link].asked = policy
                 await act.recover_vm(plan, self.hands, recorder)
                 return await self._recovered(machine, recorder, [repair.link for repair in plan.repairs])
             except VpctlError as error:
@@ -221,7 +225,9 @@ class Recoveries:
         attributes = {key: value for key, value in step.items() if key != "vm"}
         self._world.journal.write("recovery.step", vm=step["vm"] or None, attributes=attributes)
 
-    def plan(self, vm: str, *, force: bool = False, automatic: bool = False) -> RecoveryPlan:
+    def plan(
+        self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
+    ) -> RecoveryPlan:
         """Plan a recovery from what is known now; see `recover`."""
         links = self._world.topology.links_of(vm)
         return plan_recovery(
@@ -232,6 +238,7 @@ class Recoveries:
             alive=[name for name in self._world.machines if self._world.is_alive(name)],
             recreate=force or not self._world.is_ready(vm),
             fronts={link.name: FrontView(vm=front) for link in links if (front := front_end(link)) is not None},
+            policy=policy,
         )
 
     def check_policy(self, vm: str, policy: str | None) -> None:

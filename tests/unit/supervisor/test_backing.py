@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,20 +19,26 @@ from tests.fakes.broker import broker_running, made
 from tests.fakes.qmp_server import FakeQemu, serving
 from tests.fakes.vhost_user_frontend import Dialect, Frontend
 from tests.made import made_run, made_topology
+from vpctl.broker import doorbell_carrier, ivshmem
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import KIND_VHOST_PCI, SLOT, SlotState
+from vpctl.broker.control_page import ANSWER, KIND_VHOST_PCI, SLOT, AnswerState, SlotState
 from vpctl.broker.protocol import Exit
 from vpctl.errors import HotplugError, RecoveryError
 from vpctl.links.base import Backing, control_memory
 from vpctl.plan.run import backing, control_page, ram
 from vpctl.qmp.session import Session, connect
+from vpctl.recovery import act
+from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
+from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import fronts
 from vpctl.supervisor.follower import Follower
+from vpctl.supervisor.fronts import EVERY_FEATURE
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
+from vpctl.supervisor.link import Link
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
@@ -298,3 +306,78 @@ async def test_a_link_whose_end_is_dead_is_left_to_its_recovery(ground: Ground) 
             await asyncio.sleep(0.05)
             assert ground.link.plugged == {"vm1": [1], "vm2": [1]}
             assert ground.link.generation == 1
+
+
+def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
+    """Be the QEMU of a doorbell device; return its connection, and the eventfd by which its guest tells the host."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    while True:
+        data, fds, _, _ = socket.recv_fds(connection, 8, 1)
+        if ivshmem.decode(data) == ivshmem.HOST_ID and fds:
+            return connection, fds[0]
+        for fd in fds:
+            os.close(fd)
+
+
+async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_others(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell_carrier, "ACK_SECONDS", 0.1)  # nobody plays the driver to the end
+    async with plugged(ground), following(ground):
+        (front,) = await ground.broker.fronts()
+        end, refused = ground.backing(1).back, front["features"] & -front["features"]
+        connection, acknowledge = await asyncio.to_thread(acknowledgement_of, end.socket)
+        answer = ANSWER.pack(
+            state=AnswerState.ON, ivposition=end.id, request=1, features=front["features"] & ~refused
+        )
+        await ground.broker.write(control_memory("vm1"), (end.slot + SLOT.offsets["answer"], answer))
+        os.eventfd_write(acknowledge, 1)
+        await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the front end's next device")
+        async with ground.rings(2):
+            await state(ground, LinkState.UP)
+            (front,) = await ground.broker.fronts()
+            assert (front["name"], front["features"] & refused) == ("lan0.g2", 0)
+        connection.close()
+        os.close(acknowledge)
+    assert ground.link.as_json()["offer"] == EVERY_FEATURE & ~refused
+    restored = Link("lan0", ground.world.journal, ground.world.save)
+    restored.restore(ground.link.as_json())
+    assert restored.offer == ground.link.offer
+
+
+async def _served(ground: Ground, device: str) -> bool | None:
+    return device in [front["name"] for front in await ground.broker.fronts()] or None
+
+
+async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link_down_meanwhile(
+    ground: Ground,
+) -> None:
+    async with plugged(ground) as frontend:
+        ground.world.machines["vm1"].set_state(VmState.RECOVERING)
+        ground.world.forget("vm1")
+        ground.link.set_state(LinkState.DOWN)
+        ground.link.asked = "relink"
+        now = time.monotonic()
+        recorder = Recorder(
+            vm="vm1",
+            fault=Fault.QEMU_EXIT,
+            policy="relink",
+            fault_at=now,
+            detected_at=now,
+            on_step=lambda step: None,
+        )
+        repair = asyncio.create_task(act.repair_link("lan0", ground.hands, recorder))
+        await until(lambda: _said(ground, False), timeout=5, what="vm2's link down")
+        await frontend.stop()  # as a QEMU does then
+        ground.world.machines["vm1"].set_state(VmState.READY)
+        await until(lambda: _said(ground, True), timeout=5, what="vm2's link up")
+        await frontend.start()
+        await repair
+        assert ground.link.plugged == {"vm1": [2], "vm2": [1]}
+    assert "device_del" not in ground.qemus["vm2"].names()
+    assert [step["name"] for step in recorder.steps] == ["unlink", "link", "plug", "verify"]
+
+
+async def _said(ground: Ground, up: bool) -> bool | None:
+    return {"name": "lan0.g1.net", "up": up} in ground.qemus["vm2"].commands("set_link") or None
