@@ -330,6 +330,7 @@ async def test_a_call_that_changes_is_a_new_peer_and_one_that_comes_back_is_not(
             assert (made.rings()[1]["doorbell"], made.slot()["sequence"]) == (3 << 16 | 1, 2)
             made.carrier.change_call(1, masked)
             assert (made.rings()[1]["doorbell"], made.slot()["sequence"]) == (4 << 16, 3)
+            made.answer(2, 2)
             await made.carrier.off()
             made.carrier.change_call(1, made.calls[1])
             assert made.slot()["sequence"] == 3, "it has let go"
