@@ -369,10 +369,11 @@ async def _read(client: socket.socket, parser: Parser) -> Message | None:
             continue
         if not data:
             return None
-        message = parser.feed(data, fds)
         if truncated:
+            for fd in fds:
+                os.close(fd)
             raise ProtocolError(f"more than {MOST_FDS} descriptors with one message")
-        if message is not None:
+        if (message := parser.feed(data, fds)) is not None:
             return message
 
 

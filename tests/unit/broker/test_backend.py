@@ -470,6 +470,17 @@ async def test_only_what_is_asked_for_is_offered() -> None:
         assert (await both.told.exactly("connected", "ready"))["features"] == Feature.CSUM | Feature.VERSION_1
 
 
+def test_more_descriptors_than_a_message_can_have_end_the_connection() -> None:
+    async def go() -> None:
+        async with pair() as both:
+            await both.front.connect()
+            await both.front.say(Request.GET_FEATURES, fds=both.front.kicks[:1] * 9)
+            gone = await both.told.exactly("connected", "refused", "gone")
+            assert gone["reason"] == "more than 8 descriptors with one message"
+
+    leaves_no_descriptor(go)
+
+
 # Section: the carrier
 
 
