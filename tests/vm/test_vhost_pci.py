@@ -294,6 +294,23 @@ def test_the_example_comes_up_and_nothing_is_left_of_it(vpctl: Vpctl) -> None:
     vpctl.assert_nothing_left()
 
 
+def test_by_relink_a_front_end_has_its_carrier_off_meanwhile_and_keeps_its_device(vpctl: Vpctl) -> None:
+    vpctl.json("up", str(EXAMPLES / f"{KIND}.yaml"))
+    boot_id, seq = vpctl.guest("vm2", BOOT_ID), vpctl.last_seq(KIND)
+    vpctl.run("crash", "vm1", "--how", "kill")
+    vpctl.entry(KIND, "recovery.step", after=seq, name="unlink")
+    assert vpctl.guest("vm2", "cat /sys/class/net/lan0/carrier") == "0\n"
+    report = vpctl.json("recover", "vm1")
+    assert (report["ok"], report["policy"]) == (True, "relink")
+    assert [step["name"] for step in report["steps"]] == ["fence", "boot", "unlink", "link", "plug", "verify"]
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [2], "vm2": [1]}
+    assert steps(vpctl, KIND, "vm2", "lan0.g1", "lan0.g2", after=seq) == []
+    assert vpctl.guest("vm2", f"{BOOT_ID}; cat /sys/class/net/lan0/carrier") == f"{boot_id}1\n"
+    report = vpctl.json("recover", "vm1", "--force", "--policy", "replug")
+    assert (report["ok"], report["policy"]) == (True, "replug")
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [3], "vm2": [3]}
+
+
 def maps(vpctl: Vpctl, vm: str) -> str:
     process = vpctl.qemu(KIND, vm)
     assert process is not None

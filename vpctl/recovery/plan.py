@@ -14,6 +14,9 @@ from types import MappingProxyType
 from vpctl.recovery.state import FrontView, LinkView
 from vpctl.topology.model import LinkSpec
 
+REPLUG = "replug"
+"""The policy by which every survivor's device is unplugged, and plugged anew."""
+
 RELINK = "relink"
 """The policy by which a front end that lives keeps its device: its link is set down, and up for the new other end."""
 

@@ -17,6 +17,7 @@ from vpctl.errors import VpctlError
 from vpctl.plan.run import front_end
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
+from vpctl.recovery.plan import RELINK, REPLUG
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState
 from vpctl.supervisor.fronts import EVERY_FEATURE, Front
@@ -80,9 +81,13 @@ class Follower:
         if await self._hands.backings.works(link):
             return self._restrict(link, front)
         known.set_state(LinkState.DOWN)
+        if front.session is not None:
+            # They run already, and may ring the old device's interrupts: their link is set down for its unplug.
+            known.asked = RELINK
+            return True
         for generation in sorted(known.plugged.get(back_vm, ()), reverse=True):
             await self._hands.unplug(back_vm, link, generation)
-        return front.session is not None
+        return False
 
     def _restrict(self, link: str, front: Front) -> bool:
         """Take in that the back end's driver refuses some of what was negotiated; return whether it does."""
@@ -93,6 +98,7 @@ class Follower:
         attributes = {"refused": refused, "negotiated": front.features}
         self._world.journal.write("link.offer", link=link, attributes=attributes)
         known.set_state(LinkState.DOWN)
+        known.asked = REPLUG  # an offer is made to a new device
         return True
 
     def _recorder(self, policy: str, died: float | None = None) -> Recorder:

@@ -29,7 +29,7 @@ from vpctl.plan.run import backing, control_page, ram
 from vpctl.qmp.session import Session, connect
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
-from vpctl.recovery.plan import Repair
+from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
@@ -291,6 +291,23 @@ async def test_rings_that_began_anew_while_nobody_listened_are_found(ground: Gro
             follower.look_at_all()
             await until(lambda: _generation(ground, 2), timeout=5, what="another generation")
             await state(ground, LinkState.UP)
+
+
+async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_that_may_hear_them(
+    ground: Ground,
+) -> None:
+    async with plugged(ground) as frontend:
+        await frontend.stop()
+        await frontend.start()
+        assert not await ground.hands.backings.works("lan0")
+        repair = plan_repair(
+            LINK,
+            ground.link.view(),
+            ["vm1", "vm2"],
+            await ground.hands.backings.view("lan0"),
+            policy="relink",
+        )
+        assert (repair.keep, repair.unlink, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
 
 
 async def _generation(ground: Ground, wanted: int) -> bool | None:
