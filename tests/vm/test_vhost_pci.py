@@ -239,9 +239,10 @@ def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpct
 def test_a_supervisor_killed_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(hub: Vpctl) -> None:
     seq = hub.last_seq("hub")
     hub.run("crash", "a", "--how", "kill")
-    hub.entry("hub", "vm.state", after=seq, vm="a", state="recovering")
+    hub.entry("hub", "link.off", after=seq, link="a0")
     kill(hub.supervisor("hub"))
-    hub.entry("hub", "recovery.end", after=seq, vm="a", ok=True, limit=90)
+    hub.entry("hub", "link.state", after=seq, link="a0", state="up", limit=90)
+    assert hub.json("recover", "a")["ok"]
     assert hub.json("check")["ok"]
 
 
