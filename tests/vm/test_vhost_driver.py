@@ -176,22 +176,26 @@ async def test_the_interface_is_what_the_slot_says(pair: Pair) -> None:
 
 
 async def test_packets_of_all_sizes_cross_both_ways(pair: Pair) -> None:
-    for size in (0, 1, 56, 1472, 8972, 30000, 65507):
-        await pair.ping(2, size)
-        await pair.ping(2, size, role=1)
+    sizes = "for size in {}; do ping -c 2 -i 0.05 -W 5 -s $size {}; done"
+    for role, guest in enumerate(pair.guests):
+        await guest.run(sizes.format("0 1 56 1472 8972 30000 65507", f"10.77.0.{2 - role}"))
     for guest in pair.guests:
         await guest.run("ip link set shm0 mtu 65521")
-    await pair.ping(2, 65400)
+    for role, guest in enumerate(pair.guests):
+        await guest.run(sizes.format("8973 65400", f"10.77.0.{2 - role}"))
     for guest in pair.guests:
         await guest.run(f"ip link set shm0 mtu {MTU}")
 
 
-async def iperf(pair: Pair, *options: str, seconds: float = 2) -> float:
+async def iperf(pair: Pair, *options: str, length: str = "-t 2") -> float:
     """Run iperf3 between the guests; Mbit/s."""
     await pair.vm2.run("iperf3 -s -D -1; sleep 0.2")
-    command = " ".join(["iperf3", "-c", "10.77.0.2", "-J", "-t", str(seconds), *options])
-    report = json.loads(await pair.vm1.run(command, timeout=seconds + 30))
+    command = " ".join(["iperf3", "-c", "10.77.0.2", "-J", length, *options])
+    report = json.loads(await pair.vm1.run(command, timeout=40))
     return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+SHORT = "-n 4M"
 
 
 async def test_tcp_goes_both_ways_in_large_segments_and_few_doorbells(pair: Pair) -> None:
@@ -199,7 +203,7 @@ async def test_tcp_goes_both_ways_in_large_segments_and_few_doorbells(pair: Pair
     forward, backward = await iperf(pair), await iperf(pair, "-R")
     after = await pair.counters()
     moved = {name: after[name] - before[name] for name in after}
-    assert min(forward, backward) > 100
+    assert min(forward, backward) > 20
     for way in ("tx", "rx"):
         # Of each direction's packets, half at most are the other's acknowledgements.
         assert moved[f"queue_0_{way}_bytes"] / moved[f"queue_0_{way}_packets"] > 5000
@@ -226,8 +230,8 @@ async def test_each_offload_may_be_off(pair: Pair, role: int) -> None:
     for turned in OFFLOADS:
         # Not every driver has every switch: what cannot be turned off is none.
         await guest.run(f"ethtool -K shm0 {turned} || true")
-        assert await iperf(pair, seconds=0.5) > 5
-        assert await iperf(pair, "-R", seconds=0.5) > 5
+        assert await iperf(pair, length=SHORT) > 5
+        assert await iperf(pair, "-R", length=SHORT) > 5
     await guest.run("; ".join(f"ethtool -K shm0 {turned.split()[0]} on || true" for turned in OFFLOADS))
     assert (await pair.counters())["queue_0_rx_bad"] == 0
 
@@ -327,9 +331,11 @@ async def test_vm2s_interface_goes_down_and_up_under_traffic(pair: Pair) -> None
 
 
 async def rebooted(guest: Guest) -> None:
-    """Reset a guest, and wait until it is up again."""
+    """Reset a guest, one that has panicked too, and wait until it is up again."""
     boots = guest.serial.read_text(errors="replace").count("vpctl: ssh\n")
     await guest.session.execute("system_reset")
+    if not (await guest.session.execute("query-status"))["running"]:
+        await guest.session.execute("cont")
 
     async def up_again() -> bool | None:
         return True if guest.serial.read_text(errors="replace").count("vpctl: ssh\n") > boots else None
@@ -363,7 +369,7 @@ async def test_new_doorbells_are_taken_up_under_way(pair: Pair) -> None:
 
     await until(look, timeout=3, what="the driver's word on the doorbells", every=0.01)
     await pair.ping()
-    assert await iperf(pair, seconds=0.5) > 10
+    assert await iperf(pair, length=SHORT) > 5
 
 
 async def test_a_peer_that_posts_no_buffers_stops_the_queue_and_nothing_else(pair: Pair) -> None:
@@ -388,7 +394,7 @@ async def test_a_driver_that_accepts_less_says_so_and_works(pair: Pair) -> None:
     assert pair.host.device is not None
     assert pair.host.answer.features == pair.host.device.wiring.features & mask
     assert "tcp-segmentation-offload: off" in await pair.vm1.run("ethtool -k shm0")
-    assert await iperf(pair, seconds=0.5) > 10
+    assert await iperf(pair, length=SHORT) > 5
     await pair.vm1.run("rmmod vpctl_ivshmem; modprobe vpctl_ivshmem")
     await pair.ping()
 
@@ -507,9 +513,6 @@ def mutate(host: Host, dice: random.Random) -> None:
 async def renew(pair: Pair) -> None:
     """Give vm2 a new start, and the link a new generation."""
     await rebooted(pair.vm2)
-    status = await pair.vm2.session.execute("query-status")
-    if not status["running"]:
-        await pair.vm2.session.execute("cont")
     await pair.replug()
     await pair.ping(seconds=30)
 
@@ -518,8 +521,8 @@ async def test_several_queue_pairs_carry_packets() -> None:
     async with linked_pair(queue_pairs=2, mtu=1500) as pair:
         assert "Combined:\t2" in await pair.vm1.run("ethtool -l shm0")
         await pair.vm2.run("ethtool -L shm0 combined 2")
-        assert await iperf(pair, "-P", "4") > 100
-        assert await iperf(pair, "-R", "-P", "4") > 100
+        assert await iperf(pair, "-P", "4") > 20
+        assert await iperf(pair, "-R", "-P", "4") > 20
         counters = await pair.counters()
         assert all(counters[f"queue_{queue}_tx_packets"] for queue in range(2))
 
@@ -533,8 +536,8 @@ async def test_a_peer_without_mergeable_buffers_indirect_tables_and_event_indice
         for size in (0, 1472, 30000, 65507):
             await pair.ping(2, size)
             await pair.ping(2, size, role=1)
-        assert await iperf(pair) > 50
-        assert await iperf(pair, "-R") > 50
+        assert await iperf(pair) > 20
+        assert await iperf(pair, "-R") > 20
         counters = await pair.counters()
         assert faults(counters) == counters["queue_0_tx_dropped"] == 0
         assert counters["queue_0_rx_doorbells_suppressed"] > 0
