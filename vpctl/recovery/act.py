@@ -63,16 +63,21 @@ async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
     Two recoveries may meet at a link; the second finds it repaired.
     """
     async with hands.link_lock(link):
-        try:
-            await hands.prepare_host(link)
-            repair = await hands.repair_of(link)
-            if repair is None:
-                return
-            await _repair(repair, hands, recorder)
-        except BaseException:
-            hands.link_broken(link)
-            raise
-        recorder.outages[link] = recorder.since_fault()
+        await repair_held(link, hands, recorder)
+
+
+async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
+    """Repair one link whose lock the caller holds; see `repair_link`."""
+    try:
+        await hands.prepare_host(link)
+        repair = await hands.repair_of(link)
+        if repair is None:
+            return
+        await _repair(repair, hands, recorder)
+    except BaseException:
+        hands.link_broken(link)
+        raise
+    recorder.outages[link] = recorder.since_fault()
 
 
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:

@@ -54,9 +54,8 @@ class Follower:
         try:
             async with known.lock:
                 self._pending.discard(link)  # what is told from here on is looked at again
-                wanted = await self._prepare(link)
-            if wanted:
-                await act.repair_link(link, self._hands, self._recorder("follow"))
+                if await self._prepare(link):
+                    await act.repair_held(link, self._hands, self._recorder("follow"))
         except BrokerGoneError:
             return  # the next one is looked at as well
         except VpctlError as error:
@@ -71,14 +70,14 @@ class Follower:
         front_vm = front_end(spec)
         assert front_vm is not None
         back_vm = spec.peer_of(front_vm).vm
+        front = await self._hands.backings.front(link)
         if not (world.is_alive(front_vm) and world.is_alive(back_vm) and known.plugged.get(front_vm)):
             return False  # a recovery's affair
-        front = await self._hands.backings.front(link)
         if front is None or not front.connected:
             # Its broker died, or would not go on; where it is QEMU that ended, the next word is of that.
             known.set_state(LinkState.DOWN)
             return False
-        if await self._hands.backings.works(link):
+        if self._hands.backings.works(link, front):
             return self._restrict(link, front)
         known.set_state(LinkState.DOWN)
         if front.session is not None:

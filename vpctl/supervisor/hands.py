@@ -15,7 +15,7 @@ from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.around import Around, Nothing
 from vpctl.supervisor.backing import Backings
 from vpctl.supervisor.doorbells import Doorbells, files_of
-from vpctl.supervisor.fronts import Fronts
+from vpctl.supervisor.fronts import Front, Fronts
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.regions import Regions
@@ -73,11 +73,13 @@ class Hands:
 
     async def repair_of(self, link: str) -> Repair | None:
         spec, known = self._world.topology.link(link), self._world.links[link]
+        front = await self.backings.front(link)
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
-        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and await self._is_whole(link):
+        whole = self._is_whole(link, front)
+        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
-        front = await self.backings.view(link)
-        repair = plan_repair(spec, known.view(), alive, front, policy=known.take_policy())
+        view = self.backings.view(link, front)
+        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy())
         known.begin(repair.generation)
         return repair
 
@@ -121,13 +123,13 @@ class Hands:
             if bell is not None:
                 await self._doorbells.plugged(machine, bell)
 
-    async def _is_whole(self, link: str) -> bool:
+    def _is_whole(self, link: str, front: Front | None) -> bool:
         """Whether both ends of a link are plugged; a front end may be of an earlier generation."""
         spec, known = self._world.topology.link(link), self._world.links[link]
-        if (front := front_end(spec)) is None:
+        if (vm := front_end(spec)) is None:
             return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
-        back = known.plugged.get(spec.peer_of(front).vm)
-        return back == [known.generation] and await self.backings.works(link)
+        back = known.plugged.get(spec.peer_of(vm).vm)
+        return back == [known.generation] and self.backings.works(link, front)
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         await self._around(link).before_unplug(vm, link, generation)

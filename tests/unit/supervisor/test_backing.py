@@ -22,7 +22,7 @@ from tests.made import made_run, made_topology
 from vpctl.broker import doorbell_carrier, ivshmem
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, KIND_VHOST_PCI, SLOT, AnswerState, SlotState
-from vpctl.broker.protocol import Exit
+from vpctl.broker.protocol import FrontNews
 from vpctl.errors import HotplugError, RecoveryError
 from vpctl.links.base import Backing, control_memory
 from vpctl.plan.run import backing, control_page, ram
@@ -173,7 +173,7 @@ async def following(ground: Ground) -> AsyncIterator[Follower]:
         async def listen() -> None:
             while True:
                 news = await ground.broker.news.get()
-                if not isinstance(news, Exit):
+                if isinstance(news, FrontNews):
                     follower.look(news.name.rpartition(".")[0])
 
         listening = group.create_task(listen())
@@ -299,12 +299,13 @@ async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_tha
     async with plugged(ground) as frontend:
         await frontend.stop()
         await frontend.start()
-        assert not await ground.hands.backings.works("lan0")
+        front = await ground.hands.backings.front("lan0")
+        assert not ground.hands.backings.works("lan0", front)
         repair = plan_repair(
             LINK,
             ground.link.view(),
             ["vm1", "vm2"],
-            await ground.hands.backings.view("lan0"),
+            ground.hands.backings.view("lan0", front),
             policy="relink",
         )
         assert (repair.keep, repair.unlink, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
@@ -323,6 +324,17 @@ async def test_a_link_whose_end_is_dead_is_left_to_its_recovery(ground: Ground) 
             await asyncio.sleep(0.05)
             assert ground.link.plugged == {"vm1": [1], "vm2": [1]}
             assert ground.link.generation == 1
+
+
+async def test_a_back_end_that_dies_while_a_follower_asks_is_left_to_its_recovery(ground: Ground) -> None:
+    async with plugged(ground), following(ground) as follower:
+        follower.look("lan0")
+        await asyncio.sleep(0)  # it has asked the broker
+        ground.world.machines["vm1"].set_state(VmState.CRASHED)
+        ground.world.forget("vm1")
+        await asyncio.sleep(0.05)
+        assert (ground.link.generation, ground.link.asked) == (1, None)
+        assert "set_link" not in ground.qemus["vm2"].names()
 
 
 def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
