@@ -312,6 +312,18 @@ def test_by_relink_a_front_end_has_its_carrier_off_meanwhile_and_keeps_its_devic
     assert links(vpctl)["lan0"]["plugged"] == {"vm1": [3], "vm2": [3]}
 
 
+@pytest.mark.long
+def test_a_pc_that_reboots_gets_a_new_device_whose_memory_is_above_4_gib(vpctl: Vpctl) -> None:
+    lan0 = f"{{lan0: {{kind: {KIND}, endpoints: [vm1, vm2]}}}}"
+    vpctl.json("up", str(vpctl.spare_file("pair", "{vm1: {machine: pc}, vm2: {machine: pc}}", lan0)))
+    seq = vpctl.last_seq("pair")
+    vpctl.run("exec", "vm1", "--", "reboot", status=None)
+    vpctl.entry("pair", "recovery.end", after=seq, vm="vm1", ok=True, limit=90)
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [2], "vm2": [1]}
+    begin = vpctl.guest("vm1", "sed -n 3p /sys/class/net/lan0/device/resource").split()[0]
+    assert int(begin, 16) >= 1 << 32
+
+
 def maps(vpctl: Vpctl, vm: str) -> str:
     process = vpctl.qemu(KIND, vm)
     assert process is not None
