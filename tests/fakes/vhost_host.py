@@ -23,6 +23,7 @@ from vpctl.broker.carrier import Wiring
 from vpctl.broker.control_page import PEER_RING, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.negotiated import OFFER, Negotiated
 from vpctl.broker.vhost_user import Feature, Message, Parser, Request
+from vpctl.errors import ReadyTimeoutError
 from vpctl.wait import until
 
 QUIET_SECONDS = 0.02
@@ -162,7 +163,8 @@ class Host:
         payload = vhost_user.decode(message)
         if message.request == Request.GET_VRING_BASE:
             assert isinstance(payload, vhost_user.RingState)
-            await self.off()
+            with contextlib.suppress(ReadyTimeoutError):  # nobody is there, or nobody that answers
+                await self.off()
             negotiated.halt(payload.index)
             state = vhost_user.RingState(index=payload.index, value=negotiated.base(payload.index))
             return vhost_user.state_reply(message, state)
