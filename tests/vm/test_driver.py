@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -22,7 +21,9 @@ from tests.vm.booting import QEMU, Guest, booted
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
 from vpctl.image import ensure
 from vpctl.log import Log
+from vpctl.process import open_files
 from vpctl.rundir import Directories
+from vpctl.supervisor.parking import park
 from vpctl.wait import until
 
 pytestmark = [
@@ -96,14 +97,13 @@ async def plug(guest: Guest, link: Link, role: int) -> None:
 async def unplug(guest: Guest, link: Link) -> None:
     """Remove a link's device from a guest; its freed descriptors are taken by idle ones (QEMU 7.2 under TCG)."""
     name = f"link{link.slot}"
+    before = open_files(guest.process.pid)
     with guest.session.expect("DEVICE_DELETED", match=lambda event: event["data"].get("device") == name) as gone:
         await guest.session.execute("device_del", {"id": name})
         await gone.wait(20)
     await guest.session.execute("chardev-remove", {"id": f"c-{name}"})
-    for number in range(5 + 4 * link.queue_pairs):  # socket, region, host, and both ends' vectors
-        idle = os.eventfd(0, os.EFD_CLOEXEC)
-        await guest.session.send_fd(f"idle-{link.slot}-{link.generation}-{number}", idle)
-        os.close(idle)
+    heard = before - open_files(guest.process.pid)
+    await park(guest.session, guest.process.pid, heard, name=f"idle-{link.slot}-{link.generation}")
 
 
 @asynccontextmanager

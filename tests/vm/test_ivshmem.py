@@ -151,7 +151,9 @@ def test_a_supervisor_killed_in_the_middle_of_a_repair_is_followed_by_one_that_e
     hub.run("crash", "a", "--how", "kill")
     hub.entry("hub", "link.off", after=seq, link="a0")
     kill(hub.supervisor("hub"))
-    hub.entry("hub", "recovery.end", after=seq, vm="a", ok=True, limit=90)
+    hub.entry("hub", "command", after=seq, command="take-over")
+    for link in ("a0", "a1"):
+        hub.entry("hub", "link.state", after=seq, link=link, state="up", limit=90)
     assert hub.json("check", "--link", "a0")["ok"]
     assert hub.json("check", "--link", "a1")["ok"]
     assert_idle(facts(hub))
