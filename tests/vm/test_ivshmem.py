@@ -218,8 +218,10 @@ def test_twenty_unplugs_under_traffic_cost_a_survivor_its_parked_descriptors_and
 
 
 def heap(pid: int) -> int:
-    """Return what of a QEMU's heap is resident, in KiB: devices come from there. TCG's translations, of which there are
-    more and more with every kind of link, do not, and neither does the guest's memory."""
+    """Return what of a QEMU's heap is resident, in KiB: its devices are there.
+
+    The guest's memory is not, nor TCG's translations, of which there are more and more whatever kind a link has.
+    """
     found = re.search(r" \[heap\]\n.*?^Rss:\s+(\d+) kB", Path(f"/proc/{pid}/smaps").read_text(), re.M | re.S)
     assert found is not None
     return int(found[1])
