@@ -17,12 +17,10 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, End, Link, control_pages
-from tests.vm.booting import QEMU, Guest, booted
+from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, wait_for_line
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
-from vpctl.image import ensure
-from vpctl.log import Log
+from vpctl.image import GuestImage
 from vpctl.process import open_files
-from vpctl.rundir import Directories
 from vpctl.supervisor.parking import park
 from vpctl.wait import until
 
@@ -107,9 +105,8 @@ async def unplug(guest: Guest, link: Link) -> None:
 
 
 @asynccontextmanager
-async def linked_pair(*, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[Pair]:
+async def linked_pair(image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[Pair]:
     """Boot two guests, plug a link, and wait until it carries packets. Their kernels must not complain."""
-    image = await ensure(cache=Directories.from_environment().images, log=Log())
     directory = Path(tempfile.mkdtemp(prefix="vd", dir="/tmp"))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, directory)
@@ -134,10 +131,15 @@ async def linked_pair(*, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[
             assert complaints == []
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=IMAGES)
+async def image(request: pytest.FixtureRequest) -> GuestImage:
+    return await built(*request.param)
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def pair() -> AsyncIterator[Pair]:
+async def pair(image: GuestImage) -> AsyncIterator[Pair]:
     """One pair for all tests that leave it as it was."""
-    async with linked_pair() as linked:
+    async with linked_pair(image) as linked:
         yield linked
 
 
@@ -242,14 +244,10 @@ async def wait_for_acknowledgement(end: End) -> None:
 
 async def test_a_guest_that_reboots_is_taken_in(pair: Pair) -> None:
     guest = pair.guests[1]
-    boots = guest.serial.read_text(errors="replace").count("vpctl: ssh\n")
+    boots = guest.serial.read_text(errors="replace").splitlines().count("vpctl: ssh")
     await flood(pair)
     await guest.session.execute("system_reset")
-
-    async def up_again() -> bool | None:
-        return True if guest.serial.read_text(errors="replace").count("vpctl: ssh\n") > boots else None
-
-    await until(up_again, timeout=60, what="the guest's second boot")
+    await wait_for_line(guest.serial, "vpctl: ssh", times=boots + 1)
     await pair.ping()
 
 
@@ -283,15 +281,14 @@ async def mutate(pair: Pair, count: int, *, seed: int) -> None:
     assert [await guest.run("cat /proc/sys/kernel/random/boot_id") for guest in pair.guests] == boots
 
 
-async def test_several_queue_pairs_carry_packets() -> None:
-    async with linked_pair(queue_pairs=4) as pair:
+async def test_several_queue_pairs_carry_packets(image: GuestImage) -> None:
+    async with linked_pair(image, queue_pairs=4) as pair:
         assert await iperf(pair, "-P", "4") > 100
         counters = await pair.counters(0)
         assert sum(counters[f"queue_{queue}_tx_packets"] > 0 for queue in range(4)) > 1
 
 
-async def test_devices_that_no_control_page_knows_are_left_alone() -> None:
-    image = await ensure(cache=Directories.from_environment().images, log=Log())
+async def test_devices_that_no_control_page_knows_are_left_alone(image: GuestImage) -> None:
     foreign = []
     for name, size in (("same-size", "64K"), ("larger", "1M")):
         foreign += ["-object", f"memory-backend-memfd,id={name},size={size},share=on"]
