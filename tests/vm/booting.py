@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,11 +22,22 @@ from vpctl.guest.ssh import Address, connection, run
 from vpctl.image import GuestImage, ensure
 from vpctl.log import Log
 from vpctl.process import running
+from vpctl.qemu.accelerator import cpu_model
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
 from vpctl.wait import until
 
 QEMU = os.environ.get("VPCTL_QEMU") or "qemu-system-x86_64"
+
+
+def tcg_cpu() -> str:
+    """Return the CPU model that vpctl gives guests under TCG."""
+    said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"version (\d+)\.(\d+)\.(\d+)", said)
+    assert version is not None
+    return cpu_model("tcg", (int(version[1]), int(version[2]), int(version[3])))
+
+
 BOOT_SECONDS = 60.0
 
 IMAGES = [

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, End, Link, control_pages
-from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, wait_for_line
+from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu, wait_for_line
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
 from vpctl.image import GuestImage
 from vpctl.process import open_files
@@ -34,7 +34,6 @@ MTU = 9000
 Q35 = ["-M", "q35"]
 for _number in (1, 2):
     Q35 += ["-device", f"pcie-root-port,id=rp{_number},chassis={_number},slot={_number},pref64-reserve=1G"]
-CPU = "max,-erms,-fsrm"  # the bytes are then copied as fast as under KVM, nearly
 BAD_WORDS = (
     "WARNING:",
     "BUG",
@@ -116,7 +115,7 @@ async def linked_pair(image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU
         links = [f"52:56:77:00:00:0{role + 1} shm0 10.77.0.{role + 1}/24 {mtu}\n" for role in (0, 1)]
         first, second = [
             await stack.enter_async_context(
-                booted(image, *Q35, *pages[role].options, name=f"vm{role + 1}", links=links[role], cpu=CPU)
+                booted(image, *Q35, *pages[role].options, name=f"vm{role + 1}", links=links[role], cpu=tcg_cpu())
             )
             for role in (0, 1)
         ]
@@ -298,7 +297,7 @@ async def test_devices_that_no_control_page_knows_are_left_alone(image: GuestIma
         pages = stack.enter_context(control_pages(2))
         link = Link(directory=directory, pages=pages)
         stack.callback(link.close)
-        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=CPU) as guest:
+        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=tcg_cpu()) as guest:
             link.begin()
             pages[0].set_state(0, SlotState.FREE)
             await plug(guest, link, 0)
