@@ -44,11 +44,18 @@ class Device:
     connection: socket.socket | None = None
     peers: int = 1
     held: list[int] = field(default_factory=list)
+    handlers: frozenset[int] = frozenset()
+    """Where vm1's QEMU has the interrupts."""
+
+    @property
+    def interrupts(self) -> list[int]:
+        """The device's own eventfds: control, and vm2's kicks."""
+        return [self.control, *(ring.kick.fd for ring in self.wiring.rings)]
 
     @property
     def vectors(self) -> int:
-        """Of the device."""
-        return 1 + len(self.wiring.rings)
+        """How many those are."""
+        return len(self.interrupts)
 
     def close(self) -> None:
         """Close what is ours."""
@@ -192,7 +199,7 @@ class Host:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), QUIET_SECONDS if wiring else None)
                     continue
-                if wiring is not None and len(wiring.rings) == 2 * self.queue_pairs:
+                if wiring is not None:
                     return wiring
 
     # Section: vm1's device and its slot
@@ -277,7 +284,7 @@ class Host:
             _say(connection, FIRST_PEER, ring.call.fd)
         _say(connection, HOST_ID, device.acknowledged)
         _say(connection, -1, self.ram)
-        for fd in (device.control, *(ring.kick.fd for ring in device.wiring.rings)):
+        for fd in device.interrupts:
             _say(connection, device.ivposition, fd)
 
     def change_doorbell(self, ring: int, call: int) -> None:
