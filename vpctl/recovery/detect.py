@@ -46,12 +46,14 @@ class Look:
     """The letter of its process's state; None: it is gone, which is told by others."""
     beat: Hashable = None
     """The newest sign of life: another one than before means that the guest lives."""
+    asked: bool = True
+    """Whether QEMU was asked at all; if not, only its process's state was looked at."""
     answers: bool = True
     """Whether QEMU has answered the last question that it was asked."""
     beats_expected: bool = True
     """False while the guest boots again."""
     threads: Mapping[int, Thread] = field(default_factory=dict)
-    """Its vCPUs and main loop; looked at while something is suspicious."""
+    """Its vCPUs and main loop."""
     status: str | None = None
     """QEMU's run state; asked while something is suspicious."""
 
@@ -98,12 +100,14 @@ class Detector:
         self._heartbeat = heartbeat
         self._qmp_timeout = qmp_timeout
         self._last: Look | None = None
+        """The last look at which QEMU was asked."""
+        self._looked_at: float | None = None
         self._beats = Clock(at)
         self._answers = Clock(at)
         self._stop: tuple[float, float] | None = None
         """Since when its process is stopped: last seen to run, first seen stopped."""
         self.suspicious = False
-        """Whether the next look has to take in threads and run state too."""
+        """Whether the next look has to take in the run state too."""
 
     @property
     def pause(self) -> float:
@@ -118,13 +122,18 @@ class Detector:
 
     def take(self, look: Look) -> Finding | None:
         """Take in one look; return the fault that it proves."""
-        before, self._last = self._last, look
-        if before is None or look.at - before.at > LONGEST_PAUSE + GAP:
+        before, looked_at = self._last, self._looked_at
+        self._looked_at = look.at
+        if look.asked:
+            self._last = look
+        if before is None or looked_at is None or look.at - looked_at > LONGEST_PAUSE + GAP:
             self._restart(look.at)
             return None
         if look.state in ("T", "t", None):
-            return self._stopped(before, look)
+            return self._stopped(looked_at, look)
         self._stop = None
+        if not look.asked:
+            return None
         own = own_time(before, look)
         finding = self._qmp(look, own) or (self._guest(before, look, own) if look.answers else None)
         self.suspicious = look.at > min(self._beats.since, self._answers.since)
@@ -135,13 +144,13 @@ class Detector:
         self._answers.restart(at)
         self.suspicious = False
 
-    def _stopped(self, before: Look, look: Look) -> Finding | None:
+    def _stopped(self, ran_at: float, look: Look) -> Finding | None:
         self._restart(look.at)
         self.suspicious = True
         if look.state != "T":  # `t`: in a debugger's hands
             self._stop = None
             return None
-        ran, seen = self._stop = self._stop or (before.at, look.at)
+        ran, seen = self._stop = self._stop or (ran_at, look.at)
         if look.at - seen < STOPPED_SECONDS:
             return None
         return Finding(fault=Fault.QEMU_STOPPED, since=ran, reason="its QEMU is stopped (SIGSTOP)")

@@ -20,6 +20,9 @@ from vpctl.supervisor.machine import Machine
 ANSWER_SECONDS = 0.2
 """How long a look waits for QEMU's answer, which takes a millisecond; a later one counts at the next look."""
 
+ASK_EVERY = 2
+"""A look that asks QEMU costs many times one that only reads the state of its process."""
+
 VCPU = "CPU "
 """What the names of QEMU's vCPU threads begin with (`-name debug-threads=on`)."""
 
@@ -34,6 +37,7 @@ class Watch:
         self._ssh = Question()
         self._status: str | None = None
         self._ssh_answers = 0
+        self._looks = 0
 
     async def run(self) -> None:
         """Look until something is found."""
@@ -56,18 +60,20 @@ class Watch:
 
     async def _look(self, process: ProcessId, detector: Detector) -> Look:
         closely = detector.suspicious
-        answered = await self._qmp.ask(lambda: self._ask_qemu(closely=closely))
+        self._looks += 1
+        asked = closely or self._looks % ASK_EVERY == 0
+        answered = asked and await self._qmp.ask(lambda: self._ask_qemu(closely=closely))
         if detector.is_overdue:
             await self._ask_ssh()
-        threads = _threads(process.pid) if closely else {}
         stat = read_stat(process.pid)
         return Look(
             at=time.monotonic(),
             state=stat.state if stat is not None and stat.start_time == process.start_time else None,
             beat=(self._machine.last_beat, self._ssh_answers),
+            asked=asked,
             answers=answered,
             beats_expected=self._machine.state is VmState.READY,
-            threads=threads,
+            threads=_threads(process.pid) if asked else {},
             status=self._status if closely and answered else None,
         )
 

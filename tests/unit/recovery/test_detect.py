@@ -48,7 +48,7 @@ class Vm:
             beat=self.beat,
             answers=answers,
             beats_expected=beats_expected,
-            threads={1: self.main, 2: self.vcpu} if closely else {},
+            threads={1: self.main, 2: self.vcpu},
             status=status if closely and answers else None,
         )
         return self.detector.take(look)
@@ -163,6 +163,20 @@ def test_what_qemu_says_of_a_guest_that_is_over_counts_at_once(vm: Vm, status: s
     finding = vm.until_found(lambda pause: vm.passes(pause, status=status), limit=6)
     assert finding is not None
     assert finding.fault is fault
+
+
+def test_looks_that_ask_nothing_neither_prove_nor_disprove_a_heartbeat(vm: Vm) -> None:
+    for _ in range(100):
+        vm.now += 2.0
+        assert vm.detector.take(Look(at=vm.now, state="S", beat=-1, asked=False)) is None
+        assert not vm.detector.suspicious
+    began = vm.now
+    vm.now += 1.0
+    assert vm.detector.take(Look(at=vm.now, state="T", asked=False)) is None
+    vm.now += 1.0
+    finding = vm.detector.take(Look(at=vm.now, state="T", asked=False))
+    assert finding is not None
+    assert (finding.fault, finding.since) == (Fault.QEMU_STOPPED, began)
 
 
 def test_a_first_look_proves_nothing() -> None:
