@@ -281,8 +281,13 @@ bool vhp_tx_refresh(struct vhp_queue *queue)
 		vhp_tx_heads(queue, tx->awaited_heads);
 	}
 	if (stopped && tx->stall_looks > VHP_STALL_LOOKS) {
-		/* What comes now goes nowhere; better than to keep it for whom it may concern. */
+		/* What comes now is dropped if it does not fit; better than to keep it for whom
+		 * it may concern. A peer that never posts more than these is not waited for
+		 * again.
+		 */
 		tx->stalled = true;
+		tx->wake_heads = clamp(vhp_waiting(&tx->ring), 1u, tx->wake_heads);
+		tx->stop_heads = min(tx->stop_heads, tx->wake_heads);
 		netif_tx_wake_queue(txq);
 	}
 	__netif_tx_unlock_bh(txq);

@@ -35,7 +35,12 @@ compile_driver() {
 
 prune() {
 	echo "step: remove what the guest does not need"
-	cp "$guest/boot/vmlinuz-$kernel" out/vmlinuz
+	# Packages of newer kernels keep it beside the modules.
+	for vmlinuz in "$guest/boot/vmlinuz-$kernel" "$guest/lib/modules/$kernel/vmlinuz"; do
+		[ ! -e "$vmlinuz" ] || mv "$vmlinuz" out/vmlinuz
+	done
+	# Packed since Debian 13: init wants them plain, and the root is compressed as a whole.
+	find "$guest/lib/modules/$kernel" -name '*.ko.xz' -exec unxz {} +
 	cp "$guest/lib/modules/$kernel/modules.builtin" "$guest/lib/modules/$kernel/modules.order" /tmp
 	mkdir -p kept
 	for directory in $KEEP_MODULES; do

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from vpctl.bench.guest import ANSWERED
 from vpctl.guest.keys import RunKeys, run_keys
-from vpctl.guest.ssh import Address
+from vpctl.guest.ssh import GO, Address
 from vpctl.rundir import RunDir
 
 Process = asyncssh.SSHServerProcess[str]
@@ -40,6 +40,21 @@ def host_key(keys: RunKeys) -> asyncssh.SSHKey:
     return asyncssh.import_private_key(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
 
 
+def told_to_go(answer: Answer) -> Answer:
+    """Have commands begin when they are told to, as a guest's shell would."""
+
+    async def begin(process: Process) -> None:
+        command = process.command or ""
+        if command.startswith(GO):
+            if await process.stdin.readline() == "":
+                process.exit(1)
+                return
+            process.channel._command = command.removeprefix(GO)
+        await answer(process)
+
+    return begin
+
+
 async def hello(process: Process) -> None:
     """Repeat the command line."""
     process.stdout.write(f"{process.command}\n")
@@ -55,7 +70,8 @@ async def guest_running(rundir: RunDir, answer: Answer = hello) -> AsyncIterator
         0,
         server_host_keys=[host_key(keys)],
         authorized_client_keys=asyncssh.import_authorized_keys(keys.public),
-        process_factory=answer,
+        process_factory=told_to_go(answer),
+        line_editor=False,  # which would stand before the channel
     )
     try:
         port = server.get_port()
@@ -114,7 +130,7 @@ def shell(run: Program) -> Answer:
     """Answer as a guest with a shell: `sh -c SCRIPT`, and the questions that a kept shell is asked."""
 
     async def answer(process: Process) -> None:
-        if process.command != "exec sh":
+        if process.command != "sh":
             words = shlex.split(process.command or "")
             script = words[2] if words[:2] == ["sh", "-c"] else " ".join(words)
             task = asyncio.ensure_future(run(script, process))

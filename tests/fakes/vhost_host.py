@@ -23,6 +23,7 @@ from vpctl.broker.carrier import Wiring
 from vpctl.broker.control_page import PEER_RING, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.negotiated import OFFER, Negotiated
 from vpctl.broker.vhost_user import Feature, Message, Parser, Request
+from vpctl.errors import ReadyTimeoutError
 from vpctl.wait import until
 
 QUIET_SECONDS = 0.02
@@ -65,6 +66,7 @@ class Host:
     directory: Path
     page: ControlPage
     mac: bytes
+    front_mac: bytes
     queue_pairs: int = 1
     mtu: int = 1500
     slot: int = 0
@@ -94,13 +96,14 @@ class Host:
         """vm2's options, to go with a machine whose `memory-backend` is `ram`."""
         megabytes = self.memory_size >> 20
         path = f"/proc/{os.getpid()}/fd/{self.ram}"
-        mq = f",mq=on,queues={self.queue_pairs}" if self.queue_pairs > 1 else ""
-        nic = f"virtio-net-pci,netdev=n0,id=nic0,mac={'52:56:77:00:00:02'},rx_queue_size=1024,tx_queue_size=1024,romfile="
+        queues = f",queues={self.queue_pairs}" if self.queue_pairs > 1 else ""
+        nic = f"virtio-net-pci,netdev=n0,id=nic0,mac={self.front_mac.hex(':')},romfile="
+        nic += ",rx_queue_size=1024,tx_queue_size=1024,vectors=0"  # QEMU 7.2 dies of MSI-X here, under TCG
         return [
             *("-object", f"memory-backend-file,id=ram,mem-path={path},size={megabytes}M,share=on"),
             *("-chardev", f"socket,id=vu,path={self.front_path}"),
-            *("-netdev", f"vhost-user,id=n0,chardev=vu{mq.replace(',mq=on', '')}"),
-            *("-device", nic + (",mq=on" if mq else "") + ",vectors=0"),
+            *("-netdev", f"vhost-user,id=n0,chardev=vu{queues}"),
+            *("-device", nic + (",mq=on" if queues else "")),
         ]
 
     @asynccontextmanager
@@ -160,7 +163,8 @@ class Host:
         payload = vhost_user.decode(message)
         if message.request == Request.GET_VRING_BASE:
             assert isinstance(payload, vhost_user.RingState)
-            await self.off()
+            with contextlib.suppress(ReadyTimeoutError):  # nobody is there, or nobody that answers
+                await self.off()
             negotiated.halt(payload.index)
             state = vhost_user.RingState(index=payload.index, value=negotiated.base(payload.index))
             return vhost_user.state_reply(message, state)
@@ -221,7 +225,6 @@ class Host:
             control=os.eventfd(0, os.EFD_CLOEXEC),
             acknowledged=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
             wiring=wiring,
-            held=[],
         )
         self.device = device
         self.write_slot()
@@ -342,10 +345,10 @@ async def _receive(connection: socket.socket, size: int) -> tuple[bytes, list[in
         try:
             data, fds, _, _ = socket.recv_fds(connection, size, vhost_user.MOST_FDS)
         except BlockingIOError:
-            readable = loop.create_future()
-            loop.add_reader(connection, lambda: readable.done() or readable.set_result(None))
+            readable = asyncio.Event()
+            loop.add_reader(connection, readable.set)
             try:
-                await readable
+                await readable.wait()
             finally:
                 loop.remove_reader(connection)
         else:

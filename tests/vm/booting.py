@@ -6,24 +6,54 @@ import asyncio
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from vpctl.guest import heartbeat
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
 from vpctl.guest.ssh import Address, connection, run
-from vpctl.image import GuestImage
+from vpctl.image import GuestImage, ensure
+from vpctl.log import Log
 from vpctl.process import running
+from vpctl.qemu.accelerator import cpu_model
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
 from vpctl.wait import until
 
 QEMU = os.environ.get("VPCTL_QEMU") or "qemu-system-x86_64"
-BOOT_SECONDS = 60.0
+
+
+def tcg_cpu() -> str:
+    """Return the CPU model that vpctl gives guests under TCG."""
+    said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"version (\d+)\.(\d+)\.(\d+)", said)
+    assert version is not None
+    return cpu_model("tcg", (int(version[1]), int(version[2]), int(version[3])))
+
+
+BOOT_SECONDS = 120.0  # on a busy host, under TCG, the second boot of Linux 7 has taken more than 60
+
+IMAGES = [
+    pytest.param(("micro", (6, 1)), id="micro"),
+    pytest.param(("micro13", (6, 12)), id="micro13", marks=pytest.mark.long),
+    pytest.param(("micro13-backports", (6, 13)), id="micro13-backports", marks=pytest.mark.long),
+]
+"""The images there are, and the oldest kernel that each may have: a fixture's parameters, and `built`'s."""
+
+
+async def built(name: str, oldest: tuple[int, int]) -> GuestImage:
+    """Return an image of vpctl's, from the cache that people use: a build takes minutes."""
+    image = await ensure(name, cache=Directories.from_environment().images, log=Log())
+    major, minor, _ = str(image.manifest["kernel"]).split(".", 2)
+    assert (int(major), int(minor)) >= oldest
+    return image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

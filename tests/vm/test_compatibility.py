@@ -27,3 +27,24 @@ def test_a_pair_comes_up_and_recovers_on_another_qemu(vpctl: Vpctl, qemu: str | 
     vpctl.entry("pair", "fault", vm="vm1", fault="guest-panic")
     assert vpctl.json("recover", "vm1")["ok"]
     assert vpctl.json("check")["ok"]
+
+
+MIXED = [(first, second) for first in ["", *QEMUS] for second in ["", *QEMUS] if first != second]
+
+
+@pytest.mark.parametrize(("back", "front"), [(qemu, qemu) for qemu in QEMUS] + MIXED or [("", "")])
+def test_a_guest_works_the_rings_of_another_on_any_two_qemus(vpctl: Vpctl, back: str, front: str) -> None:
+    """An empty name is the QEMU that is there by itself."""
+    if not QEMUS:
+        pytest.skip("VPCTL_TEST_QEMUS names no QEMU")
+    vms = ", ".join(f"{vm}: {{{f'qemu: {qemu!r}' if qemu else ''}}}" for vm, qemu in (("vm1", back), ("vm2", front)))
+    link = "{kind: vhost-pci, endpoints: [vm1, vm2], queues: 2}"
+    vpctl.run("up", str(vpctl.spare_file("pair", f"{{{vms}}}", f"{{lan0: {link}}}")))
+    assert vpctl.json("check")["ok"]
+    for policy in ("relink", "replug"):
+        for vm in ("vm1", "vm2"):
+            assert vpctl.json("recover", vm, "--force", "--policy", policy)["ok"]
+    seq = vpctl.last_seq("pair")
+    vpctl.run("exec", "vm2", "--", "reboot", status=None)
+    vpctl.entry("pair", "recovery.end", after=seq, vm="vm2", ok=True, limit=90)
+    assert vpctl.json("check")["ok"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import shutil
 import tempfile
@@ -18,11 +17,11 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, End, Link, control_pages
-from tests.vm.booting import QEMU, Guest, booted
+from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu, wait_for_line
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
-from vpctl.image import ensure
-from vpctl.log import Log
-from vpctl.rundir import Directories
+from vpctl.image import GuestImage
+from vpctl.process import open_files
+from vpctl.supervisor.parking import park
 from vpctl.wait import until
 
 pytestmark = [
@@ -35,7 +34,6 @@ MTU = 9000
 Q35 = ["-M", "q35"]
 for _number in (1, 2):
     Q35 += ["-device", f"pcie-root-port,id=rp{_number},chassis={_number},slot={_number},pref64-reserve=1G"]
-CPU = "max,-erms,-fsrm"  # the bytes are then copied as fast as under KVM, nearly
 BAD_WORDS = (
     "WARNING:",
     "BUG",
@@ -96,20 +94,18 @@ async def plug(guest: Guest, link: Link, role: int) -> None:
 async def unplug(guest: Guest, link: Link) -> None:
     """Remove a link's device from a guest; its freed descriptors are taken by idle ones (QEMU 7.2 under TCG)."""
     name = f"link{link.slot}"
+    before = open_files(guest.process.pid)
     with guest.session.expect("DEVICE_DELETED", match=lambda event: event["data"].get("device") == name) as gone:
         await guest.session.execute("device_del", {"id": name})
         await gone.wait(20)
     await guest.session.execute("chardev-remove", {"id": f"c-{name}"})
-    for number in range(5 + 4 * link.queue_pairs):  # socket, region, host, and both ends' vectors
-        idle = os.eventfd(0, os.EFD_CLOEXEC)
-        await guest.session.send_fd(f"idle-{link.slot}-{link.generation}-{number}", idle)
-        os.close(idle)
+    heard = before - open_files(guest.process.pid)
+    await park(guest.session, guest.process.pid, heard, name=f"idle-{link.slot}-{link.generation}")
 
 
 @asynccontextmanager
-async def linked_pair(*, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[Pair]:
+async def linked_pair(image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[Pair]:
     """Boot two guests, plug a link, and wait until it carries packets. Their kernels must not complain."""
-    image = await ensure(cache=Directories.from_environment().images, log=Log())
     directory = Path(tempfile.mkdtemp(prefix="vd", dir="/tmp"))
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(shutil.rmtree, directory)
@@ -119,7 +115,7 @@ async def linked_pair(*, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[
         links = [f"52:56:77:00:00:0{role + 1} shm0 10.77.0.{role + 1}/24 {mtu}\n" for role in (0, 1)]
         first, second = [
             await stack.enter_async_context(
-                booted(image, *Q35, *pages[role].options, name=f"vm{role + 1}", links=links[role], cpu=CPU)
+                booted(image, *Q35, *pages[role].options, name=f"vm{role + 1}", links=links[role], cpu=tcg_cpu())
             )
             for role in (0, 1)
         ]
@@ -134,10 +130,15 @@ async def linked_pair(*, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[
             assert complaints == []
 
 
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=IMAGES)
+async def image(request: pytest.FixtureRequest) -> GuestImage:
+    return await built(*request.param)
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def pair() -> AsyncIterator[Pair]:
+async def pair(image: GuestImage) -> AsyncIterator[Pair]:
     """One pair for all tests that leave it as it was."""
-    async with linked_pair() as linked:
+    async with linked_pair(image) as linked:
         yield linked
 
 
@@ -242,14 +243,10 @@ async def wait_for_acknowledgement(end: End) -> None:
 
 async def test_a_guest_that_reboots_is_taken_in(pair: Pair) -> None:
     guest = pair.guests[1]
-    boots = guest.serial.read_text(errors="replace").count("vpctl: ssh\n")
+    boots = guest.serial.read_text(errors="replace").splitlines().count("vpctl: ssh")
     await flood(pair)
     await guest.session.execute("system_reset")
-
-    async def up_again() -> bool | None:
-        return True if guest.serial.read_text(errors="replace").count("vpctl: ssh\n") > boots else None
-
-    await until(up_again, timeout=60, what="the guest's second boot")
+    await wait_for_line(guest.serial, "vpctl: ssh", times=boots + 1)
     await pair.ping()
 
 
@@ -283,15 +280,14 @@ async def mutate(pair: Pair, count: int, *, seed: int) -> None:
     assert [await guest.run("cat /proc/sys/kernel/random/boot_id") for guest in pair.guests] == boots
 
 
-async def test_several_queue_pairs_carry_packets() -> None:
-    async with linked_pair(queue_pairs=4) as pair:
+async def test_several_queue_pairs_carry_packets(image: GuestImage) -> None:
+    async with linked_pair(image, queue_pairs=4) as pair:
         assert await iperf(pair, "-P", "4") > 100
         counters = await pair.counters(0)
         assert sum(counters[f"queue_{queue}_tx_packets"] > 0 for queue in range(4)) > 1
 
 
-async def test_devices_that_no_control_page_knows_are_left_alone() -> None:
-    image = await ensure(cache=Directories.from_environment().images, log=Log())
+async def test_devices_that_no_control_page_knows_are_left_alone(image: GuestImage) -> None:
     foreign = []
     for name, size in (("same-size", "64K"), ("larger", "1M")):
         foreign += ["-object", f"memory-backend-memfd,id={name},size={size},share=on"]
@@ -301,7 +297,7 @@ async def test_devices_that_no_control_page_knows_are_left_alone() -> None:
         pages = stack.enter_context(control_pages(2))
         link = Link(directory=directory, pages=pages)
         stack.callback(link.close)
-        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=CPU) as guest:
+        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=tcg_cpu()) as guest:
             link.begin()
             pages[0].set_state(0, SlotState.FREE)
             await plug(guest, link, 0)

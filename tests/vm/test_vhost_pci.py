@@ -239,9 +239,10 @@ def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpct
 def test_a_supervisor_killed_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(hub: Vpctl) -> None:
     seq = hub.last_seq("hub")
     hub.run("crash", "a", "--how", "kill")
-    hub.entry("hub", "vm.state", after=seq, vm="a", state="recovering")
+    hub.entry("hub", "link.off", after=seq, link="a0")
     kill(hub.supervisor("hub"))
-    hub.entry("hub", "recovery.end", after=seq, vm="a", ok=True, limit=90)
+    hub.entry("hub", "link.state", after=seq, link="a0", state="up", limit=90)
+    assert hub.json("recover", "a")["ok"]
     assert hub.json("check")["ok"]
 
 
@@ -292,6 +293,35 @@ def test_the_example_comes_up_and_nothing_is_left_of_it(vpctl: Vpctl) -> None:
     assert re.search(r"memfd:vpctl:ram/vm2\.g1", maps(vpctl, "vm1")), "vm1 has vm2's memory"
     vpctl.run("down")
     vpctl.assert_nothing_left()
+
+
+def test_by_relink_a_front_end_has_its_carrier_off_meanwhile_and_keeps_its_device(vpctl: Vpctl) -> None:
+    vpctl.json("up", str(EXAMPLES / f"{KIND}.yaml"))
+    boot_id, seq = vpctl.guest("vm2", BOOT_ID), vpctl.last_seq(KIND)
+    vpctl.run("crash", "vm1", "--how", "kill")
+    vpctl.entry(KIND, "recovery.step", after=seq, name="unlink")
+    assert vpctl.guest("vm2", "cat /sys/class/net/lan0/carrier") == "0\n"
+    report = vpctl.json("recover", "vm1")
+    assert (report["ok"], report["policy"]) == (True, "relink")
+    assert [step["name"] for step in report["steps"]] == ["fence", "boot", "unlink", "link", "plug", "verify"]
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [2], "vm2": [1]}
+    assert steps(vpctl, KIND, "vm2", "lan0.g1", "lan0.g2", after=seq) == []
+    assert vpctl.guest("vm2", f"{BOOT_ID}; cat /sys/class/net/lan0/carrier") == f"{boot_id}1\n"
+    report = vpctl.json("recover", "vm1", "--force", "--policy", "replug")
+    assert (report["ok"], report["policy"]) == (True, "replug")
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [3], "vm2": [3]}
+
+
+@pytest.mark.long
+def test_a_pc_that_reboots_gets_a_new_device_whose_memory_is_above_4_gib(vpctl: Vpctl) -> None:
+    lan0 = f"{{lan0: {{kind: {KIND}, endpoints: [vm1, vm2]}}}}"
+    vpctl.json("up", str(vpctl.spare_file("pair", "{vm1: {machine: pc}, vm2: {machine: pc}}", lan0)))
+    seq = vpctl.last_seq("pair")
+    vpctl.run("exec", "vm1", "--", "reboot", status=None)
+    vpctl.entry("pair", "recovery.end", after=seq, vm="vm1", ok=True, limit=90)
+    assert links(vpctl)["lan0"]["plugged"] == {"vm1": [2], "vm2": [1]}
+    begin = vpctl.guest("vm1", "sed -n 3p /sys/class/net/lan0/device/resource").split()[0]
+    assert int(begin, 16) >= 1 << 32
 
 
 def maps(vpctl: Vpctl, vm: str) -> str:

@@ -185,7 +185,7 @@ class Guest:
         # Whoever does not wait for the end of an answer leaves it to the next question, which must not get it.
         shell, self._shell = self._shell, None
         if shell is None:
-            shell = await self._ssh.create_process("exec sh", encoding="utf-8", errors="replace")
+            shell = await guest_ssh.start(self._ssh, "sh")
         answered = False
         try:
             shell.stdin.write(f"{script}\necho {ANSWERED}\n")

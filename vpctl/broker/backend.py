@@ -46,7 +46,7 @@ QUIET_SECONDS = 0.005
 """Without a word, after which rings that are complete are taken to work: QEMU sets the call it means after others."""
 
 PARTLY_QUIET_SECONDS = 0.2
-"""The same where rings are not enabled: a guest enables its further queue pairs once its interface is set up."""
+"""The same where queue pairs are missing: a guest enables all that it uses once its interface is set up."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -67,7 +67,7 @@ class FrontSpec:
     def offer(self) -> int:
         """The features that are offered."""
         more = Feature.PROTOCOL_FEATURES | (Feature.MQ if self.queue_pairs > 1 else 0)
-        return self.features & OFFER | more
+        return int(self.features & OFFER | more)
 
 
 class State(Enum):
@@ -118,6 +118,8 @@ class Backend:
             self._listener.close()
             self._listener = None
             Path(self.spec.path).unlink(missing_ok=True)
+        if self._quiet is not None:
+            self._quiet.cancel()
         if self._conversation is not None:
             self._conversation.cancel()  # the connection is closed when it has ended
         else:
@@ -171,7 +173,7 @@ class Backend:
             "name": self.spec.name,
             "path": self.spec.path,
             "ram": self.spec.ram,
-            "offer": self.spec.features & OFFER,
+            "offer": int(self.spec.features & OFFER),
             "state": self._state.value,
             "connected": self._client is not None,
             "session": self._present(),
@@ -367,10 +369,11 @@ async def _read(client: socket.socket, parser: Parser) -> Message | None:
             continue
         if not data:
             return None
-        message = parser.feed(data, fds)
         if truncated:
+            for fd in fds:
+                os.close(fd)
             raise ProtocolError(f"more than {MOST_FDS} descriptors with one message")
-        if message is not None:
+        if (message := parser.feed(data, fds)) is not None:
             return message
 
 

@@ -58,7 +58,7 @@ class Carrier(Protocol):
 
     @property
     def is_on(self) -> bool:
-        """Whether a guest may be working the rings."""
+        """Whether a guest may be working the rings: from `attach` until it has let go, or has not in time."""
 
     def attach(self, wiring: Wiring) -> None:
         """Show the rings to the guest; OSError, with nothing left behind, if that fails."""

@@ -170,7 +170,7 @@ class BrokerClient:
             session=session,
             name=name,
             path=path,
-            id=id,
+            ivposition=id,  # a request's `id` is its number
             vectors=vectors,
             control=control,
             slot=slot,

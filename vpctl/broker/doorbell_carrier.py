@@ -20,6 +20,7 @@ from vpctl.broker.control_page import SLOT, Answer, AnswerState, PeerRing, SlotS
 from vpctl.broker.device_server import DeviceServer
 from vpctl.broker.device_server import Tell as TellDevice
 from vpctl.broker.ivshmem import HOST_ID, LARGEST_ID, Peer
+from vpctl.errors import UsageError
 
 ACK_SECONDS = 3.0
 """For a guest to let go; a driver takes about a millisecond. The front-end's QEMU waits for it meanwhile."""
@@ -81,9 +82,11 @@ class DoorbellCarrier:
     @property
     def is_on(self) -> bool:
         """Whether a guest may be working the rings."""
-        return self._server is not None and self._released is None
+        return self._server is not None and (self._released is None or not self._released.done())
 
     def attach(self, wiring: Wiring) -> None:
+        if 1 + len(wiring.rings) > self._spec.vectors:  # QEMU would take the others for an error of the server
+            raise UsageError(f"`{self.name}` has {self._spec.vectors} vectors for {len(wiring.rings)} rings")
         own: list[int] = []
         try:
             own.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -103,7 +106,7 @@ class DoorbellCarrier:
 
     def change_call(self, ring: int, call: Eventfd) -> None:
         """A call that the guest could ring before, such as QEMU's for a masked interrupt, has its doorbell still."""
-        if self._server is None or not self.is_on:
+        if self._server is None or self._released is not None:
             return
         if call.id not in self._calls:
             self._server.join(self._peer([call]))

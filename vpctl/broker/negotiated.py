@@ -153,7 +153,9 @@ class Negotiated:
 
     @property
     def is_partial(self) -> bool:
-        """Whether rings were started that are not enabled; a guest may be just about to enable more."""
+        """Whether more may be about to come: rings that were started and not enabled, or with MQ not yet started."""
+        if self.features & Feature.MQ and any(ring.kick is None for ring in self.rings):
+            return True
         return any(ring.kick is not None and not self._is_enabled(ring) for ring in self.rings)
 
     def wiring(self) -> Wiring | None:
@@ -172,7 +174,7 @@ class Negotiated:
         if not wired:
             return None
         return Wiring(
-            features=self.features & ~Feature.PROTOCOL_FEATURES, regions=self._peer_regions(), rings=tuple(wired)
+            features=self.features & ~int(Feature.PROTOCOL_FEATURES), regions=self._peer_regions(), rings=tuple(wired)
         )
 
     def _is_enabled(self, ring: Ring) -> bool:
@@ -223,7 +225,7 @@ class Negotiated:
                 raise RefusedError(f"{message.name} has {more:#x}, which was not offered")
             self.features = number
         else:
-            if more := number & ~PROTOCOL:
+            if more := number & ~int(PROTOCOL):
                 raise RefusedError(f"{message.name} has {more:#x}, which was not offered")
             self.protocol = number
 

@@ -138,7 +138,7 @@ class Shared:
         session: int,
         name: str,
         path: str,
-        id: int,
+        ivposition: int,
         vectors: int,
         control: str,
         slot: int,
@@ -148,14 +148,14 @@ class Shared:
         backend = self._front(front)
         page = self.memories.fd(control)
         spec = DeviceSpec(
-            name=name, path=path, id=id, vectors=vectors, slot=slot, description=bytes.fromhex(description)
+            name=name, path=path, id=ivposition, vectors=vectors, slot=slot, description=bytes.fromhex(description)
         )
         _check(spec, os.fstat(page).st_size)
         carrier = DoorbellCarrier(
             spec,
             ram=self.memories.fd(backend.spec.ram),
             control=page,
-            tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": id}),
+            tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": ivposition}),
             answered=backend.hear_answer,
         )
         try:

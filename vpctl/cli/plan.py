@@ -35,7 +35,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     """Return the plan as JSON data."""
     from vpctl.broker.memory import placeholder
     from vpctl.guest.config import config_paths
-    from vpctl.plan.run import host_network, plug_steps, ram, sharing
+    from vpctl.plan.run import front_end, host_network, plug_steps, ram, sharing
     from vpctl.qemu.argv import machine_argv
     from vpctl.supervisor.host_network import creation
 
@@ -73,6 +73,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         shared = sharing(run, link, 1, rundir=rundir)
         memory = {"name": shared.memory.name, "size": shared.memory.size} if shared is not None else None
         entry |= {"recovery": recovery, "endpoints": ends, "host": commands, "memory": memory}
+        entry |= {"front_end": front_end(link)}
         links.append({**entry, "steps": steps})
     return {"schema_version": 1, "name": topology.name, "vms": vms, "links": links}
 
@@ -89,6 +90,11 @@ def plan_text(data: dict[str, Any]) -> str:
         lines += link["host"]
         if (memory := link["memory"]) is not None:
             lines.append(f"# memory {memory['name']}, {memory['size'] >> 20} MiB, served to both by the broker")
+        if (front := link["front_end"]) is not None:
+            (back,) = (end["vm"] for end in link["endpoints"] if end["vm"] != front)
+            lines.append(
+                f"# the broker is the vhost-user back-end of {front}, and serves its memory and rings to {back}"
+            )
         for step in link["steps"]:
             command = {"execute": step["execute"], "arguments": step["arguments"]}
             lines.append(f"{step['vm']}  {json.dumps(command)}")

@@ -30,7 +30,7 @@ async def recover(
     rundir = choose.vm(context, vm)
     if dry_run:
         async with connect(rundir) as supervisor:
-            data = await supervisor.execute("query-recovery-plan", vm=vm, force=force)
+            data = await supervisor.execute("query-recovery-plan", vm=vm, policy=policy, force=force)
         rows = [(step["name"], step["target"]) for step in data["steps"]]
         return Result(data={"schema_version": 1, **data}, table=table(("step", "target"), rows))
     view = live.stages(context.log)

@@ -59,23 +59,34 @@ def status_table(
     columns = ["vm", "state", "pid", "accel", "qemu", "gen", "ssh"] + (["parked fds"] if verbose else [])
     parts = [table(columns, vms)]
     if data["links"]:
-        columns = ["link", "kind", "state", "gen", "from", "to"] + (["verified"] if checks else [])
-        parts.append(table(columns, _link_rows(data, checks)))
+        columns = ["link", "kind", "state", "gen", "from", "to"]
+        columns += (["verified"] if checks else []) + (["devices"] if verbose else [])
+        parts.append(table(columns, _link_rows(data, checks, verbose=verbose)))
     spaced: list[RenderableType] = []
     for part in parts:
         spaced += ["", part] if spaced else [part]
     return Group(*spaced)
 
 
-def _link_rows(data: Mapping[str, Any], checks: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _link_rows(
+    data: Mapping[str, Any], checks: Sequence[Mapping[str, Any]], *, verbose: bool
+) -> list[tuple[str, ...]]:
     rows = []
     for link in data["links"]:
         ends = [f"{end['vm']} {end['address']}" for end in link["endpoints"]]
         row = (link["name"], link["kind"], link["state"], str(link["generation"]), *ends)
         if checks:
             row += (_verified([check for check in checks if check["link"] == link["name"]]),)
+        if verbose:
+            row += (_devices(link),)
         rows.append(row)
     return rows
+
+
+def _devices(link: Mapping[str, Any]) -> str:
+    """Return of which generation the device in each VM is: a repair may keep that of one end."""
+    found = [f"{vm} g{generation}" for vm, plugged in link["plugged"].items() for generation in plugged]
+    return ", ".join(sorted(found)) or "-"
 
 
 def _verified(checks: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpctl import wait
 from vpctl.errors import ReadyTimeoutError, VpctlError
 from vpctl.wait import until
 
@@ -28,6 +29,12 @@ CLOSE_SECONDS = 2.0
 
 END_SECONDS = 1.0
 """For a command that is given up on to end; its guest may be gone, or hang."""
+
+REFUSED_PAUSES = (0.05, 0.2, 0.5)
+"""Before a command that a server has refused is asked for again."""
+
+GO = "read -r _ && exec "
+"""What a command waits with until its session is known to live; see `start`."""
 
 HOST_KEY_ALGORITHMS = ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"]
 
@@ -229,12 +236,11 @@ async def run(
 async def _process(ssh: asyncssh.SSHClientConnection, command: str) -> AsyncIterator[asyncssh.SSHClientProcess[str]]:
     """Run a command for as long as the block lasts; one that has not ended by then gets SIGTERM and a moment to end.
 
-    asyncssh's own context manager waits for the guest's word that it has ended, which one that hangs never says. The
-    moment is for dropbear 2022.83: a command that begins while another one ends may lose its output and status.
+    asyncssh's own context manager waits for the guest's word that it has ended, which one that hangs never says.
     """
     import asyncssh
 
-    process = await ssh.create_process(command, encoding="utf-8", errors="replace")
+    process = await start(ssh, command)
     try:
         yield process
     finally:
@@ -243,6 +249,28 @@ async def _process(ssh: asyncssh.SSHClientConnection, command: str) -> AsyncIter
                 process.terminate()
                 async with asyncio.timeout(END_SECONDS):
                     await process.wait_closed()
+
+
+async def start(ssh: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHClientProcess[str]:
+    """Start a program with its arguments in a guest: once, though the server may have to be asked again.
+
+    dropbear 2022.83 looks at all sessions of a connection when one's process ends, and closes those that are open but
+    have not been told their command yet. It carries the command out all the same when that comes, its output going
+    nowhere. So the command waits for a word that is only sent into a session that lives.
+    """
+    import asyncssh
+
+    for pause in (*REFUSED_PAUSES, None):
+        try:
+            process = await ssh.create_process(GO + command, encoding="utf-8", errors="replace")
+        except asyncssh.ChannelOpenError as error:
+            if pause is None or error.code != asyncssh.OPEN_REQUEST_SESSION_FAILED:
+                raise
+            await wait.pause(pause)
+        else:
+            process.stdin.write("\n")
+            return process
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def quote(word: str) -> str:

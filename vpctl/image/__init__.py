@@ -1,7 +1,7 @@
 """Guest images: built from the recipes in images/, cached by the key of their sources, or the user's own."""
 
 from vpctl.image.build import ImageBuildError, build, ensure
-from vpctl.image.recipe import load_recipe, recipe_key, sources_directory
+from vpctl.image.recipe import load_recipe, recipe_key, recipe_names, sources_directory
 from vpctl.image.store import GuestImage, hold, installed, own, remove
 
 
@@ -19,6 +19,7 @@ __all__ = [
     "image_key",
     "installed",
     "own",
+    "recipe_names",
     "remove",
     "sources_directory",
 ]

@@ -223,7 +223,7 @@ async def _prepare(recipe: Recipe, workshop: Path, mirror: str | None) -> _Boots
     _, dump = await run([find_tool("apt-config", package="apt"), "dump"], timeout=30)
     (workshop / "apt.conf").write_text('Acquire::Languages "none";\n' + apt_options(dump))
     chosen = given_mirror(mirror) if mirror else host_mirror()
-    archives = tuple(chosen.lines(recipe.release, KEYRING)) if chosen else ()
+    archives = tuple(chosen.lines(recipe.release, KEYRING, recipe.suites())) if chosen else ()
     return _Bootstrap(recipe=recipe, workshop=workshop, archives=archives)
 
 
@@ -248,7 +248,7 @@ async def _assemble(bootstrap: _Bootstrap, step: Step) -> None:
         'mkdir -p "$1/vpctl/guest"',
         f"copy-in {workshop / 'vpctl/images'} {workshop / 'vpctl/settings'} /vpctl",
         f"tar-in {workshop / 'guest.tar'} /vpctl/guest",
-        'chroot "$1" sh /vpctl/images/' + f"{bootstrap.recipe.name}/assemble.sh",
+        'chroot "$1" sh /vpctl/images/' + f"{bootstrap.recipe.base}/assemble.sh",
         *(f"download /vpctl/out/{name} {workshop / 'result' / name}" for name in OUTPUTS),
         f"download /vpctl/out/kernel-release {workshop / 'kernel-release'}",
     ]

@@ -35,10 +35,10 @@ class Mirror:
     security: str | None = None
     trusted: bool = False
 
-    def lines(self, release: str, keyring: Path) -> list[str]:
-        """Return the sources list for a release."""
+    def lines(self, release: str, keyring: Path, suites: Iterable[str] = ()) -> list[str]:
+        """Return the sources list for a release, and for other suites of the same archive."""
         trust = "trusted=yes" if self.trusted else f"signed-by={keyring}"
-        lines = [f"deb [{trust}] {self.main} {suite} main" for suite in (release, f"{release}-updates")]
+        lines = [f"deb [{trust}] {self.main} {suite} main" for suite in (release, f"{release}-updates", *suites)]
         if self.security is not None:
             lines.append(f"deb [{trust}] {self.security} {release}-security main")
         return lines

@@ -23,9 +23,10 @@ _BUILT_SUFFIXES = frozenset({".o", ".ko", ".mod", ".cmd", ".symvers"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A recipe as `recipe.toml` says it, and where it lies."""
+    """A recipe as `recipe.toml` says it, and where it lies; what it does not say, its base says."""
 
     name: str
+    base: str
     sources: Path
     release: str
     architecture: str
@@ -36,6 +37,11 @@ class Recipe:
     modules: tuple[str, ...]
     boot_modules: tuple[str, ...]
     squashfs_options: tuple[str, ...]
+
+    def suites(self) -> tuple[str, ...]:
+        """Return the suites beside the release's own that packages come from."""
+        packages = (*self.guest_packages, *self.tools_packages)
+        return tuple(sorted({package.partition("/")[2] for package in packages} - {""}))
 
     def settings(self) -> str:
         """Return what `assemble.sh` reads: shell variables, whose patterns the shell expands there."""
@@ -72,14 +78,17 @@ def load_recipe(name: str, sources: Path | None = None) -> Recipe:
         known = ", ".join(f"`{known}`" for known in recipe_names(sources))
         raise NotFoundError(f"no image `{name}`", hint=f"images are {known}")
     raw = tomllib.loads(path.read_text())
+    base = raw.get("base", name)
+    raw = tomllib.loads((sources / base / "recipe.toml").read_text()) | raw
     return Recipe(
         name=name,
+        base=base,
         sources=sources,
         release=raw["release"],
         architecture=raw["architecture"],
         kernel_args=tuple(raw["kernel_args"]),
-        guest_packages=tuple(raw["guest"]["packages"]),
-        tools_packages=tuple(raw["tools"]["packages"]),
+        guest_packages=(raw["kernel"], *raw["guest"]["packages"]),
+        tools_packages=(raw["headers"], *raw["tools"]["packages"]),
         remove=tuple(raw["guest"]["remove"]),
         modules=tuple(raw["guest"]["modules"]),
         boot_modules=tuple(raw["boot"]["modules"]),
@@ -89,7 +98,7 @@ def load_recipe(name: str, sources: Path | None = None) -> Recipe:
 
 def source_files(recipe: Recipe) -> Iterator[Path]:
     """Yield every file that the image is made from, sorted; what a compiler left in the tree is none of them."""
-    for directory in sorted((recipe.name, *SHARED_SOURCES)):
+    for directory in sorted({recipe.name, recipe.base, *SHARED_SOURCES}):
         for path in sorted((recipe.sources / directory).rglob("*")):
             if path.is_file() and not _is_built(path.relative_to(recipe.sources)):
                 yield path

@@ -63,7 +63,7 @@ class VhostPciKind(LinkKind):
 
     rules = KindRules(
         name="vhost-pci",
-        policies=("replug",),
+        policies=("relink", "replug"),
         max_queues=layout.MAX_QUEUE_PAIRS,
         max_mtu=MAX_MTU,
         check=_wrong_link,

@@ -35,6 +35,12 @@ class Hands(Protocol):
     async def prepare_host(self, link: str) -> None:
         """See that the host has what a link needs beside QEMU; idempotent."""
 
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        """Have a device at a VM's end stop its rings, its carrier off."""
+
+    async def link(self, vm: str, link: str) -> None:
+        """Let the device that is at a VM's end start rings, its carrier on."""
+
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         """Take a link's device out of a VM."""
 
@@ -60,28 +66,40 @@ async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
     Two recoveries may meet at a link; the second finds it repaired.
     """
     async with hands.link_lock(link):
-        try:
-            await hands.prepare_host(link)
-            repair = await hands.repair_of(link)
-            if repair is None:
-                recorder.outages.setdefault(link, recorder.since_fault())
-                return
-            await _repair(repair, hands, recorder)
-        except BaseException:
-            hands.link_broken(link)
-            raise
-        recorder.outages[link] = recorder.since_fault()
+        await repair_held(link, hands, recorder)
+
+
+async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
+    """Repair one link whose lock the caller holds; see `repair_link`."""
+    try:
+        await hands.prepare_host(link)
+        repair = await hands.repair_of(link)
+        if repair is None:
+            recorder.outages.setdefault(link, recorder.since_fault())
+            return
+        await _repair(repair, hands, recorder)
+    except BaseException:
+        hands.link_broken(link)
+        raise
+    recorder.outages[link] = recorder.since_fault()
 
 
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
     survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
+    for vm, generation in repair.unlink:
+        with recorder.step("unlink", f"{vm}/{repair.link}.g{generation}"):
+            await hands.unlink(vm, repair.link, generation)
     for vm, generation in repair.unplug:
         with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
             await hands.unplug(vm, repair.link, generation)
-    if repair.first not in survivors:
-        # The survivor's end can be plugged only when the other's guest is there: all that it can do alone is done.
+    if repair.first not in survivors or repair.unlink:
+        # The rest of a survivor's part can be done only when the other's guest is there.
         recorder.survivor_repaired(survivors)
         survivors = []
+    for vm in repair.keep:
+        await hands.until_ready(repair.second)
+        with recorder.step("link", f"{vm}/{repair.link}"):
+            await hands.link(vm, repair.link)
     for vm in repair.plugs:
         if vm not in survivors:
             await hands.until_ready(vm)

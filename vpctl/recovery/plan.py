@@ -14,6 +14,12 @@ from types import MappingProxyType
 from vpctl.recovery.state import FrontView, LinkView
 from vpctl.topology.model import LinkSpec
 
+REPLUG = "replug"
+"""The policy by which every survivor's device is unplugged, and plugged anew."""
+
+RELINK = "relink"
+"""The policy by which a front end that lives keeps its device: its link is set down, and up for the new other end."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repair:
@@ -28,7 +34,9 @@ class Repair:
     """The VM whose end is plugged first."""
     second: str
     keep: tuple[str, ...] = ()
-    """The VMs whose device stays as it is."""
+    """The VMs whose device stays, and whose link is set up again for the other end."""
+    unlink: tuple[tuple[str, int], ...] = ()
+    """(VM, generation) of the devices that stay, but whose link is set down first: that stops their rings."""
 
     @property
     def plugs(self) -> tuple[str, ...]:
@@ -51,12 +59,14 @@ class RecoveryPlan:
         """Return (step, target) in order, for people."""
         steps = [("fence", self.vm)] if self.recreate else []
         for repair in self.repairs:
+            steps += [("unlink", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unlink]
             steps += [("unplug", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unplug]
             if repair.first in repair.plugs and repair.first != self.vm:
                 steps.append(("plug", f"{repair.first}/{repair.link}.g{repair.generation}"))
         if self.recreate:
             steps.append(("boot", f"{self.vm} (generation {self.generation})"))
         for repair in self.repairs:
+            steps += [("link", f"{vm}/{repair.link}") for vm in repair.keep]
             steps += [
                 ("plug", f"{vm}/{repair.link}.g{repair.generation}")
                 for vm in repair.plugs
@@ -65,11 +75,18 @@ class RecoveryPlan:
         return steps + [("verify", repair.link) for repair in self.repairs]
 
 
-def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str], front: FrontView | None = None) -> Repair:
+def plan_repair(
+    link: LinkSpec,
+    view: LinkView,
+    alive: Collection[str],
+    front: FrontView | None = None,
+    *,
+    policy: str | None = None,
+) -> Repair:
     """Return how to repair a link, given the VMs that live, and what is known of its front end if it has one.
 
-    A new generation, so that no id, socket or ring of the old one is met again. Unplug is asked for every
-    generation that may be plugged at a survivor, the newest first.
+    `policy` is another than the link's own. A new generation, so that no id, socket or ring of the old one is met
+    again. Unplug is asked for every generation that may be plugged at a survivor, the newest first.
     """
     names = [end.vm for end in link.endpoints]
     if front is not None:
@@ -77,14 +94,17 @@ def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str], front: F
     survivors = [vm for vm in names if vm in alive]
     first = survivors[0] if survivors and front is None else names[0]
     second = next(vm for vm in names if vm != first)
-    keep = (first,) if front is not None and front.fresh and first in survivors else ()
+    policy = policy or link.recovery.policy
+    fresh = front is not None and front.fresh
+    stays = fresh or (front is not None and front.served and policy == RELINK)
+    keep = (first,) if stays and first in survivors and len(view.plugged.get(first, ())) == 1 else ()
     # The front end's device goes first, which stops the rings: its QEMU must not ring a device on its way out. Where
     # they have lost their back-end it is QEMU that stopped them, and the other guest was told by nobody: it may write
     # into buffers of the front end's until its device is gone.
     order = survivors if front is None or front.served else survivors[::-1]
     return Repair(
         link=link.name,
-        policy=link.recovery.policy,
+        policy=policy,
         generation=view.generation + 1,
         unplug=tuple(
             (vm, generation)
@@ -95,6 +115,7 @@ def plan_repair(link: LinkSpec, view: LinkView, alive: Collection[str], front: F
         first=first,
         second=second,
         keep=keep,
+        unlink=tuple((vm, view.plugged[vm][0]) for vm in keep if not fresh),
     )
 
 
@@ -107,11 +128,13 @@ def plan_recovery(
     alive: Collection[str],
     recreate: bool,
     fronts: Mapping[str, FrontView] = MappingProxyType({}),
+    policy: str | None = None,
 ) -> RecoveryPlan:
     """Return how to bring a VM back, and which of its links, `specs`, with it.
 
-    `alive` are the VMs that are ready, `generation` is its present one, `fronts` the front ends of links with one.
+    `alive` are the VMs that are ready, `generation` is its present one, `fronts` the front ends of links with one,
+    `policy` another than the links' own.
     """
     survivors = [name for name in alive if name != vm or not recreate]
-    repairs = [plan_repair(link, links[link.name], survivors, fronts.get(link.name)) for link in specs]
+    repairs = [plan_repair(link, links[link.name], survivors, fronts.get(link.name), policy=policy) for link in specs]
     return RecoveryPlan(vm=vm, generation=generation + recreate, recreate=recreate, repairs=tuple(repairs))

@@ -38,26 +38,31 @@ class Backings(Around):
         device = self._front_device(link)
         return await self._fronts.of(device) if device is not None else None
 
-    async def view(self, link: str) -> FrontView | None:
-        """Return what a repair has to know of a link's front end; None: it has none."""
+    def view(self, link: str, front: Front | None) -> FrontView | None:
+        """Return what a repair has to know of a link's front end, of which `front` is known; None: it has none."""
         vm = front_end(self._world.topology.link(link))
         if vm is None:
             return None
-        found = await self.front(link)
-        return FrontView(
-            vm=vm,
-            served=found is not None and found.connected,
-            fresh=found is not None and found.connected and found.attached is None,
-        )
+        if front is None or not front.connected:
+            return FrontView(vm=vm, served=False)
+        # A device in whose QEMU these rings may still be heard goes only when they have stopped.
+        silent = front.session is None or self._back_device(link) is None
+        return FrontView(vm=vm, fresh=silent and front.attached is None)
 
-    async def works(self, link: str) -> bool:
-        """Whether a link's rings are worked by the device that is plugged."""
-        known = self._world.links[link]
-        found = await self.front(link)
-        return found is not None and found.works and found.attached == device_id(link, known.generation)
+    def works(self, link: str, front: Front | None) -> bool:
+        """Whether a link's rings, of which `front` is known, are worked by the device that is plugged."""
+        return front is not None and front.works and front.attached == self._back_device(link)
 
     def _front_device(self, link: str) -> str | None:
-        vm = front_end(self._world.topology.link(link))
+        return self._device_at(link, front_end(self._world.topology.link(link)))
+
+    def _back_device(self, link: str) -> str | None:
+        spec = self._world.topology.link(link)
+        front = front_end(spec)
+        return self._device_at(link, spec.peer_of(front).vm) if front is not None else None
+
+    def _device_at(self, link: str, vm: str | None) -> str | None:
+        """Return the device that is plugged into a VM, the newest if there are several."""
         plugged = self._world.links[link].plugged.get(vm or "", [])
         return device_id(link, plugged[-1]) if plugged else None
 

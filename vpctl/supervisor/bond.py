@@ -118,10 +118,12 @@ class Bond:
         if isinstance(news, Exit):
             self._take_exit(news)
             return
+        followed = isinstance(news, FrontNews)
         if isinstance(news, FrontNews):
             attributes = {"device": news.name, "session": news.session, **news.details}
         else:
             attributes = {"device": news.name, "end": news.end, "id": news.id}
         link = news.name.rpartition(".")[0]
         self._world.journal.write(f"link.{news.what}", link=link, attributes=attributes)
-        self.listener.look(link)
+        if followed:  # a device that leaves does so because it, or its QEMU, is on its way out
+            self.listener.look(link)

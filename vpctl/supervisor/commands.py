@@ -49,10 +49,11 @@ class Commands:
         """Return the status of the contract."""
         return self._world.status()
 
-    async def query_recovery_plan(self, vm: str, force: bool = False) -> Mapping[str, Any]:
+    async def query_recovery_plan(self, vm: str, policy: str | None = None, force: bool = False) -> Mapping[str, Any]:
         """Return the steps that a recovery would take now."""
         self._world.require_vm(vm)
-        lines = self._recoveries.plan(vm, force=force).lines()
+        self._recoveries.check_policy(vm, policy)
+        lines = self._recoveries.plan(vm, policy=policy, force=force).lines()
         return {"vm": vm, "steps": [{"name": name, "target": target} for name, target in lines]}
 
     async def up(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from vpctl.errors import VpctlError
 from vpctl.plan.run import front_end
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
+from vpctl.recovery.plan import RELINK, REPLUG
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState
 from vpctl.supervisor.fronts import EVERY_FEATURE, Front
@@ -53,9 +54,8 @@ class Follower:
         try:
             async with known.lock:
                 self._pending.discard(link)  # what is told from here on is looked at again
-                wanted = await self._prepare(link)
-            if wanted:
-                await act.repair_link(link, self._hands, self._recorder("follow"))
+                if await self._prepare(link):
+                    await act.repair_held(link, self._hands, self._recorder("follow"))
         except BrokerGoneError:
             return  # the next one is looked at as well
         except VpctlError as error:
@@ -70,19 +70,23 @@ class Follower:
         front_vm = front_end(spec)
         assert front_vm is not None
         back_vm = spec.peer_of(front_vm).vm
+        front = await self._hands.backings.front(link)
         if not (world.is_alive(front_vm) and world.is_alive(back_vm) and known.plugged.get(front_vm)):
             return False  # a recovery's affair
-        front = await self._hands.backings.front(link)
         if front is None or not front.connected:
             # Its broker died, or would not go on; where it is QEMU that ended, the next word is of that.
             known.set_state(LinkState.DOWN)
             return False
-        if await self._hands.backings.works(link):
+        if self._hands.backings.works(link, front):
             return self._restrict(link, front)
         known.set_state(LinkState.DOWN)
+        if front.session is not None:
+            # They run already, and may ring the old device's interrupts: their link is set down for its unplug.
+            known.asked = RELINK
+            return True
         for generation in sorted(known.plugged.get(back_vm, ()), reverse=True):
             await self._hands.unplug(back_vm, link, generation)
-        return front.session is not None
+        return False
 
     def _restrict(self, link: str, front: Front) -> bool:
         """Take in that the back end's driver refuses some of what was negotiated; return whether it does."""
@@ -93,6 +97,7 @@ class Follower:
         attributes = {"refused": refused, "negotiated": front.features}
         self._world.journal.write("link.offer", link=link, attributes=attributes)
         known.set_state(LinkState.DOWN)
+        known.asked = REPLUG  # an offer is made to a new device
         return True
 
     def _recorder(self, policy: str, died: float | None = None) -> Recorder:

@@ -15,7 +15,7 @@ from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.around import Around, Nothing
 from vpctl.supervisor.backing import Backings
 from vpctl.supervisor.doorbells import Doorbells, files_of
-from vpctl.supervisor.fronts import Fronts
+from vpctl.supervisor.fronts import Front, Fronts
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.regions import Regions
@@ -77,10 +77,13 @@ class Hands:
 
     async def repair_of(self, link: str) -> Repair | None:
         spec, known = self._world.topology.link(link), self._world.links[link]
+        front = await self.backings.front(link)
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
-        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and await self._is_whole(link):
+        whole = self._is_whole(link, front)
+        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
-        repair = plan_repair(spec, known.view(), alive, await self.backings.view(link))
+        view = self.backings.view(link, front)
+        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy())
         known.begin(repair.generation)
         return repair
 
@@ -126,13 +129,28 @@ class Hands:
             if bell is not None:
                 await self._doorbells.plugged(machine, bell)
 
-    async def _is_whole(self, link: str) -> bool:
+    def _is_whole(self, link: str, front: Front | None) -> bool:
         """Whether both ends of a link are plugged; a front end may be of an earlier generation."""
         spec, known = self._world.topology.link(link), self._world.links[link]
-        if (front := front_end(spec)) is None:
+        if (vm := front_end(spec)) is None:
             return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
-        back = known.plugged.get(spec.peer_of(front).vm)
-        return back == [known.generation] and await self.backings.works(link)
+        back = known.plugged.get(spec.peer_of(vm).vm)
+        return back == [known.generation] and self.backings.works(link, front)
+
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        await self._around(link).before_unplug(vm, link, generation)
+        await self._set_link(vm, link, generation, up=False)
+
+    async def link(self, vm: str, link: str) -> None:
+        (generation,) = self._world.links[link].plugged[vm]
+        await self._set_link(vm, link, generation, up=True)
+
+    async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
+        """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""
+        world = self._world
+        device = plugged_device(world.run, world.topology.link(link), generation, vm=vm, rundir=world.rundir)
+        session = await world.machines[vm].qmp()
+        await session.execute("set_link", {"name": device.ids().netdev, "up": up})
 
     def _around(self, link: str) -> Around:
         """Return what does the part of a link's kind that is not QEMU's."""

@@ -23,6 +23,8 @@ class Link:
         """The devices that we take out just now: that they go is no news."""
         self.offer: int | None = None
         """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
+        self.asked: str | None = None
+        """The policy that a user has asked for, for the next repair."""
         self.lock = asyncio.Lock()
         self._journal = journal
         self._on_change = on_change
@@ -66,6 +68,11 @@ class Link:
             yield
         finally:
             self.leaving.discard(device)
+
+    def take_policy(self) -> str | None:
+        """Return the policy that was asked for, which counts once; None: the link's own."""
+        asked, self.asked = self.asked, None
+        return asked
 
     def restrict(self, offer: int) -> None:
         """From the next plug on a front end is offered these features at most."""

@@ -53,7 +53,14 @@ def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
             raise UsageError(f"{file} is too large to be a topology", hint="vpctl validate FILE")
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}", hint="vpctl validate FILE") from error
-    return load(content, file=str(file), kinds=kind_rules(), environ=environ, base=file.absolute().parent)
+    return load(
+        content,
+        file=str(file),
+        kinds=kind_rules(),
+        environ=environ,
+        base=file.absolute().parent,
+        images=guest_images.recipe_names(guest_images.sources_directory()),
+    )
 
 
 def fingerprint(topology: Topology) -> str:

@@ -82,7 +82,7 @@ class Recoveries:
         recorder = self._recorder(machine, policy)
         if machine.state is VmState.READY and recorder.fault is Fault.GUEST_REBOOT:
             await self._verify_after_reboot(machine, recorder)
-        return await self._with_retries(machine, recorder, automatic=automatic)
+        return await self._with_retries(machine, recorder, automatic=automatic, policy=policy)
 
     async def _examine(self, machine: Machine) -> Incident | None:
         """Look whether a VM that is believed to be well is; links that carry nothing are down from then on."""
@@ -118,7 +118,9 @@ class Recoveries:
                     known.set_state(LinkState.UP)
                     recorder.outages[link.name] = recorder.since_fault()
 
-    async def _with_retries(self, machine: Machine, recorder: Recorder, *, automatic: bool) -> dict[str, Any]:
+    async def _with_retries(
+        self, machine: Machine, recorder: Recorder, *, automatic: bool, policy: str | None
+    ) -> dict[str, Any]:
         """Try as often as the VM's `health.retries` says, with growing pauses.
 
         A VM that died at once after its last recovery goes on where that one's count was, unless a user asks.
@@ -132,7 +134,9 @@ class Recoveries:
                 machine.set_state(VmState.RECOVERING)
             await wait.pause(pause)
             try:
-                plan = self.plan(machine.name, automatic=automatic)
+                plan = self.plan(machine.name, automatic=automatic, policy=policy)
+                for repair in plan.repairs:
+                    self._world.links[repair.link].asked = policy
                 await act.recover_vm(plan, self.hands, recorder)
                 report = await self._recovered(machine, recorder, [repair.link for repair in plan.repairs])
             except VpctlError as caught:
@@ -204,7 +208,9 @@ class Recoveries:
         attributes = {key: value for key, value in step.items() if key != "vm"}
         self._world.journal.write("recovery.step", vm=step["vm"] or None, attributes=attributes)
 
-    def plan(self, vm: str, *, force: bool = False, automatic: bool = False) -> RecoveryPlan:
+    def plan(
+        self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
+    ) -> RecoveryPlan:
         """Plan a recovery from what is known now; see `recover`."""
         links = self._world.topology.links_of(vm)
         recreate = force or not self._world.is_ready(vm)
@@ -221,6 +227,7 @@ class Recoveries:
             alive=[name for name in self._world.machines if self._world.is_alive(name)],
             recreate=recreate,
             fronts={link.name: FrontView(vm=front) for link in links if (front := front_end(link)) is not None},
+            policy=policy,
         )
 
     def check_policy(self, vm: str, policy: str | None) -> None:

@@ -159,8 +159,9 @@ def test_everything_that_is_sent_arrives_once_and_intact(agent: Path, tmp_path: 
     assert [(test["protocol"], test["size"]) for test in sent["tests"]] == [
         (test["protocol"], test["size"]) for test in received["tests"]
     ]
-    assert received["counters"]["rx_packets"] == sent["counters"]["tx_packets"] > sum(counts)
-    assert received["counters"]["rx_bytes"] == sent["counters"]["tx_bytes"] > 4 * 65507
+    # The receiver counts for longer than the sender: a neighbour's question may come before or after.
+    assert received["counters"]["rx_packets"] >= sent["counters"]["tx_packets"] > sum(counts)
+    assert received["counters"]["rx_bytes"] >= sent["counters"]["tx_bytes"] > 4 * 65507
 
 
 def test_damage_duplicates_and_strangers_are_counted_as_what_they_are(agent: Path, tmp_path: Path) -> None:

@@ -248,7 +248,9 @@ addresses = st.one_of(
     st.sampled_from([0, MOST, 0x6FFF, 0x7000, 0x7001, 0xFFFF, 0x10000, 0x100003FFF, 0x1000 + TABLES]),
 )
 lengths = st.one_of(
-    st.sampled_from([0, 1, 15, 16, 17, 64, 256, (1 << 32) - 1]), st.integers(0, 0x3000), st.integers(0, 40).map(lambda n: 16 * n)
+    st.sampled_from([0, 1, 15, 16, 17, 64, 256, (1 << 32) - 1]),
+    st.integers(0, 0x3000),
+    st.integers(0, 40).map(lambda n: 16 * n),
 )
 flags = st.one_of(st.sampled_from([0, NEXT, WRITE, NEXT | WRITE, INDIRECT]), st.integers(0, WRAP - 1))
 links = st.one_of(st.integers(0, RING), st.integers(0, WRAP - 1))

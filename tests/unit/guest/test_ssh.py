@@ -8,12 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import asyncssh
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.broker import made
-from tests.fakes.guest import Process, guest_running, held_mute
+from tests.fakes.guest import Process, guest_running, held_mute, host_key
 from vpctl.errors import ReadyTimeoutError
 from vpctl.guest import ssh
 from vpctl.guest.keys import run_keys
@@ -69,6 +70,54 @@ async def test_a_command_of_which_nothing_is_known_is_an_error_of_its_own(
         with pytest.raises(GuestSshError, match=f"`{argv[0]}` in vm1: .*{message}") as caught:
             await ssh.run(connection, argv, vm="vm1", timeout=0.2 if argv == ["hang"] else 10)
     assert caught.value.exit_code == 255
+
+
+class Refusing(asyncssh.SSHServer):
+    """A server that closes the first sessions when they are told their command."""
+
+    def __init__(self, times: int, ran: list[str]) -> None:
+        self._times, self._ran = times, ran
+
+    def session_requested(self) -> asyncssh.SSHServerProcess[str]:
+        refused = self._times > 0
+        self._times -= 1
+
+        async def begin(process: Process) -> None:
+            if refused:  # dropbear carries it out, but nothing that is said to it arrives
+                process.channel.abort()
+            elif await process.stdin.readline():
+                self._ran.append(process.command or "")
+                process.exit(0)
+
+        class Session(asyncssh.SSHServerProcess[str]):
+            def exec_requested(self, command: str) -> bool:
+                return not refused and super().exec_requested(command)
+
+        return Session(begin, None, 3, False)
+
+
+@pytest.mark.parametrize(("times", "runs"), [(0, 1), (1, 1), (3, 1), (4, 0)])
+async def test_a_command_that_the_server_refuses_is_asked_for_again_and_runs_once(
+    rundir: RunDir, times: int, runs: int
+) -> None:
+    keys, ran = run_keys(rundir), list[str]()
+    async with asyncssh.listen(
+        "127.0.0.1",
+        0,
+        server_host_keys=[host_key(keys)],
+        authorized_client_keys=asyncssh.import_authorized_keys(keys.public),
+        server_factory=lambda: Refusing(times, ran),
+    ) as server:
+        address = Address(
+            vm="vm1", port=server.get_port(), user="root", identity=rundir.identity, host_key=keys.host_public
+        )
+        async with ssh.connection(address) as connection:
+            if runs:
+                assert (await ssh.run(connection, ["true"], vm="vm1", timeout=10)).status == 0
+            else:
+                with pytest.raises(GuestSshError, match="Session request failed"):
+                    await ssh.run(connection, ["true"], vm="vm1", timeout=10)
+    assert ran == runs * [f"{ssh.GO}true"]
 
 
 async def test_another_host_key_is_no_guest_of_ours(rundir: RunDir, directories: Directories) -> None:

@@ -60,6 +60,8 @@ def test_the_mirror_of_another_debian_release_serves_ours(tmp_path: Path) -> Non
         f"deb [signed-by={KEYRING}] http://mirror.test/debian bookworm-updates main",
         f"deb [signed-by={KEYRING}] http://mirror.test/debian-security bookworm-security main",
     ]
+    with_more = mirror.lines("bookworm", KEYRING, ["bookworm-backports"])
+    assert f"deb [signed-by={KEYRING}] http://mirror.test/debian bookworm-backports main" in with_more
 
 
 def test_a_one_line_list_is_read_with_options_and_comments(tmp_path: Path) -> None:

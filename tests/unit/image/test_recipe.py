@@ -51,7 +51,7 @@ def test_what_a_compiler_leaves_in_the_tree_does_not_change_the_key(sources: Pat
 def test_an_unknown_image_names_the_known_ones() -> None:
     with pytest.raises(NotFoundError, match="no image `macro`") as raised:
         load_recipe("macro")
-    assert raised.value.hint == "images are `micro`"
+    assert raised.value.hint == "images are `micro`, `micro13`, `micro13-backports`"
     with pytest.raises(NotFoundError):
         load_recipe("../images/micro")
 
@@ -69,3 +69,14 @@ def test_settings_are_shell_words_that_no_value_can_break_out_of() -> None:
 def test_the_recipe_and_its_script_are_among_the_hashed_inputs() -> None:
     inputs = source_hashes(load_recipe("micro"))
     assert {"micro/recipe.toml", "micro/assemble.sh", "agent/Makefile", "agent/main.c"} <= set(inputs)
+
+
+def test_what_a_recipe_does_not_say_its_base_says(sources: Path) -> None:
+    micro, derived = load_recipe("micro", sources), load_recipe("micro13-backports", sources)
+    assert (micro.suites(), derived.suites()) == ((), ("trixie-backports",))
+    assert (micro.release, derived.release) == ("bookworm", "trixie")
+    assert derived.guest_packages == ("linux-image-cloud-amd64/trixie-backports", *micro.guest_packages[1:])
+    assert derived.tools_packages == ("linux-headers-cloud-amd64/trixie-backports", *micro.tools_packages[1:])
+    assert derived.settings() == micro.settings()
+    assert {"micro13-backports/recipe.toml", "micro/assemble.sh"} <= set(source_hashes(derived))
+    assert recipe_key(derived) not in (recipe_key(micro), recipe_key(load_recipe("micro13", sources)))

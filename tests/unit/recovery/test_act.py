@@ -47,6 +47,7 @@ class FakeHands:
         self.half_booted: set[str] = set()
         self.prepared: list[str] = []
         self.fronts: dict[str, FrontView] = {}
+        self.policy: str | None = None
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -100,12 +101,18 @@ class FakeHands:
         plugged = {end.vm: tuple(self.plugged[end.vm, link]) for end in spec.endpoints}
         view = LinkView(state=LinkState.DOWN, generation=self.generations[link], plugged=plugged)
         self.generations[link] += 1
-        return plan_repair(spec, view, self.alive, self.fronts.get(link))
+        return plan_repair(spec, view, self.alive, self.fronts.get(link), policy=self.policy)
 
     async def prepare_host(self, link: str) -> None:
         self.prepared.append(link)
         if f"prepare {link}" in self.fails:
             raise self.fails[f"prepare {link}"]
+
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        await self.step(f"unlink {vm}/{link}.g{generation}")
+
+    async def link(self, vm: str, link: str) -> None:
+        await self.step(f"link {vm}/{link}")
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unplug {vm}/{link}.g{generation}")
@@ -290,7 +297,22 @@ async def test_a_device_that_is_kept_is_neither_unplugged_nor_plugged() -> None:
     hands.up.remove("ab0")
     hands.fronts["ab0"] = FrontView(vm="b", fresh=True)
     await act.repair_link("ab0", hands, recorder())
-    assert hands.of("ab0") == ["unplug a/ab0.g1", "plug a/ab0.g2", "prove ab0"]
+    assert hands.of("ab0") == ["unplug a/ab0.g1", "link b/ab0", "plug a/ab0.g2", "prove ab0"]
+
+
+async def test_a_link_that_is_set_down_at_the_survivor_is_set_up_when_the_other_guest_is_there() -> None:
+    hands, record = FakeHands("a"), recorder()
+    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.policy = "relink"
+    task = asyncio.create_task(act.repair_link("ab0", hands, record))
+    await until(lambda: _done(hands, "unlink b/ab0.g1"), timeout=5, what="the survivor's link", every=0)
+    await asyncio.sleep(0)
+    early = record.survivor_ms
+    hands.alive.add("a")
+    hands.change()
+    await task
+    assert hands.of("ab0") == ["unlink b/ab0.g1", "link b/ab0", "plug a/ab0.g2", "prove ab0"]
+    assert 0 < early == record.survivor_ms
 
 
 async def _done(hands: FakeHands, step: str) -> bool | None:

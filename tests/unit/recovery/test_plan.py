@@ -97,7 +97,9 @@ def test_a_link_with_a_front_end_begins_there_whoever_lives(  # type: ignore[no-
     front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
     repair = plan_repair(link, view, alive, FrontView(vm=front, served=served, fresh=fresh))
     assert (repair.first, repair.second) == (front, other)
-    assert repair.keep == ((front,) if fresh and front in alive else ())
+    one = len(view.plugged.get(front, ())) == 1
+    assert repair.keep == ((front,) if fresh and front in alive and one else ())
+    assert repair.unlink == ()
     assert repair.plugs == tuple(vm for vm in (front, other) if vm not in repair.keep)
     order = list(dict.fromkeys(vm for vm, _ in repair.unplug))
     expected = [vm for vm in (front, other) if vm in alive and view.plugged.get(vm) and vm not in repair.keep]
@@ -132,6 +134,26 @@ def test_a_back_end_that_has_survived_lets_go_and_waits_for_the_rings_of_the_new
             ("verify", "ab0"),
         ],
     ]
+
+
+def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_the_other_guest_is_there() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
+    links = made_topology(("ab0", "a", "b")).links
+    given = {"generation": 1, "links": {"ab0": view}, "alive": ["a", "b"], "policy": "relink"}
+    front = {"fronts": {"ab0": FrontView(vm="b")}}
+    assert plan_recovery(links, "a", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+        ("fence", "a"),
+        ("unlink", "b/ab0.g2"),
+        ("boot", "a (generation 2)"),
+        ("link", "b/ab0"),
+        ("plug", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ]
+    (repair,) = plan_recovery(links, "b", recreate=True, **given, **front).repairs  # type: ignore[arg-type]
+    assert (repair.keep, repair.unlink, repair.plugs) == ((), (), ("b", "a")), "a dead one has nothing to keep"
+    lost = plan_repair(links[0], view, ["a", "b"], FrontView(vm="b", served=False), policy="relink")
+    assert (lost.keep, lost.unlink) == ((), ()), "what has no back-end is not helped by its link"
+    assert lost.unplug == (("a", 3), ("b", 2))
 
 
 def test_the_survivors_side_is_shown_before_the_boot() -> None:

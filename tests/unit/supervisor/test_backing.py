@@ -1,0 +1,412 @@
+"""Links with a front end, by a real broker: who waits for whom, what is told to which guest, and who follows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.broker import broker_running, made
+from tests.fakes.qmp_server import FakeQemu, serving
+from tests.fakes.vhost_user_frontend import Dialect, Frontend
+from tests.made import made_run, made_topology
+from vpctl.broker import doorbell_carrier, ivshmem
+from vpctl.broker.client import BrokerClient
+from vpctl.broker.control_page import ANSWER, KIND_VHOST_PCI, SLOT, AnswerState, SlotState
+from vpctl.broker.protocol import FrontNews
+from vpctl.errors import HotplugError, RecoveryError
+from vpctl.links.base import Backing, control_memory
+from vpctl.plan.run import backing, control_page, ram
+from vpctl.qmp.session import Session, connect
+from vpctl.recovery import act
+from vpctl.recovery.faults import Fault
+from vpctl.recovery.plan import Repair, plan_repair
+from vpctl.recovery.report import Recorder
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.rundir import Directories
+from vpctl.supervisor import fronts
+from vpctl.supervisor.follower import Follower
+from vpctl.supervisor.fronts import EVERY_FEATURE
+from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.journal import read
+from vpctl.supervisor.link import Link
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.sharing import fill
+from vpctl.supervisor.world import World
+from vpctl.wait import until
+
+TOPOLOGY = made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci")
+LINK = TOPOLOGY.links[0]
+RUN = made_run(TOPOLOGY)
+QEMU = Dialect(name="7.2")
+
+
+class Reached(Machine):
+    """A VM whose QMP session is given."""
+
+    session: Session
+
+    async def qmp(self) -> Session:
+        return self.session
+
+
+class TrustingHands(Hands):
+    """Believes in packets."""
+
+    async def prove(self, link: str) -> None:
+        self._world.links[link].set_state(LinkState.UP)
+
+
+class Steps:
+    """Of `Recoveries`, what a follower has a use for."""
+
+    def progress(self, step: Mapping[str, Any]) -> None:
+        return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """Two VMs that are ready, their QEMUs, vm2's memory, a real broker, and the hands."""
+
+    world: World
+    qemus: dict[str, FakeQemu]
+    broker: BrokerClient
+    hands: Hands
+
+    @property
+    def link(self) -> Any:
+        return self.world.links["lan0"]
+
+    def backing(self, generation: int) -> Backing:
+        found = backing(RUN, LINK, generation, rundir=self.world.rundir)
+        assert found is not None
+        return found
+
+    async def slot(self) -> dict[str, int | bytes]:
+        """Return what vm1's guest sees of its device."""
+        end = self.backing(1).back
+        return SLOT.unpack(await self.broker.contents(control_memory("vm1"), end.slot, SLOT.size))
+
+    def repair(self) -> Repair:
+        return Repair(link="lan0", policy="replug", generation=1, unplug=(), first="vm2", second="vm1")
+
+    @asynccontextmanager
+    async def rings(self, generation: int = 1) -> AsyncIterator[Frontend]:
+        """Be vm2's QEMU, whose guest has a driver; rings run when the block begins."""
+        frontend = Frontend(Path(self.backing(generation).front.socket), memory("ram/vm2.g1"), dialect=QEMU)
+        try:
+            await frontend.up()
+            yield frontend
+        finally:
+            frontend.close()
+            os.close(frontend.ram)
+
+    async def plugged(self) -> None:
+        """Have both ends plugged, as generation 1; vm2's rings have to come by themselves."""
+        self.link.begin(1)
+        await self.hands.plug("vm2", self.repair())
+        await self.hands.plug("vm1", self.repair())
+        self.link.set_state(LinkState.UP)
+
+
+def memory(name: str) -> int:
+    """Return a copy of the descriptor of a memory of the broker's, which is in this process."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if f"vpctl:{name} " in str(entry.readlink()):
+                return os.open(entry, os.O_RDWR)
+    raise KeyError(name)
+
+
+@pytest.fixture
+async def ground(directories: Directories, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
+    monkeypatch.setattr(fronts, "LOOK_AGAIN_SECONDS", 0.02)  # nobody tells most of these tests
+    rundir = made(directories)
+    world = World(RUN, rundir)
+    qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
+    async with AsyncExitStack() as stack:
+        broker = await stack.enter_async_context(broker_running(rundir))
+        for vm, fake in qemus.items():
+            machine = world.machines[vm] = Reached(vm, world.run, rundir, world.journal, world.save)
+            path = rundir.qmp_socket(vm)
+            await stack.enter_async_context(serving(path, fake))
+            machine.session = await stack.enter_async_context(connect(path, vm=vm, timeout=5))
+            machine.generation = 1
+            machine.set_state(VmState.READY)
+        for given in (control_page(TOPOLOGY, TOPOLOGY.vm("vm1")), ram(TOPOLOGY, TOPOLOGY.vm("vm2"), 1)):
+            assert given is not None
+            await fill(broker, given)
+        hands = TrustingHands(world, lambda: broker, watch=lambda machine: None)
+        yield Ground(world=world, qemus=qemus, broker=broker, hands=hands)
+
+
+@asynccontextmanager
+async def plugged(ground: Ground) -> AsyncIterator[Frontend]:
+    """Have a link that works."""
+    task = asyncio.create_task(ground.plugged())
+    await until(lambda: _front(ground), timeout=5, what="the broker's socket")
+    async with ground.rings() as frontend:
+        await task
+        yield frontend
+
+
+async def _front(ground: Ground) -> bool | None:
+    return bool(await ground.broker.fronts()) or None
+
+
+@asynccontextmanager
+async def following(ground: Ground) -> AsyncIterator[Follower]:
+    """Have a follower that hears what the broker tells."""
+    recoveries: Any = Steps()
+    async with asyncio.TaskGroup() as group:
+        follower = Follower(ground.world, ground.hands, recoveries, group)
+
+        async def listen() -> None:
+            while True:
+                news = await ground.broker.news.get()
+                if isinstance(news, FrontNews):
+                    follower.look(news.name.rpartition(".")[0])
+
+        listening = group.create_task(listen())
+        yield follower
+        listening.cancel()
+
+
+async def state(ground: Ground, wanted: LinkState) -> None:
+    async def look() -> bool | None:
+        return ground.link.state is wanted or None
+
+    await until(look, timeout=5, what=f"the link {wanted}, not {ground.link.state}")
+
+
+async def test_the_back_end_comes_when_the_rings_are_there_and_is_told_of_them_before_its_device(
+    ground: Ground,
+) -> None:
+    task = asyncio.create_task(ground.plugged())
+    await until(lambda: _front(ground), timeout=5, what="the broker's socket")
+    assert ground.qemus["vm1"].names() == [], "there are no rings yet"
+    async with ground.rings():
+        await task
+        slot = await ground.slot()
+        assert (slot["state"], slot["kind"], slot["generation"]) == (SlotState.ON, KIND_VHOST_PCI, 1)
+        assert slot["region_size"] == 256 << 20
+        assert ground.qemus["vm2"].names()[-3:] == ["chardev-add", "netdev_add", "device_add"]
+        assert ground.qemus["vm1"].names()[-2:] == ["chardev-add", "device_add"]
+
+
+async def test_a_driver_that_never_starts_its_rings_is_named(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fronts, "RINGS_SECONDS", 0.1)
+    ground.link.begin(1)
+    await ground.hands.plug("vm2", ground.repair())
+    with pytest.raises(HotplugError, match="its QEMU has let go of the back-end"):
+        await ground.hands.plug("vm1", ground.repair())
+    frontend = Frontend(Path(ground.backing(1).front.socket), memory("ram/vm2.g1"), dialect=QEMU)
+    await frontend.connect()
+    await frontend.greet()
+    with pytest.raises(HotplugError, match="no driver has started the rings") as caught:
+        await ground.hands.plug("vm1", ground.repair())
+    assert "vpctl exec vm2" in (caught.value.hint or "")
+    frontend.close()
+    os.close(frontend.ram)
+    assert ground.qemus["vm1"].names() == []
+
+
+async def test_whichever_device_goes_the_back_ends_guest_has_let_go_before(ground: Ground) -> None:
+    async with plugged(ground):
+        await ground.hands.unplug("vm2", "lan0", 1)
+        assert (await ground.slot())["state"] == SlotState.OFF
+        assert await ground.broker.fronts() == []
+        await ground.hands.unplug("vm1", "lan0", 1)
+        assert (await ground.slot())["state"] == SlotState.FREE
+    assert ground.qemus["vm2"].names()[-3:] == ["device_del", "netdev_del", "chardev-remove"]
+    assert ground.qemus["vm1"].names()[-2:] == ["device_del", "chardev-remove"]
+    offs = [entry["attributes"] for entry in read(ground.world.rundir.journal) if entry["type"] == "link.off"]
+    assert [off["device"] for off in offs] == ["lan0.g1"], "it is told once"
+    assert ground.link.plugged == {"vm1": [], "vm2": []}
+
+
+async def test_a_back_end_whose_broker_died_is_told_by_its_slot_and_not_waited_for(ground: Ground) -> None:
+    async with plugged(ground):
+        await ground.broker.close_front("lan0.g1")  # the next broker knows nothing of it
+        repair = await ground.hands.repair_of("lan0")
+        assert repair is not None
+        assert [vm for vm, _ in repair.unplug] == ["vm1", "vm2"], "nobody tells vm1's driver when the buffers go"
+        for vm, generation in repair.unplug:
+            await ground.hands.unplug(vm, "lan0", generation)
+        assert (await ground.slot())["state"] == SlotState.FREE
+
+
+async def test_a_link_that_works_needs_no_repair_and_a_front_end_that_nobody_works_keeps_its_device(
+    ground: Ground,
+) -> None:
+    async with plugged(ground) as frontend:
+        assert await ground.hands.repair_of("lan0") is None
+        await frontend.stop()
+        await ground.hands.unplug("vm1", "lan0", 1)
+        repair = await ground.hands.repair_of("lan0")
+        assert repair is not None
+        assert (repair.keep, repair.unplug, repair.generation) == (("vm2",), (), 2)
+
+
+async def test_no_front_end_is_begun_while_another_qemu_still_maps_the_old_ones_memory(ground: Ground) -> None:
+    async with plugged(ground):
+        await ground.hands.unplug("vm2", "lan0", 1)
+        with pytest.raises(RecoveryError, match="`vm1` still has a device of link `lan0`") as caught:
+            await ground.hands.plug("vm2", ground.repair())
+        assert caught.value.hint == "vpctl recover vm1"
+
+
+async def test_rings_that_stop_and_start_by_themselves_are_followed_and_the_front_end_stays(ground: Ground) -> None:
+    async with plugged(ground) as frontend, following(ground):
+        await frontend.stop()
+        await state(ground, LinkState.DOWN)
+        await until(lambda: _nothing_at(ground, "vm1"), timeout=5, what="vm1's device is gone")
+        await frontend.start()
+        await state(ground, LinkState.UP)
+        assert ground.link.plugged == {"vm1": [2], "vm2": [1]}
+        slot = await ground.slot()
+        assert (slot["state"], slot["generation"]) == (SlotState.ON, 2)
+    assert "device_del" not in ground.qemus["vm2"].names()
+    assert not [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "fault"]
+
+
+async def _nothing_at(ground: Ground, vm: str) -> bool | None:
+    return not ground.link.plugged[vm] or None
+
+
+async def test_rings_that_began_anew_while_nobody_listened_are_found(ground: Ground) -> None:
+    async with plugged(ground) as frontend:
+        await frontend.stop()
+        await frontend.start()
+        async with following(ground) as follower:
+            follower.look_at_all()
+            await until(lambda: _generation(ground, 2), timeout=5, what="another generation")
+            await state(ground, LinkState.UP)
+
+
+async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_that_may_hear_them(
+    ground: Ground,
+) -> None:
+    async with plugged(ground) as frontend:
+        await frontend.stop()
+        await frontend.start()
+        front = await ground.hands.backings.front("lan0")
+        assert not ground.hands.backings.works("lan0", front)
+        repair = plan_repair(
+            LINK,
+            ground.link.view(),
+            ["vm1", "vm2"],
+            ground.hands.backings.view("lan0", front),
+            policy="relink",
+        )
+        assert (repair.keep, repair.unlink, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
+
+
+async def _generation(ground: Ground, wanted: int) -> bool | None:
+    return ground.link.generation == wanted or None
+
+
+async def test_a_link_whose_end_is_dead_is_left_to_its_recovery(ground: Ground) -> None:
+    async with plugged(ground) as frontend:
+        ground.world.machines["vm1"].set_state(VmState.CRASHED)
+        async with following(ground) as follower:
+            await frontend.stop()
+            follower.look_at_all()
+            await asyncio.sleep(0.05)
+            assert ground.link.plugged == {"vm1": [1], "vm2": [1]}
+            assert ground.link.generation == 1
+
+
+async def test_a_back_end_that_dies_while_a_follower_asks_is_left_to_its_recovery(ground: Ground) -> None:
+    async with plugged(ground), following(ground) as follower:
+        follower.look("lan0")
+        await asyncio.sleep(0)  # it has asked the broker
+        ground.world.machines["vm1"].set_state(VmState.CRASHED)
+        ground.world.forget("vm1")
+        await asyncio.sleep(0.05)
+        assert (ground.link.generation, ground.link.asked) == (1, None)
+        assert "set_link" not in ground.qemus["vm2"].names()
+
+
+def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
+    """Be the QEMU of a doorbell device; return its connection, and the eventfd by which its guest tells the host."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(path)
+    while True:
+        data, fds, _, _ = socket.recv_fds(connection, 8, 1)
+        if ivshmem.decode(data) == ivshmem.HOST_ID and fds:
+            return connection, fds[0]
+        for fd in fds:
+            os.close(fd)
+
+
+async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_others(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell_carrier, "ACK_SECONDS", 0.1)  # nobody plays the driver to the end
+    async with plugged(ground), following(ground):
+        (front,) = await ground.broker.fronts()
+        end, refused = ground.backing(1).back, front["features"] & -front["features"]
+        connection, acknowledge = await asyncio.to_thread(acknowledgement_of, end.socket)
+        answer = ANSWER.pack(
+            state=AnswerState.ON, ivposition=end.id, request=1, features=front["features"] & ~refused
+        )
+        await ground.broker.write(control_memory("vm1"), (end.slot + SLOT.offsets["answer"], answer))
+        os.eventfd_write(acknowledge, 1)
+        await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the front end's next device")
+        async with ground.rings(2):
+            await state(ground, LinkState.UP)
+            (front,) = await ground.broker.fronts()
+            assert (front["name"], front["features"] & refused) == ("lan0.g2", 0)
+        connection.close()
+        os.close(acknowledge)
+    assert ground.link.as_json()["offer"] == EVERY_FEATURE & ~refused
+    restored = Link("lan0", ground.world.journal, ground.world.save)
+    restored.restore(ground.link.as_json())
+    assert restored.offer == ground.link.offer
+
+
+async def _served(ground: Ground, device: str) -> bool | None:
+    return device in [front["name"] for front in await ground.broker.fronts()] or None
+
+
+async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link_down_meanwhile(
+    ground: Ground,
+) -> None:
+    async with plugged(ground) as frontend:
+        ground.world.machines["vm1"].set_state(VmState.RECOVERING)
+        ground.world.forget("vm1")
+        ground.link.set_state(LinkState.DOWN)
+        ground.link.asked = "relink"
+        now = time.monotonic()
+        recorder = Recorder(
+            vm="vm1",
+            fault=Fault.QEMU_EXIT,
+            policy="relink",
+            fault_at=now,
+            detected_at=now,
+            on_step=lambda step: None,
+        )
+        repair = asyncio.create_task(act.repair_link("lan0", ground.hands, recorder))
+        await until(lambda: _said(ground, False), timeout=5, what="vm2's link down")
+        await frontend.stop()  # as a QEMU does then
+        ground.world.machines["vm1"].set_state(VmState.READY)
+        await until(lambda: _said(ground, True), timeout=5, what="vm2's link up")
+        await frontend.start()
+        await repair
+        assert ground.link.plugged == {"vm1": [2], "vm2": [1]}
+    assert "device_del" not in ground.qemus["vm2"].names()
+    assert [step["name"] for step in recorder.steps] == ["unlink", "link", "plug", "verify"]
+
+
+async def _said(ground: Ground, up: bool) -> bool | None:
+    return {"name": "lan0.g1.net", "up": up} in ground.qemus["vm2"].commands("set_link") or None
