@@ -130,6 +130,8 @@ class Recoveries:
             machine.incident = Incident(fault=recorder.fault, at=recorder.fault_at, detected_at=recorder.detected_at)
         error: VpctlError | None = None
         while (pause := series.next_pause()) is not None:
+            while machine.is_rebooting:
+                await machine.changed.wait()
             if not self._world.is_ready(machine.name):
                 machine.set_state(VmState.RECOVERING)
             await wait.pause(pause)
