@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -70,8 +71,8 @@ class Recoveries:
         while machine.is_rebooting and not force:
             await machine.changed.wait()
         if machine.state is VmState.READY and machine.incident is None and not force:
-            incident = await self._examine(machine)
-            if incident is None and machine.incident is None:
+            incident = await self._examine_while_ready(machine)
+            if incident is None and machine.incident is None and machine.state is VmState.READY:
                 return self._healthy(vm)
             if machine.incident is None and incident is not None:  # nobody else was quicker
                 machine.incident = incident
@@ -83,6 +84,18 @@ class Recoveries:
         if machine.state is VmState.READY and recorder.fault is Fault.GUEST_REBOOT:
             await self._verify_after_reboot(machine, recorder)
         return await self._with_retries(machine, recorder, automatic=automatic, policy=policy)
+
+    async def _examine_while_ready(self, machine: Machine) -> Incident | None:
+        """Examine a VM, but no longer than until somebody has seen what ails it: what has ended does not answer."""
+        async with asyncio.TaskGroup() as group:
+            examining = group.create_task(self._examine(machine), name=f"examine-{machine.name}")
+            while machine.state is VmState.READY and machine.incident is None and not examining.done():
+                change = group.create_task(machine.changed.wait(), name=f"changes-of-{machine.name}")
+                await asyncio.wait((examining, change), return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+            if not examining.done():
+                examining.cancel()
+        return None if examining.cancelled() else examining.result()
 
     async def _examine(self, machine: Machine) -> Incident | None:
         """Look whether a VM that is believed to be well is; links that carry nothing are down from then on."""

@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,10 +21,12 @@ from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
+from vpctl.supervisor import health
 from vpctl.supervisor.alarms import Alarms, Seen
 from vpctl.supervisor.control import Jobs
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
+from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 from vpctl.topology.model import HealthSpec, VmSpec
@@ -123,8 +126,13 @@ class Hit(Hands):
             raise QmpLostError(f"{vm}: QEMU closed the QMP connection")
 
 
-async def struck(directories: Directories, first: Strike, strikes: dict[int, Strike]) -> World:
-    """Let everything be up, let a VM die, and others while it is recovered; return the world that is left."""
+async def struck(
+    directories: Directories, first: Strike, strikes: dict[int, Strike], *, asked: str | None = None
+) -> World:
+    """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
+
+    `asked`: a VM that somebody has asked to be recovered just before.
+    """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
     world = Checked(made_run(TOPOLOGY), rundir)
@@ -142,6 +150,9 @@ async def struck(directories: Directories, first: Strike, strikes: dict[int, Str
         hands = world.hands = Hit(world, strikes)
         hands.alarms = Alarms(world, group, recoveries)
         recoveries.hands = hands
+        if asked is not None:
+            recoveries.start(asked)
+            await asyncio.sleep(0.01)
         hands.strike(*first)
     return world
 
@@ -207,3 +218,17 @@ async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Di
     assert [machine.state for machine in world.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
     assert {link.state for link in world.links.values()} == {LinkState.DOWN}
     assert ends(world) == []
+
+
+@pytest.mark.parametrize("fault", DEATHS)
+async def test_a_vm_that_dies_while_it_is_examined_is_not_examined_to_the_end(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    async def endless(machine: Machine) -> None:
+        await asyncio.Event().wait()  # QEMU has ended, and its socket is tried until the limit
+
+    monkeypatch.setattr(health, "unresponsive", endless)
+    world = await struck(directories, ("a", fault), {}, asked="a")
+    assert_at_rest(world)
+    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
+    assert [end["ok"] for end in ends(world)] == [True]
