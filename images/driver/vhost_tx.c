@@ -55,11 +55,16 @@ static void vhp_write_packet(struct vhp_writer *writer, const struct sk_buff *sk
 static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
 {
 	struct vhp_ring *ring = &queue->tx.ring;
+	u16 seen = ring->seen;
 
-	if (vhp_waiting(ring) < wanted && !vhp_look(ring)) {
+	if (vhp_waiting(ring) >= wanted)
+		return vhp_waiting(ring);
+	if (!vhp_look(ring)) {
 		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
 		return 0;
 	}
+	if (ring->seen != seen)
+		queue->tx.stalled = false;
 	return vhp_waiting(ring);
 }
 
@@ -124,7 +129,6 @@ static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *sk
 	vhp_write(&writer, &header, header_size);
 	vhp_write_packet(&writer, skb);
 	tx->ring.next += *heads;
-	tx->stalled = false;
 	return VHP_SENT;
 }
 

@@ -137,8 +137,13 @@ class Host:
     async def _serve_fronts(self, listener: socket.socket) -> None:
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
+            offer = self.offer | (Feature.MQ if self.queue_pairs > 1 else 0)
             self._negotiated = Negotiated(
-                offer=self.offer, queue_pairs=self.queue_pairs, ram=self.ram, ram_name="ram", known=lambda _: False
+                offer=offer,
+                queue_pairs=self.queue_pairs,
+                ram=self.ram,
+                ram_name="ram",
+                known=lambda _: False,
             )
             try:
                 await self._serve_front(connection, self._negotiated)
