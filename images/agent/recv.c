@@ -21,6 +21,9 @@
 #define QUIET_AFTER_END_US 300000
 #define QUIET_AFTER_ALL_US 30000
 #define SOCKET_BUFFER (8 << 20)
+/* For a receiver before this one, whose asker is gone, to notice that and give its ports back. */
+#define PORT_TAKEN_US 2000000
+#define PORT_AGAIN_US 20000
 
 struct receipt {
 	uint32_t received, corrupt, duplicate;
@@ -36,13 +39,15 @@ struct receiver {
 	struct plan plan;
 	int64_t seed, timeout_ms;
 	struct receipt receipt[PLAN_TESTS_MAX];
-	/* One per test and protocol: [test] listens; [PLAN_TESTS_MAX + test] is tcp's connection; the last takes frames. */
-	struct pollfd polled[2 * PLAN_TESTS_MAX + 1];
+	/* One per test and protocol: [test] listens; [PLAN_TESTS_MAX + test] is tcp's connection; then the two below. */
+	struct pollfd polled[2 * PLAN_TESTS_MAX + 2];
 	bool ended;
 	int64_t last_us;
 };
 
 #define FRAMES (2 * PLAN_TESTS_MAX)
+/* Standard output: who asked may be gone, and somebody else wants the ports. */
+#define ASKER (2 * PLAN_TESTS_MAX + 1)
 
 static uint8_t packet[FRAME_MAX + 1];
 
@@ -167,6 +172,18 @@ static void receive_stream(struct receiver *receiver, size_t test)
 	}
 }
 
+static int bind_in_turn(int fd, const struct sockaddr_in *address)
+{
+	int64_t until_us = now_us() + PORT_TAKEN_US;
+
+	while (bind(fd, (const struct sockaddr *)address, sizeof(*address)) < 0) {
+		if (errno != EADDRINUSE || now_us() >= until_us)
+			return -1;
+		sleep_us(PORT_AGAIN_US);
+	}
+	return 0;
+}
+
 static int open_port(const struct receiver *receiver, size_t test)
 {
 	const struct sockaddr_in address = {
@@ -180,7 +197,7 @@ static int open_port(const struct receiver *receiver, size_t test)
 	if (fd < 0)
 		return -1;
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
-	if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0 || (is_stream && listen(fd, 4) < 0)) {
+	if (bind_in_turn(fd, &address) < 0 || (is_stream && listen(fd, 4) < 0)) {
 		close(fd);
 		return -1;
 	}
@@ -211,6 +228,7 @@ static int open_all(struct receiver *receiver)
 {
 	for (size_t i = 0; i <= FRAMES; i++)
 		receiver->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+	receiver->polled[ASKER] = (struct pollfd){.fd = STDOUT_FILENO};
 	receiver->polled[FRAMES].fd = open_frames(receiver->link);
 	if (receiver->polled[FRAMES].fd < 0)
 		return -1;
@@ -250,8 +268,8 @@ static bool has_everything(const struct receiver *receiver)
 	return true;
 }
 
-/* Goes on a little after the last message that was awaited: a duplicate would come then. */
-static void receive_all(struct receiver *receiver)
+/* Goes on a little after the last message that was awaited: a duplicate would come then. -1: nobody wants to know. */
+static int receive_all(struct receiver *receiver)
 {
 	int64_t deadline_us = now_us() + receiver->timeout_ms * 1000;
 
@@ -265,9 +283,11 @@ static void receive_all(struct receiver *receiver)
 		if (until_us > deadline_us)
 			until_us = deadline_us;
 		if (now_us() >= until_us)
-			return;
-		if (poll(receiver->polled, FRAMES + 1, ms_until(until_us)) > 0)
+			return 0;
+		if (poll(receiver->polled, ASKER + 1, ms_until(until_us)) > 0)
 			receive(receiver);
+		if (receiver->polled[ASKER].revents)
+			return -1;
 	}
 }
 
@@ -310,7 +330,8 @@ int recv_main(int argc, char **argv)
 	before = interface_counters(receiver.link, RECEIVED);
 	puts("ready");
 	fflush(stdout);
-	receive_all(&receiver);
+	if (receive_all(&receiver) < 0)
+		return 1;
 	after = interface_counters(receiver.link, RECEIVED);
 	counted = counters_since(&after, &before);
 	return report(&receiver, &counted);

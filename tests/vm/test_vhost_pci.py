@@ -230,6 +230,7 @@ def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpct
     with traffic(hub, "hub", "a0", "a"):
         kill(hub.broker("hub"))
         ended = hub.entry("hub", "recovery.end", after=seq, fault="broker-exit", limit=90)["attributes"]
+        assert "error" not in ended, ended
         assert (ended["ok"], sorted(ended["links"])) == (True, sorted(ENDS))
     assert hub.json("check")["ok"]
     assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}

@@ -26,6 +26,8 @@ class Link:
         self.asked: str | None = None
         """The policy that a user has asked for, for the next repair."""
         self.lock = asyncio.Lock()
+        self.checking = asyncio.Lock()
+        """Held by whoever sends a check's packets over it: both guests have one set of ports for them."""
         self._journal = journal
         self._on_change = on_change
 

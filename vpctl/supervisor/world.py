@@ -131,8 +131,9 @@ class World:
         """Run the full check on some links, one after the other; `check` of the contract."""
         results = []
         for name in links:
-            first, second = await self.guests(name)
-            entry = await network.check_link(self.topology.link(name), first, second)
+            async with self.links[name].checking:
+                first, second = await self.guests(name)
+                entry = await network.check_link(self.topology.link(name), first, second)
             results.append(entry)
             self.journal.write("check", link=name, attributes={"ok": entry["ok"], "tests": len(entry["tests"])})
         return {"schema_version": 1, "ok": all(entry["ok"] for entry in results), "links": results}

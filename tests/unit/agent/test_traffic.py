@@ -195,6 +195,26 @@ with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as packets:
 """
 
 
+def test_a_receiver_whose_asker_is_gone_makes_room_for_the_next(agent: Path, tmp_path: Path) -> None:
+    ready, _ = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        mkfifo heard
+        ip netns exec b $AGENT recv lan0 --plan udp:100x1,tcp:100x1 --seed 7 --timeout-ms 60000 >heard & first=$!
+        head -n 1 heard >/dev/null
+        ip netns exec b $AGENT recv lan0 --plan udp:100x1,tcp:100x1 --seed 8 --timeout-ms 60000 >received & second=$!
+        while ! grep -q ready received; do kill -0 $second; sleep 0.02; done
+        wait $first && exit 1
+        kill -0 $second && echo '{"ready": true}'
+        kill $second
+        echo '{}'
+        """,
+    )
+    assert ready == {"ready": True}
+
+
 def test_a_frame_larger_than_the_mtu_is_reported_as_not_sent(agent: Path, tmp_path: Path) -> None:
     [sent] = run(
         agent,
