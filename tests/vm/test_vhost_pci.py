@@ -3,9 +3,12 @@ lose an end, or to begin anew without losing one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -141,6 +144,25 @@ def test_a_guest_killed_under_traffic_comes_back_with_all_its_links(hub: Vpctl, 
         done = steps(hub, "hub", peer, f"{name}.g{old}", f"{name}.g{new}", after=seq)
         assert done == ["device_del", "DEVICE_DELETED", "device_add"]
     assert 0 < report["survivor_ms"] < report["boot_ms"]
+
+
+def test_ssh_connections_that_are_made_while_a_device_goes_do_not_get_in_its_place(hub: Vpctl) -> None:
+    """QEMU has a descriptor for each, of the lowest number that is free, and still listens where the device was."""
+    before = vms(hub)
+    port = before["hub"]["ssh"]["port"]
+    for _ in range(3):
+        hub.run("crash", "b", "--how", "kill")
+        connections = []
+        with contextlib.ExitStack() as stack:
+            end = time.monotonic() + 1.5
+            while time.monotonic() < end:
+                # Each sends a byte or two now and then: the guest's greeting makes its descriptor readable as well.
+                connections.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)))
+                time.sleep(0.02)
+                if len(connections) > 10:
+                    connections.pop(0).close()
+        assert hub.json("recover", "b")["ok"]
+    assert vms(hub)["hub"]["pid"] == before["hub"]["pid"]
 
 
 def test_a_front_ends_driver_that_is_unbound_and_bound_again_gets_new_rings_worked(hub: Vpctl) -> None:

@@ -6,6 +6,7 @@ for the end of a connection instead of three exception types, and event queues t
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import os
@@ -21,6 +22,9 @@ from vpctl.qmp.events import Event, Expectation, Hub
 
 if TYPE_CHECKING:  # qemu.qmp is imported by the first connection, so that verbs without one do not pay for it
     from qemu.qmp import QMPClient
+
+MOST_FDS = 16
+"""Descriptors that QEMU takes from one message (SOCKET_MAX_FDS); it loses those above."""
 
 DEFAULT_TIMEOUT = 10.0
 """Seconds that a command may take: QEMU answers in milliseconds, or it hangs (a mute vhost-user back-end)."""
@@ -109,14 +113,48 @@ class Session:
             self._journal.qmp_command(self.vm, command, given, outcome, (time.monotonic() - began) * 1000)
         return self._value(command, outcome)
 
-    async def send_fd(self, name: str, fd: int) -> None:
-        """Give QEMU a copy of a descriptor, under a name (`getfd`); a second one of that name replaces the first."""
+    async def send_fd(self, name: str, fd: int, *, above: int = 0) -> None:
+        """Give QEMU a copy of a descriptor, under a name (`getfd`); a second one of that name replaces the first.
+
+        It gets the lowest free number, or the one after the `above` (at most MOST_FDS) lowest, which stay free.
+        """
         # QEMU gives `getfd` the descriptor that came last: two senders must not cross.
         async with self._sending_fd:
-            if self.lost is not None:
-                raise self._lost_during("getfd", self.lost.message)
-            self._client.send_fd_scm(fd)
+            if above:
+                self._send_copies(fd, above)
+            self._send_copies(fd, 1)
             await self.execute("getfd", {"fdname": name})
+
+    @asynccontextmanager
+    async def numbers_taken(self, fd: int, count: int) -> AsyncIterator[None]:
+        """Have QEMU's `count` (at most MOST_FDS) lowest free numbers taken, by copies of a descriptor, for a while.
+
+        Whatever QEMU opens in the block gets numbers above them. `send_fd` waits until it is over.
+        """
+        name = "vpctl.numbers"
+        async with self._sending_fd:
+            self._send_copies(fd, count)
+            await self.execute("query-status")  # answered: the copies are there
+            try:
+                yield
+            finally:
+                with contextlib.suppress(QmpError):
+                    await self.execute("getfd", {"fdname": name})  # takes one, and QEMU closes the others
+                    await self.execute("closefd", {"fdname": name})
+
+    def _send_copies(self, fd: int, count: int) -> None:
+        """Send copies of a descriptor in one message: QEMU keeps them until others come, or `getfd` takes one.
+
+        It reads the next message, and has its descriptors, before it closes those of the last one
+        (`tcp_chr_recv`, 7.2 to 11.1).
+        """
+        if self.lost is not None:
+            raise self._lost_during("getfd", self.lost.message)
+        try:
+            # Blank: between two commands, to which it means nothing.
+            self._sock.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd] * count))])
+        except OSError as error:
+            raise self._lost_during("getfd", f"{self.vm}: {error.strerror}") from error
 
     def expect(
         self, *names: str, match: Callable[[Event], bool] | None = None

@@ -6,15 +6,17 @@ Why, and how: `parking`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import VpctlError
 from vpctl.process import open_files
 from vpctl.qmp.hotplug import StepError
+from vpctl.qmp.session import Session
 from vpctl.supervisor.around import Doorbell
 from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.parking import find_interrupts, leaves_handlers, lowest_free, park
+from vpctl.supervisor.parking import find_interrupts, leaves_handlers, low_numbers_left_free, lowest_free, park
 
 
 class Doorbells:
@@ -23,9 +25,27 @@ class Doorbells:
     def __init__(self, broker: Callable[[], BrokerClient]) -> None:
         self._broker = broker
 
-    async def plugged(self, machine: Machine, bell: Doorbell) -> None:
+    @asynccontextmanager
+    async def plugging(self, machine: Machine, session: Session, bell: Doorbell) -> AsyncIterator[None]:
+        """Keep numbers free below those that a device's descriptors get; the plug is the block."""
+        if not leaves_handlers(machine.spec.accelerator):
+            yield
+            return
+        async with low_numbers_left_free(session):
+            before = files_of(machine)
+            try:
+                yield
+            except StepError as error:
+                late = error
+            else:
+                await self._plugged(machine, bell)
+                return
+        await self._failed(machine, bell, before, late)
+        raise late
+
+    async def _plugged(self, machine: Machine, bell: Doorbell) -> None:
         """Learn by which descriptors a QEMU hears a device that was just plugged."""
-        if machine.process is not None and leaves_handlers(machine.spec.accelerator):
+        if machine.process is not None:
             served = await self._broker().served(bell.name)
             machine.hears(bell.name, await find_interrupts(machine.process.pid, served, bell.end))
 
@@ -34,7 +54,7 @@ class Doorbells:
         # Where nobody knows which were the interrupts, all that the device had counts as such.
         await self._park(machine, bell, machine.interrupts.get(bell.name) or before - files_of(machine))
 
-    async def failed(self, machine: Machine, bell: Doorbell, before: frozenset[int], error: StepError) -> None:
+    async def _failed(self, machine: Machine, bell: Doorbell, before: frozenset[int], error: StepError) -> None:
         """Cure a QEMU, which had the descriptors `before`, of a device that came too late and was taken out again."""
         if error.step == "device_add" and error.reply is None:
             # Beside both ends' interrupts it had the memory, the connection to the broker, the host's own interrupt.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
@@ -117,17 +118,10 @@ class Hands:
         session = await machine.qmp()
         await around.before_plug(vm, repair)
         known.plugging(vm, repair.generation)
-        async with self._hotplug[vm]:
-            before = files_of(machine)
-            try:
-                with known.taking_out(device.ids().device):  # what fails is taken back
-                    await hotplug.plug(session, device)
-            except hotplug.StepError as error:
-                if bell is not None:
-                    await self._doorbells.failed(machine, bell, before, error)
-                raise
-            if bell is not None:
-                await self._doorbells.plugged(machine, bell)
+        noted = self._doorbells.plugging(machine, session, bell) if bell is not None else nullcontext()
+        async with self._hotplug[vm], noted:
+            with known.taking_out(device.ids().device):  # what fails is taken back
+                await hotplug.plug(session, device)
 
     def _is_whole(self, link: str, front: Front | None) -> bool:
         """Whether both ends of a link are plugged; a front end may be of an earlier generation."""

@@ -3,6 +3,10 @@
 Under TCG a QEMU goes on waiting for the interrupts of an ivshmem-doorbell that was unplugged, by their descriptors'
 numbers, which are closed: its main loop spins (7.2, 10.0), and would take whatever gets one of those numbers for an
 interrupt of freed memory. An idle eventfd in each of those places ends that. It stays as long as the QEMU.
+
+Until it is there, somebody else may get the number: an ssh connection into the guest is a descriptor of QEMU's, and
+its first bytes crash a QEMU that takes them for an interrupt. A process is given the lowest number that is free. So a
+device is plugged with some free numbers left below its own.
 """
 
 from __future__ import annotations
@@ -10,14 +14,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import Any
 
 from vpctl import wait
 from vpctl.errors import ReadyTimeoutError
 from vpctl.process import eventfd_id, file_limit, open_files
-from vpctl.qmp.session import Session
+from vpctl.qmp.session import MOST_FDS, Session
 
 ARRIVED_SECONDS = 1.0
 """For QEMU to take a device's eventfds in: they were sent before `device_add`, which reads all but these."""
@@ -61,16 +66,29 @@ def lowest_free(taken: Collection[int], count: int) -> frozenset[int]:
     return frozenset(islice((number for number in itertools.count() if number not in taken), count))
 
 
+@asynccontextmanager
+async def low_numbers_left_free(session: Session) -> AsyncIterator[None]:
+    """Have what QEMU opens in the block get numbers that are above MOST_FDS free ones."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        async with session.numbers_taken(fd, MOST_FDS):
+            yield
+    finally:
+        os.close(fd)
+
+
 async def park(session: Session, pid: int, numbers: Collection[int], *, name: str) -> int:
     """Put an idle eventfd at each of these numbers, now that the device is gone; return how many stay."""
     places = frozenset(numbers)
     sent: dict[int | None, str] = {}
     unknown = 0
-    while places - open_files(pid) and len(sent) + unknown < MOST_AT_ONCE:
-        id_, fdname = await _send(session, f"{name}.parked{len(sent) + unknown}")
+    while (missing := places - (taken := open_files(pid))) and len(sent) + unknown < MOST_AT_ONCE:
+        gaps = len(set(range(min(missing))) - taken)
+        above = gaps if gaps <= MOST_FDS else 0
+        id_, fdname = await _send(session, f"{name}.parked{len(sent) + unknown}", above)
         unknown += id_ is None
         sent |= {id_: fdname} if id_ is not None else {}
-    # The lowest free number is taken each time: those that only filled a gap below are given back.
+    # Those that only filled a gap below, as the lowest free number, are given back.
     kept = unknown
     for number in open_files(pid):
         if (given := sent.get(eventfd_id(pid, number))) is None:
@@ -82,11 +100,11 @@ async def park(session: Session, pid: int, numbers: Collection[int], *, name: st
     return kept
 
 
-async def _send(session: Session, name: str) -> tuple[int | None, str]:
+async def _send(session: Session, name: str, above: int) -> tuple[int | None, str]:
     """Send an idle eventfd; return the kernel's id of it, which stays while QEMU has it, and its name."""
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
-        await session.send_fd(name, fd)
+        await session.send_fd(name, fd, above=above)
         return eventfd_id(os.getpid(), fd), name
     finally:
         os.close(fd)

@@ -11,8 +11,15 @@ import pytest
 
 from tests.fakes.keeper import Keeper, keeping
 from vpctl.process import eventfd_id, file_limit, open_files
-from vpctl.qmp.session import Session
-from vpctl.supervisor.parking import files_left, find_interrupts, leaves_handlers, lowest_free, park
+from vpctl.qmp.session import MOST_FDS, Session
+from vpctl.supervisor.parking import (
+    files_left,
+    find_interrupts,
+    leaves_handlers,
+    low_numbers_left_free,
+    lowest_free,
+    park,
+)
 from vpctl.wait import pause
 
 
@@ -55,6 +62,27 @@ async def test_generation_after_generation_three_more_are_parked_and_none_is_los
                 qemu.close(name)
             assert await park(as_session(qemu), qemu.pid, heard, name=f"lan0.g{generation}") == 3
             assert len(open_files(qemu.pid)) == before + 3 * generation
+
+
+async def test_below_a_device_numbers_stay_free_and_connections_get_those_while_it_goes() -> None:
+    with keeping() as qemu:
+        session, free = as_session(qemu), lowest_free(open_files(qemu.pid), MOST_FDS)
+        for generation in range(1, 4):
+            device = [f"{name}.g{generation}" for name in ("server", "peer", "own0", "own1")]
+            async with low_numbers_left_free(session):
+                ids = await qemu.eventfds(*device)
+            heard = await find_interrupts(qemu.pid, served(ids[-2:]), 1)
+            assert min(heard) > max(free)
+            for name in device:
+                qemu.close(name)
+            connections = [f"ssh{number}" for number in range(MOST_FDS)]
+            await qemu.eventfds(*connections)
+            assert {qemu.named[name] for name in connections} == free
+            qemu.close("ssh7")
+            assert await park(session, qemu.pid, heard, name=f"lan0.g{generation}") == 2
+            for name in set(connections) - {"ssh7"}:
+                qemu.close(name)
+            assert not free & open_files(qemu.pid), "nothing that is parked is in the way of the next"
 
 
 async def test_where_nobody_knows_the_interrupts_all_that_the_device_had_is_taken_through_any_gaps() -> None:
