@@ -10,7 +10,7 @@ help: ## show this help
 setup: ## install what is missing (apt, virtualenv); a second run is quick
 	@tools/setup
 
-demo: setup ## boot two guests, link them, prove it, kill one, recover it, stop
+demo: setup ## boot two guests, link and measure them, kill one under traffic, recover it, stop
 	@examples/demo
 
 image: setup ## build the guest image, unless it is there

@@ -112,6 +112,41 @@ async def held_mute(port: int, *, times: int) -> AsyncIterator[tuple[int, list[f
         server.close()
 
 
+class Wire:
+    """A relay to a guest: counts what is sent to it, and can swallow everything from a moment on."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.sent = 0
+        self.is_cut = False
+
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, counts: bool) -> None:
+        while data := await reader.read(65536):
+            self.sent += len(data) if counts else 0
+            if not self.is_cut:
+                writer.write(data)
+        writer.close()
+
+
+@asynccontextmanager
+async def wire_to(port: int) -> AsyncIterator[Wire]:
+    """Relay connections to `port` for as long as the block lasts."""
+    wire = Wire()
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wire.relay(reader, inner_writer, counts=True))
+            group.create_task(wire.relay(inner_reader, writer, counts=False))
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    wire.port = server.sockets[0].getsockname()[1]
+    try:
+        yield wire
+    finally:
+        server.close()
+
+
 Program = Callable[[str, Process], Awaitable[int]]
 """Carries out a shell script of a guest, and returns its exit code."""
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from vpctl.process import (
     find_tool,
     identify,
     read_stat,
+    read_threads,
     run,
     running,
+    thread_names,
     wait_gone,
 )
 from vpctl.wait import until
@@ -65,6 +68,24 @@ def test_reads_the_state_of_a_process_with_a_hostile_name(tmp_path: Path, comm: 
     assert stat is not None
     assert stat.state in "RSD"
     assert stat.start_time > 0
+
+
+def test_looks_at_the_threads_that_are_asked_for() -> None:
+    ends = threading.Event()
+    thread = threading.Thread(target=ends.wait, daemon=True)
+    thread.start()
+    try:
+        assert {os.getpid(), thread.native_id} <= thread_names(os.getpid()).keys()
+        assert thread.native_id is not None
+        seen = read_threads(os.getpid(), [thread.native_id, NO_PID])
+    finally:
+        ends.set()
+        thread.join()
+    kept = Path("/proc/self/schedstat").exists()  # not every kernel keeps these times
+    assert list(seen) == ([thread.native_id] if kept else [])
+    assert all(times.state in "RSD" and times.ran >= 0 <= times.waited for times in seen.values())
+    assert read_threads(NO_PID, [NO_PID]) == {}
+    assert thread_names(NO_PID) == {}
 
 
 def test_a_reused_pid_is_another_process(sleeper: subprocess.Popen[bytes]) -> None:

@@ -14,27 +14,6 @@ LINKS = """
   lan0: {kind: stream, endpoints: [vm1, vm2]}
   shm0: {kind: ivshmem-doorbell, endpoints: [vm1, vm2]}
 """
-TEXTS = {"type": "array", "items": {"type": "string"}}
-MS = {"type": ["number", "null"], "minimum": 0}
-ROUND = {
-    "round": {"type": "integer", "minimum": 1},
-    "strikes": {**TEXTS, "minItems": 1, "maxItems": 2},
-    "ok": {"type": "boolean"},
-    "seconds": {"type": "number"},
-    "outages_ms": {"type": "array", "items": {"type": "number"}},
-}
-REPORT = {
-    "schema_version": {"const": 1},
-    "ok": {"type": "boolean"},
-    "seed": {"type": "integer"},
-    "recoveries": {"type": "integer", "minimum": 0},
-    "unrecovered": TEXTS,
-    "false_alarms": TEXTS,
-    "leaks": TEXTS,
-    "outage_ms": {"type": "object", "properties": dict.fromkeys(("p50", "p90", "p99", "max"), MS)},
-    "rounds": {"type": "array", "items": {"type": "object", "required": list(ROUND), "properties": ROUND}},
-}
-SCHEMA = {"type": "object", "required": list(REPORT), "properties": REPORT}
 
 ROUND_LIMIT = 120.0
 """Seconds for a round on a host that does much else."""
@@ -52,7 +31,7 @@ def soak(vpctl: Vpctl, rounds: int) -> None:
     done = vpctl.start(*words).wait(None, limit=rounds * ROUND_LIMIT)
     assert done.status == 0, done
     report = done.data
-    validate(report, SCHEMA)
+    validate(report, vpctl.run("schema", "soak").data)
     assert (report["ok"], report["unrecovered"], report["false_alarms"], report["leaks"]) == (True, [], [], [])
     assert [entry["round"] for entry in report["rounds"]] == list(range(1, rounds + 1))
     assert report["recoveries"] > 0

@@ -48,7 +48,7 @@ def line(entry: dict[str, Any]) -> str:
     """Return an entry as people read it."""
     moment = time.strftime("%H:%M:%S", time.localtime(entry["time"])) + f".{int(entry['time'] % 1 * 1000):03d}"
     who = entry.get("vm") or entry.get("link") or "-"
-    return f"{moment} {entry['seq']:>5} {entry['type']:<14} {who:<10} {summary(entry['type'], entry['attributes'])}"
+    return f"{moment} {entry['seq']:>4} {entry['type']:<14} {who:<7} {summary(entry['type'], entry['attributes'])}"
 
 
 def summary(type_: str, attributes: dict[str, Any]) -> str:
@@ -57,12 +57,24 @@ def summary(type_: str, attributes: dict[str, Any]) -> str:
         outcome = attributes["outcome"]
         said = "ok" if "return" in outcome else json.dumps(outcome)
         arguments = attributes["arguments"]
-        target = arguments.get("id") or arguments.get("command-line") or ""
-        return f"{attributes['command']} {target} → {said} ({attributes['ms']:.1f} ms)".replace("  ", " ")
+        target = arguments.get("id") or arguments.get("name") or arguments.get("command-line") or ""
+        if "up" in arguments:  # of a link
+            target += " on" if arguments["up"] else " off"
+        return f"{attributes['command']} {target} → {said} ({short(attributes['ms'])} ms)".replace("  ", " ")
     if type_ == "qmp.event":
         data = json.dumps(attributes["data"]) if attributes["data"] else ""
         return f"{attributes['event']} {data}".rstrip()
+    if type_ == "fault" and "reason" in attributes:
+        return f"{attributes['fault']}: {attributes['reason']}"
+    if type_ == "recovery.step" and "at_ms" in attributes:
+        verdict = "ok" if attributes.get("ok") else "failed"
+        return f"{attributes['name']} {attributes['target']} → {verdict} ({short(attributes['ms'])} ms)"
     if type_ == "recovery.end" and "total_ms" in attributes:
         verdict = "ok" if attributes.get("ok") else "failed"
         return f"{attributes['fault']}: {verdict}, {attributes['total_ms']:.0f} ms"
     return " ".join(f"{key}={value}" for key, value in attributes.items() if value is not None)
+
+
+def short(ms: float) -> str:
+    """Return milliseconds with no more digits than say something."""
+    return f"{ms:.1f}" if ms < 10 else f"{ms:.0f}"

@@ -1,4 +1,4 @@
-"""`vpctl schema`: the JSON Schema of a topology file, or of a benchmark's result."""
+"""`vpctl schema`: the JSON Schema of a topology file, of a benchmark's result, or of a soak's report."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ class Subject(StrEnum):
 
     TOPOLOGY = "topology"
     BENCH = "bench"
+    SOAK = "soak"
 
 
 async def schema(
     context: Context,
     of: Annotated[
-        Subject, typer.Argument(metavar="[topology|bench]", help="A topology file, or a result of `vpctl bench`.")
+        Subject,
+        typer.Argument(
+            metavar="[topology|bench|soak]", help="A topology file, or what `vpctl bench` or `vpctl soak` writes."
+        ),
     ] = Subject.TOPOLOGY,
 ) -> Result:
-    """Print the JSON Schema of a topology file (or of a benchmark's result), for editors and other tools."""
+    """Print the JSON Schema of a topology file (or of what `bench` or `soak` writes), for editors and other tools."""
     if of is Subject.BENCH:
         from vpctl.bench.result import result_schema
 
         data = result_schema()
+    elif of is Subject.SOAK:
+        from vpctl.recovery.soak_report import report_schema
+
+        data = report_schema()
     else:
         from vpctl.supervisor.prepare import kind_rules
         from vpctl.topology.schema import schema as topology_schema

@@ -44,6 +44,9 @@ LISTENING_SECONDS = 10.0
 KEEPALIVE = (5.0, 3)
 """Seconds between keep-alives, and how many may go unanswered; asyncssh sends none by default."""
 
+ATTENTION = "vpctl_attention"
+"""The name by which a connection that rests between commands carries its `Attention`."""
+
 
 class GuestSshError(VpctlError):
     """The guest could not be reached by ssh, or broke the connection off; nothing is known of the command."""
@@ -72,6 +75,14 @@ class Completed:
     stderr: str
 
 
+@dataclass(slots=True)
+class Attention:
+    """Of a connection that rests between commands: how many are under way, and whether keep-alives are sent."""
+
+    commands: int = 0
+    kept_alive: bool = False
+
+
 def load() -> None:
     """Import asyncssh, which takes a fifth of a second: at a moment when there is nothing better to do."""
     import asyncssh  # noqa: F401
@@ -97,8 +108,14 @@ async def banner(port: int) -> str | None:
     return line.decode(errors="replace").strip() or None
 
 
-async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -> asyncssh.SSHClientConnection:
-    """Log in; GuestSshError says why not."""
+async def open_connection(
+    address: Address, *, timeout: float = LOGIN_SECONDS, rests: bool = False
+) -> asyncssh.SSHClientConnection:
+    """Log in; GuestSshError says why not.
+
+    One that `rests` sends keep-alives only while `run` waits for a command: for a connection that is kept for long
+    and seldom used, and whose guest is watched by other means.
+    """
     import asyncssh
 
     interval, count = KEEPALIVE
@@ -106,7 +123,7 @@ async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -
     if address.host_key is not None:
         known = ([asyncssh.import_public_key(address.host_key)], [], [])
     try:
-        return await asyncssh.connect(
+        opened = await asyncssh.connect(
             "127.0.0.1",
             address.port,
             username=address.user,
@@ -122,7 +139,7 @@ async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -
             preferred_auth=["publickey"],
             login_timeout=timeout,
             connect_timeout=timeout,
-            keepalive_interval=interval,
+            keepalive_interval=0 if rests else interval,
             keepalive_count_max=count,
             tcp_keepalive=False,
             family=socket.AF_INET,
@@ -131,6 +148,9 @@ async def open_connection(address: Address, *, timeout: float = LOGIN_SECONDS) -
         raise GuestSshError(
             f"no ssh into {address.vm} (127.0.0.1:{address.port}): {error}", hint=f"vpctl logs {address.vm}"
         ) from error
+    if rests:
+        opened.set_extra_info(**{ATTENTION: Attention()})
+    return opened
 
 
 @asynccontextmanager
@@ -151,7 +171,7 @@ async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnec
 async def wait_for_ssh(
     address: Address, *, timeout: float, listens: Callable[[], bool] | None = None
 ) -> asyncssh.SSHClientConnection:
-    """Wait for the guest's ssh server and log in; ReadyTimeoutError tells how far it got.
+    """Wait for the guest's ssh server and log in to rest there; ReadyTimeoutError tells how far it got.
 
     `listens` tells whether the guest has said by other ways that its server listens. QEMU's user network takes a
     connection before the guest does and may then hold it for seconds, so each attempt is cut short, the first ones
@@ -184,7 +204,7 @@ async def wait_for_ssh(
         last_seen=lambda: "its server listens but does not answer" if heard else "no answer from the guest",
     )
     try:
-        return await open_connection(address, timeout=max(1.0, end - loop.time()))
+        return await open_connection(address, timeout=max(1.0, end - loop.time()), rests=True)
     except GuestSshError as error:
         raise ReadyTimeoutError(f"{error.message} (it said {seen!r})", hint=error.hint) from error
 
@@ -212,7 +232,7 @@ async def run(
 
     command = " ".join(quote(word) for word in argv)
     try:
-        async with asyncio.timeout(timeout), _process(ssh, command) as proc:
+        async with asyncio.timeout(timeout), _attended(ssh), _process(ssh, command) as proc:
             lines: list[str] = []
             async for line in proc.stdout:
                 lines.append(line)
@@ -230,6 +250,31 @@ async def run(
             raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke")
         status = 128 + getattr(signal, f"SIG{proc.exit_signal[0]}", 0)
     return Completed(status=status, stdout="".join(lines), stderr=stderr)
+
+
+@asynccontextmanager
+async def _attended(ssh: asyncssh.SSHClientConnection) -> AsyncIterator[None]:
+    """Keep a connection that rests alive as long as a command is under way.
+
+    After one that came to no end it goes on until another one does, so that a connection that is dead is found dead.
+    """
+    attention: Attention | None = ssh.get_extra_info(ATTENTION)
+    if attention is None:
+        yield
+        return
+    if not attention.kept_alive and not ssh.is_closed():
+        ssh.set_keepalive(*KEEPALIVE)
+        attention.kept_alive = True
+    attention.commands += 1
+    ended = False
+    try:
+        yield
+        ended = True
+    finally:
+        attention.commands -= 1
+        if ended and attention.commands == 0:
+            ssh.set_keepalive(0)
+            attention.kept_alive = False
 
 
 @asynccontextmanager

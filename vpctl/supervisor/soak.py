@@ -25,6 +25,7 @@ from vpctl.plan.run import Run
 from vpctl.process import ProcessId, find_by_argument, identify, open_files
 from vpctl.qmp.session import connect as connect_qmp
 from vpctl.recovery.soak import Blow, Census, Strike, false_alarms, leaks, missed, percentiles, strikes_of_round
+from vpctl.recovery.soak_report import Outage, Round, SoakReport
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.client import connect, try_status
 from vpctl.supervisor.journal import read
@@ -45,7 +46,7 @@ class Soaked:
     """What has come of the rounds so far."""
 
     seed: int
-    rounds: list[dict[str, Any]] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     outages: list[float] = field(default_factory=list)
     recoveries: int = 0
     unrecovered: list[str] = field(default_factory=list)
@@ -59,17 +60,16 @@ class Soaked:
 
     def as_json(self) -> dict[str, Any]:
         """Return the report."""
-        return {
-            "schema_version": 1,
-            "ok": self.ok,
-            "seed": self.seed,
-            "recoveries": self.recoveries,
-            "unrecovered": self.unrecovered,
-            "false_alarms": self.alarms,
-            "leaks": self.leaks,
-            "outage_ms": percentiles(self.outages),
-            "rounds": self.rounds,
-        }
+        return SoakReport(
+            ok=self.ok,
+            seed=self.seed,
+            recoveries=self.recoveries,
+            unrecovered=self.unrecovered,
+            false_alarms=self.alarms,
+            leaks=self.leaks,
+            outage_ms=Outage(**percentiles(self.outages)),
+            rounds=self.rounds,
+        ).as_json()
 
 
 class Soak:
@@ -125,13 +125,13 @@ class Soak:
         soaked.outages += outages
         soaked.alarms += [f"round {number}: {alarm}" for alarm in alarms]
         soaked.rounds.append(
-            {
-                "round": number,
-                "strikes": [str(strike) for strike in strikes],
-                "ok": ok and not alarms,
-                "seconds": round(time.monotonic() - began, 1),
-                "outages_ms": outages,
-            }
+            Round(
+                round=number,
+                strikes=[str(strike) for strike in strikes],
+                ok=ok and not alarms,
+                seconds=round(time.monotonic() - began, 1),
+                outages_ms=outages,
+            )
         )
 
     # Section: blows

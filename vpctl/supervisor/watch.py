@@ -11,7 +11,7 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import VpctlError
 from vpctl.guest import ssh as guest_ssh
-from vpctl.process import ProcessId, read_stat, read_threads
+from vpctl.process import ProcessId, read_stat, read_threads, thread_names
 from vpctl.recovery.detect import Detector, Finding, Look, Thread
 from vpctl.recovery.state import VmState
 from vpctl.supervisor.health import last_beat
@@ -38,6 +38,8 @@ class Watch:
         self._status: str | None = None
         self._ssh_answers = 0
         self._looks = 0
+        self._threads: list[int] = []
+        """Those of QEMU's main loop and vCPUs."""
 
     async def run(self) -> None:
         """Look until something is found."""
@@ -73,9 +75,18 @@ class Watch:
             asked=asked,
             answers=answered,
             beats_expected=self._machine.state is VmState.READY,
-            threads=_threads(process.pid) if asked else {},
+            threads=self._look_at_threads(process.pid, closely=closely) if asked else {},
             status=self._status if closely and answered else None,
         )
+
+    def _look_at_threads(self, pid: int, *, closely: bool) -> dict[int, Thread]:
+        """Look at the main loop and the vCPUs; which threads these are is asked again only where it may matter."""
+        found = read_threads(pid, self._threads)
+        if closely or not found or len(found) < len(self._threads):
+            names = thread_names(pid)
+            self._threads = [number for number, name in names.items() if number == pid or name.startswith(VCPU)]
+            found = read_threads(pid, self._threads)
+        return {number: Thread(state=seen.state, ran=seen.ran, waited=seen.waited) for number, seen in found.items()}
 
     async def _ask_qemu(self, *, closely: bool) -> None:
         await last_beat(self._machine)
@@ -124,11 +135,3 @@ class Question:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = None
-
-
-def _threads(pid: int) -> dict[int, Thread]:
-    return {
-        number: Thread(state=found.state, ran=found.ran, waited=found.waited)
-        for number, found in read_threads(pid).items()
-        if number == pid or found.name.startswith(VCPU)
-    }

@@ -103,7 +103,7 @@ class WaysIn:
     async def ssh(self) -> asyncssh.SSHClientConnection:
         """Return the connection, logging in again if it broke."""
         if self._ssh is None or self._ssh.is_closed():
-            self._ssh = await guest_ssh.open_connection(self.ssh_address)
+            self._ssh = await guest_ssh.open_connection(self.ssh_address, rests=True)
             await self._provide_agent(self._ssh)
         return self._ssh
 

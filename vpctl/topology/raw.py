@@ -62,6 +62,7 @@ LinkName = Annotated[
 ]
 Memory = Annotated[int, PlainValidator(values.memory), WithJsonSchema(MEMORY_SCHEMA)]
 Duration = Annotated[float, PlainValidator(values.duration), _schema(values.DURATION)]
+HeartbeatLimit = Annotated[float, PlainValidator(values.heartbeat), _schema(values.HEARTBEAT)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Line = Annotated[str, Field(strict=True), BeforeValidator(lambda v: _one_line(v) if isinstance(v, str) else v)]
 Arguments = Annotated[
@@ -80,7 +81,10 @@ class Strict(BaseModel):
 class HealthRaw(Strict):
     """When a VM counts as hung."""
 
-    heartbeat: Duration = Field(default=10.0, description="silence of the guest's heartbeat after which it is hung")
+    heartbeat: HeartbeatLimit = Field(
+        default=10.0,
+        description="silence of the guest's heartbeat, one beat a second, after which it is hung; at least 3s",
+    )
     qmp_timeout: Duration = Field(default=10.0, description="time that QEMU has to answer a QMP command")
     retries: int = Field(default=3, strict=True, ge=0, le=100, description="attempts at a recovery, one at least")
     backoff: Duration = Field(default=2.0, description="pause before the second attempt; doubles with each")

@@ -15,12 +15,20 @@ LINK_NAME = "[a-z][a-z0-9-]{0,14}"
 RESERVED_LINK_NAMES = ("lo", "eth0", "mgmt", "all", "default")
 SIZE = r"[0-9]{1,18}|[0-9]{1,9}(\.[0-9]{1,9})?[KMG]"
 DURATION = r"[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)"
+HEARTBEAT = (
+    r"0{0,8}([3-9]|[1-9][0-9]{1,8})(\.[0-9]{1,9})?s"
+    r"|0{0,8}([3-9][0-9]{3}|[1-9][0-9]{4,8})(\.[0-9]{1,9})?ms"
+    r"|[0-9]{1,9}(\.[0-9]{1,9})?[mh]"
+)
+"""Durations from `SHORTEST_HEARTBEAT` on, as far as a pattern can tell: not those below it in minutes or hours."""
 
 SMALLEST_MEMORY = 96 << 20
 LARGEST_MEMORY = 1 << 40
 """A VM's physical address space under TCG."""
 SHORTEST = Fraction(1, 1000)
 LONGEST = 24 * 3600
+SHORTEST_HEARTBEAT = 3
+"""Seconds: the guest beats once in each, and one beat that is lost must not look like a hang."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SECONDS = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}
@@ -99,6 +107,15 @@ def duration(value: object) -> float:
     if not SHORTEST <= seconds <= LONGEST:
         raise WrongValueError(f"{quoted(value)} is out of range", "from `1ms` to `24h`")
     return float(seconds)
+
+
+def heartbeat(value: object) -> float:
+    """Return the limit of a heartbeat's silence in seconds."""
+    seconds = duration(value)
+    if seconds < SHORTEST_HEARTBEAT:
+        message = f"{quoted(value)} is too short for a guest that beats once a second"
+        raise WrongValueError(message, f"at least `{SHORTEST_HEARTBEAT}s`")
+    return seconds
 
 
 def _matching(value: object, pattern: str, *, longest: int) -> str:

@@ -107,8 +107,26 @@ def test_an_error_is_a_sentence_its_details_and_a_hint(error: VpctlError, lines:
         (
             "qmp.command",
             {"command": "cont", "arguments": {}, "outcome": {"timeout": 10.0}, "ms": 10_000.0},
-            'cont → {"timeout": 10.0} (10000.0 ms)',
+            'cont → {"timeout": 10.0} (10000 ms)',
         ),
+        (
+            "qmp.command",
+            {"command": "set_link", "arguments": {"name": "n", "up": False}, "outcome": {"return": {}}, "ms": 10.4},
+            "set_link n off → ok (10 ms)",
+        ),
+        ("fault", {"fault": "qemu-exit", "generation": 1, "reason": "QEMU was killed"}, "qemu-exit: QEMU was killed"),
+        ("fault", {"fault": "broker-exit"}, "fault=broker-exit"),
+        (
+            "recovery.step",
+            {"name": "plug", "target": "vm2/lan0.g2", "at_ms": 1.0, "ms": 61.4, "ok": True},
+            "plug vm2/lan0.g2 → ok (61 ms)",
+        ),
+        (
+            "recovery.step",
+            {"name": "boot", "target": "vm1", "at_ms": 1.0, "ms": 2.0, "ok": False},
+            "boot vm1 → failed (2.0 ms)",
+        ),
+        ("recovery.step", {"attempt": 1, "of": 3, "error": "no"}, "attempt=1 of=3 error=no"),
         (
             "recovery.end",
             {"fault": "qemu-exit", "ok": True, "total_ms": 1234.5, "steps": []},
@@ -124,7 +142,7 @@ def test_a_journal_entry_is_one_line(type_: str, attributes: dict[str, Any], tex
     line = events.line(entry)
     assert line.endswith(text)
     assert "\n" not in line
-    assert re.match(r"\d\d:\d\d:\d\d\.250    12 " + re.escape(type_) + " +vm1 ", line)
+    assert re.match(r"\d\d:\d\d:\d\d\.250   12 " + re.escape(type_) + " +vm1 ", line)
 
 
 STEP = {"name": "plug", "target": "vm2/lan0.g2", "at_ms": 1.0, "ms": 61.4, "ok": True}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fakes.broker import made
-from tests.fakes.guest import Process, guest_running, held_mute, host_key
+from tests.fakes.guest import Process, Wire, guest_running, held_mute, host_key, wire_to
 from vpctl.errors import ReadyTimeoutError
 from vpctl.guest import ssh
 from vpctl.guest.keys import run_keys
@@ -169,6 +171,62 @@ async def test_a_guest_that_has_not_said_that_it_listens_is_hardly_tried(rundir:
         await connection.wait_closed()
     assert min(came) >= listens_at  # by the loop's clock, which is the same
     assert len(came) == 2
+
+
+@pytest.fixture
+def quick_keepalive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "KEEPALIVE", (0.05, 3))
+
+
+@asynccontextmanager
+async def logged_in(rundir: RunDir, *, rests: bool) -> AsyncIterator[tuple[asyncssh.SSHClientConnection, Wire]]:
+    async with guest_running(rundir, answer) as address, wire_to(address.port) as wire:
+        connection = await ssh.open_connection(replace(address, port=wire.port), rests=rests)
+        try:
+            yield connection, wire
+        finally:
+            connection.abort()
+            await connection.wait_closed()
+
+
+async def said_while_idle(wire: Wire) -> bool:
+    """Whether anything is sent to the guest that nobody asked for, once what was asked for has gone out."""
+    await asyncio.sleep(0.2)
+    before = wire.sent
+    await asyncio.sleep(0.4)
+    return wire.sent > before
+
+
+@pytest.mark.parametrize("rests", [True, False])
+@pytest.mark.usefixtures("quick_keepalive")
+async def test_only_a_connection_that_rests_is_silent_while_nothing_is_asked(rundir: RunDir, rests: bool) -> None:
+    async with logged_in(rundir, rests=rests) as (connection, wire):
+        assert await said_while_idle(wire) is not rests
+        await asyncio.gather(*(ssh.run(connection, ["echo", "x"], vm="vm1", timeout=10) for _ in range(3)))
+        assert await said_while_idle(wire) is not rests
+
+
+@pytest.mark.usefixtures("quick_keepalive")
+async def test_a_dead_connection_that_rested_ends_a_command_long_before_its_time(rundir: RunDir) -> None:
+    async with logged_in(rundir, rests=True) as (connection, wire):
+        wire.is_cut = True
+        with pytest.raises(GuestSshError, match="connection broke"):
+            await ssh.run(connection, ["echo"], vm="vm1", timeout=60)
+
+
+@pytest.mark.usefixtures("quick_keepalive")
+async def test_a_connection_on_which_a_command_timed_out_is_found_dead_or_rests_again(rundir: RunDir) -> None:
+    async with logged_in(rundir, rests=True) as (connection, wire):
+        with pytest.raises(GuestSshError, match="not done within"):
+            await ssh.run(connection, ["hang"], vm="vm1", timeout=0.1)
+        assert await said_while_idle(wire)
+        await ssh.run(connection, ["echo"], vm="vm1", timeout=10)
+        assert not await said_while_idle(wire)
+        with pytest.raises(GuestSshError, match="not done within"):
+            await ssh.run(connection, ["hang"], vm="vm1", timeout=0.1)
+        wire.is_cut = True
+        async with asyncio.timeout(30):
+            await connection.wait_closed()
 
 
 def nobody(port: int) -> Address:

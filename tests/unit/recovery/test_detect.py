@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from vpctl.recovery.detect import LONGEST_PAUSE, Detector, Finding, Look, Thread
 from vpctl.recovery.faults import Fault
+from vpctl.supervisor.watch import ASK_EVERY
+from vpctl.topology.values import SHORTEST_HEARTBEAT
 
 HEARTBEAT, QMP_TIMEOUT = 10.0, 8.0
 
@@ -182,6 +184,39 @@ def test_looks_that_ask_nothing_neither_prove_nor_disprove_a_heartbeat(vm: Vm) -
 def test_a_first_look_proves_nothing() -> None:
     fresh = Vm()
     assert fresh.passes(3600.0, answers=False, ran=3600.0, vcpu="R") is None
+
+
+def found_in(guest_beats_every: float, *, limit: float, phase: float, late: list[float]) -> Finding | None:
+    """Watch a guest that spins and beats, by looks that come late; return what is found in it."""
+    detector = Detector(heartbeat=limit, qmp_timeout=QMP_TIMEOUT, at=0.0)
+    now = 0.0
+    for number, lateness in enumerate(late):
+        now += detector.pause + lateness
+        closely = detector.suspicious
+        look = Look(
+            at=now,
+            state="S",
+            beat=int((now + phase) / guest_beats_every),
+            asked=closely or number % ASK_EVERY == 0,
+            threads={1: Thread(state="R", ran=now, waited=0.0)},
+            status="running" if closely else None,
+        )
+        if (finding := detector.take(look)) is not None:
+            return finding
+    return None
+
+
+@given(st.floats(SHORTEST_HEARTBEAT, 20.0), st.floats(0.0, 2.0), st.lists(st.floats(0.0, 0.2), max_size=100))
+def test_one_lost_beat_is_no_hang_with_the_shortest_limit_that_a_file_may_give(
+    limit: float, phase: float, late: list[float]
+) -> None:
+    assert found_in(2.0, limit=limit, phase=phase, late=late) is None
+
+
+def test_one_lost_beat_would_be_a_hang_with_a_limit_that_no_file_may_give() -> None:
+    finding = found_in(2.0, limit=1.5, phase=0.0, late=[0.0] * 100)
+    assert finding is not None
+    assert finding.fault is Fault.GUEST_HANG
 
 
 times = st.floats(0.05, 3.0)

@@ -152,6 +152,10 @@ def test_links_and_defaults_may_be_empty_or_missing() -> None:
         ),
         ("{machine: 1}", "`machine`: expected one of `q35`, `pc`, got `1`"),
         ("{health: {heartbeat: 10}}", "`health.heartbeat`: `10` is not a duration (did you mean `10s`?)"),
+        (
+            "{health: {heartbeat: 2s}}",
+            "`health.heartbeat`: `2s` is too short for a guest that beats once a second (at least `3s`)",
+        ),
         ("{health: {backoff: 0s}}", "`health.backoff`: `0s` is out of range (from `1ms` to `24h`)"),
         ("{health: 3}", "`health`: expected a mapping, got `3`"),
         ("{qemu_args: [a, 3]}", "`qemu_args`: expected a string, got `3` (put it in quotes to make it a string)"),

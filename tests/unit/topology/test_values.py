@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -38,6 +40,33 @@ def test_reads_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(value: object) -> None:
     with pytest.raises(WrongValueError):
         values.duration(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("3s", 3), ("3000ms", 3), ("03.5s", 3.5), ("0.05m", 3), ("24h", 86400)]
+)
+def test_heartbeats_from_the_shortest_on(text: str, seconds: float) -> None:
+    assert values.heartbeat(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["1ms", "1s", "2.999999999s", "2999ms", "0.049m", "0.0001h"])
+def test_a_heartbeat_that_is_too_short_is_told_what_would_do(text: str) -> None:
+    with pytest.raises(WrongValueError, match="too short for a guest that beats once a second") as raised:
+        values.heartbeat(text)
+    assert raised.value.hint == f"at least `{values.SHORTEST_HEARTBEAT}s`"
+
+
+@settings(deadline=None)
+@given(st.from_regex(f"^({values.DURATION})$", fullmatch=True))
+def test_the_heartbeats_pattern_means_its_limit(text: str) -> None:
+    try:
+        enough = values.duration(text) >= values.SHORTEST_HEARTBEAT
+    except WrongValueError:
+        return  # below a millisecond, above a day
+    if text.endswith("s"):
+        assert bool(re.fullmatch(values.HEARTBEAT, text)) is enough
+    elif enough:
+        assert re.fullmatch(values.HEARTBEAT, text)
 
 
 @pytest.mark.parametrize("name", ["a", "vm1", "a-", "a" * 31])
