@@ -80,6 +80,33 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(state=fields[0], start_time=int(fields[19]))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ThreadTimes:
+    """A thread: its name, its state's letter, the seconds it has run, and those it was ready to and had no CPU."""
+
+    name: str
+    state: str
+    ran: float
+    waited: float
+
+
+def read_threads(pid: int) -> dict[int, ThreadTimes]:
+    """Return the threads of a process by their ids; none if it is gone, or the kernel does not keep their times."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError, ValueError, IndexError):  # a thread may end meanwhile
+                ran, waited, _ = (task / "schedstat").read_text().split()
+                before, _, after = (task / "stat").read_text(errors="replace").rpartition(")")
+                found[int(task.name)] = ThreadTimes(
+                    name=before.partition("(")[2],
+                    state=after.split()[0],
+                    ran=int(ran) / 1e9,
+                    waited=int(waited) / 1e9,
+                )
+    return found
+
+
 def identify(pid: int) -> ProcessId | None:
     """Return the identity of a running process, or None if there is none."""
     stat = read_stat(pid)

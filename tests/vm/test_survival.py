@@ -75,6 +75,10 @@ def test_supervisor_killed_in_the_middle_of_a_recovery(pair: Vpctl) -> None:
     pair.entry("pair", "vm.state", after=after, vm="vm2", stage="kernel", state="begin")
     kill(pair.supervisor("pair"))
     assert recover.wait().data["ok"]
+    ended = pair.entry("pair", "recovery.end", after=after, vm="vm2")["attributes"]
+    assert (ended["fault"], ended["ok"], [link["link"] for link in ended["links"]]) == ("qemu-exit", True, ["lan0"])
+    assert 0 <= ended["detect_ms"] < ended["total_ms"], "its times are those of the fault, not of the successor"
+    assert "fence" not in {step["name"] for step in ended["steps"]}, "the boot that had begun went on"
     status = pair.json("status")
     assert status["state"] == "up"
     assert status["vms"][0]["pid"] == before["vms"][0]["pid"]

@@ -349,19 +349,18 @@ async def rebooted(guest: Guest) -> None:
     await until(up_again, timeout=60, what="the guest's next boot", last_seen=lambda: said()[-800:])
 
 
-async def test_vm1_reboots_and_resumes(pair: Pair) -> None:
-    await pair.flood()
-    generation = pair.host.generation
-    await rebooted(pair.vm1)
-    await pair.ping()
-    assert pair.host.generation == generation
-
-
-async def test_vm2_reboots(pair: Pair) -> None:
-    await pair.flood()
-    await rebooted(pair.vm2)
-    await pair.replug()
-    await pair.ping()
+async def test_either_guest_reboots(image: GuestImage) -> None:
+    # A pair of its own: after all that the other one went through, vm1's firmware did not come back from a reset.
+    async with linked_pair(image) as pair:
+        await pair.flood()
+        generation = pair.host.generation
+        await rebooted(pair.vm1)
+        await pair.ping()
+        assert pair.host.generation == generation
+        await pair.flood()
+        await rebooted(pair.vm2)
+        await pair.replug()
+        await pair.ping()
 
 
 async def test_new_doorbells_are_taken_up_under_way(pair: Pair) -> None:
@@ -437,8 +436,10 @@ CALM = 100
 """After so many mutations vm2, which they hurt as well, gets a new start."""
 
 
-async def test_a_hostile_vm2_hurts_nobody_and_the_link_comes_back(pair: Pair) -> None:
-    await attack(pair, MUTATIONS, seed=1)
+@pytest.mark.long
+async def test_a_hostile_vm2_hurts_nobody_and_the_link_comes_back(image: GuestImage) -> None:
+    async with linked_pair(image) as pair:  # its guests may be reset, see above
+        await attack(pair, MUTATIONS, seed=1)
 
 
 @pytest.mark.long

@@ -11,21 +11,31 @@ from vpctl.cli.verb import Context, Result
 
 
 class How(StrEnum):
-    """Ways to crash a VM that work."""
+    """Ways to crash a VM."""
 
     KILL = "kill"
+    PANIC = "panic"
+    HANG = "hang"
+    STOP = "stop"
+
+
+HOW_HELP = (
+    "kill: SIGKILL of its QEMU. panic: of the guest's kernel. hang: no thread of the guest runs any more. "
+    "stop: SIGSTOP of its QEMU."
+)
 
 
 async def crash(
     context: Context,
     vm: Annotated[str, typer.Argument(metavar="VM", help="The VM to crash.")],
-    how: Annotated[How, typer.Option("--how", help="kill: SIGKILL of its QEMU.")] = How.KILL,
+    how: Annotated[How, typer.Option("--how", help=HOW_HELP)] = How.KILL,
 ) -> Result:
     """Crash a VM on purpose; returns when the fault was detected."""
     from vpctl.cli import choose
     from vpctl.supervisor.client import connect
 
     async with connect(choose.vm(context, vm)) as supervisor:
-        data = await supervisor.execute("crash", vm=vm, how=str(how))
-    context.log.info(f"{vm}: killed, pid {data['pid']}")
+        data = await supervisor.job("crash", vm=vm, how=str(how))
+    seen = f": {data['fault']}, detected after {data['detect_ms']:.0f} ms" if "fault" in data else ""
+    context.log.info(f"{vm}: {how}, pid {data['pid']}{seen}")
     return Result(data=data)

@@ -32,7 +32,9 @@ async def recover(
         async with connect(rundir) as supervisor:
             data = await supervisor.execute("query-recovery-plan", vm=vm, policy=policy, force=force)
         rows = [(step["name"], step["target"]) for step in data["steps"]]
-        return Result(data={"schema_version": 1, **data}, table=table(("step", "target"), rows))
+        nothing = f"{vm} is up, and so are its links: a recovery would examine it and change nothing more"
+        shown = table(("step", "target"), rows) if rows else nothing
+        return Result(data={"schema_version": 1, **data}, table=shown)
     view = live.stages(context.log)
     data = await job_through_restarts(
         rundir, "recover", on_event=view.take, vm=vm, policy=policy, force=force or None

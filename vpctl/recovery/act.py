@@ -20,8 +20,11 @@ class Hands(Protocol):
     async def release(self, vm: str, generation: int) -> None:
         """Give back what a life of a VM that is over had of the host."""
 
+    def is_booting(self, vm: str) -> bool:
+        """Whether the life that is wanted has begun already: a recovery before this one was cut short."""
+
     async def boot(self, vm: str) -> float:
-        """Create a VM again, to authenticated ssh; return the milliseconds from spawn."""
+        """Create a VM again, or go on where that was cut short, to authenticated ssh; return the milliseconds."""
 
     async def until_ready(self, vm: str) -> None:
         """Wait until a VM is ready, whoever boots it; raises if it fails instead."""
@@ -72,6 +75,7 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
         await hands.prepare_host(link)
         repair = await hands.repair_of(link)
         if repair is None:
+            recorder.outages.setdefault(link, recorder.since_fault())
             return
         await _repair(repair, hands, recorder)
     except BaseException:
@@ -127,7 +131,7 @@ async def recover_vm(plan: RecoveryPlan, hands: Hands, recorder: Recorder) -> No
 
     Raises RecoveryError from the first cause: the boot's, else a link's. Whatever could be repaired, was.
     """
-    if plan.recreate:
+    if plan.recreate and not hands.is_booting(plan.vm):
         with recorder.step("fence", plan.vm):
             await hands.fence(plan.vm)
     boot_error: list[VpctlError] = []

@@ -2,6 +2,7 @@
 
 The signs were seen on QEMU 7.2: a guest that powers off ends QEMU with 0 after SHUTDOWN guest-shutdown; a panic with
 `-action panic=pause` gives GUEST_PANICKED and leaves QEMU paused; a QEMU that was killed or aborted sends nothing.
+What no event tells of is found by `detect`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,36 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """A fault, in the words of the user contract; those that a later version detects are not here yet."""
+    """A fault, in the words of the user contract."""
 
     QEMU_EXIT = "qemu-exit"
     GUEST_PANIC = "guest-panic"
+    GUEST_HANG = "guest-hang"
     GUEST_POWEROFF = "guest-poweroff"
     GUEST_REBOOT = "guest-reboot"
+    QEMU_STOPPED = "qemu-stopped"
+    QMP_SILENT = "qmp-silent"
+    DEVICE_LOST = "device-lost"
+    DRIVER_WEDGED = "driver-wedged"
     BROKER_EXIT = "broker-exit"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incident:
+    """A fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC of the host)."""
+
+    fault: Fault
+    at: float
+    detected_at: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a successor reads it."""
+        return {"fault": str(self.fault), "at": self.at, "detected_at": self.detected_at}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Incident:
+        """Read what `as_json` wrote."""
+        return cls(fault=Fault(data["fault"]), at=data["at"], detected_at=data["detected_at"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,4 +68,7 @@ def fault_of_exit(status: int | None, signs: Signs) -> Fault:
         return Fault.GUEST_PANIC
     if signs.shutdown_reason == "guest-shutdown" and status in (0, None):
         return Fault.GUEST_POWEROFF
+    if signs.shutdown_reason == "guest-reset" and status in (0, None):
+        # A reset is an exit only while the guest boots: its kernel has panicked before pvpanic's driver was there.
+        return Fault.GUEST_PANIC
     return Fault.QEMU_EXIT

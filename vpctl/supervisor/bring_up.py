@@ -15,6 +15,7 @@ from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.alarms import Alarms
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
@@ -30,11 +31,17 @@ class BringUp:
     """Boots, plugs and verifies; idempotent."""
 
     def __init__(
-        self, world: World, broker: Callable[[], BrokerClient], recoveries: Recoveries, group: asyncio.TaskGroup
+        self,
+        world: World,
+        broker: Callable[[], BrokerClient],
+        recoveries: Recoveries,
+        alarms: Alarms,
+        group: asyncio.TaskGroup,
     ) -> None:
         self._world = world
         self._broker = broker
         self._recoveries = recoveries
+        self._alarms = alarms
         self._group = group
 
     async def run(self, *, explicit: bool) -> dict[str, Any]:
@@ -97,6 +104,11 @@ class BringUp:
         return None
 
     async def _to_ready(self, machine: Machine, *, explicit: bool) -> None:
+        if machine.incident is not None and (explicit or self._recoveries.is_automatic(machine.name)):
+            # What a supervisor before this one has begun is finished as what it was: a recovery.
+            self._recoveries.start(machine.name, automatic=not explicit)
+            await self._recoveries.hands.until_ready(machine.name)
+            return
         if machine.needs_resume:
             await machine.resume(self._broker())
         elif machine.state is VmState.STARTING:
@@ -110,7 +122,7 @@ class BringUp:
             return
         else:
             return
-        self._recoveries.watch(machine)
+        self._alarms.watch(machine)
 
     def _wants_recovery(self, machine: Machine, *, explicit: bool) -> bool:
         if machine.state is VmState.CRASHED:

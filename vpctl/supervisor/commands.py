@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import signal
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from vpctl.errors import NotFoundError, QmpTimeoutError, UsageError
-from vpctl.recovery.state import VmState
+from vpctl.errors import UsageError
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.control import Jobs
+from vpctl.supervisor.crashes import Crashes, How
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
-
-CRASH_SEEN_SECONDS = 10.0
-"""For an injected fault to be detected, before `crash` returns."""
 
 Command = Callable[..., Awaitable[Mapping[str, Any]]]
 
@@ -25,11 +19,12 @@ Command = Callable[..., Awaitable[Mapping[str, Any]]]
 class Commands:
     """Each public method but `execute` is a command, by its name with dashes."""
 
-    def __init__(self, world: World, jobs: Jobs, recoveries: Recoveries, bring_up: BringUp) -> None:
+    def __init__(self, world: World, jobs: Jobs, recoveries: Recoveries, bring_up: BringUp, crashes: Crashes) -> None:
         self._world = world
         self._jobs = jobs
         self._recoveries = recoveries
         self._bring_up = bring_up
+        self._crashes = crashes
         self._commands: dict[str, Command] = {
             "query-status": self.query_status,
             "query-recovery-plan": self.query_recovery_plan,
@@ -79,21 +74,8 @@ class Commands:
         return self._recoveries.start(vm, policy=policy, force=force)
 
     async def crash(self, vm: str, how: str) -> Mapping[str, Any]:
-        """Inject a fault and return when it was detected."""
+        """Start the job that injects a fault; it ends when the fault was detected."""
         self._world.require_vm(vm)
-        machine = self._world.machines[vm]
-        if machine.process is None or machine.state is not VmState.READY:
-            raise NotFoundError(f"VM `{vm}` is {machine.state}, not ready", hint="vpctl status")
-        if how != "kill":
-            raise UsageError(f"no way to crash a VM by `{how}`", hint="`--how kill`")
-        pid = machine.process.pid
-        self._world.journal.write("command", vm=vm, attributes={"command": "crash", "how": how, "pid": pid})
-        self._recoveries.injected[vm] = time.monotonic()
-        machine.process.signal(signal.SIGKILL)
-        try:
-            async with asyncio.timeout(CRASH_SEEN_SECONDS):
-                while machine.state is VmState.READY:
-                    await machine.changed.wait()
-        except TimeoutError as error:
-            raise QmpTimeoutError(f"the end of `{vm}` was not seen within {CRASH_SEEN_SECONDS:g} s") from error
-        return {"schema_version": 1, "vm": vm, "how": how, "pid": pid}
+        if how not in tuple(How):
+            raise UsageError(f"no way to crash a VM by `{how}`", hint=f"ways are {', '.join(How)}")
+        return self._jobs.start(f"crash/{vm}", lambda: self._crashes.crash(vm, How(how)))

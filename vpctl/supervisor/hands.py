@@ -44,10 +44,14 @@ class Hands:
     async def release(self, vm: str, generation: int) -> None:
         await self._world.machines[vm].drop_ram(self._broker(), generation)
 
+    def is_booting(self, vm: str) -> bool:
+        return self._world.machines[vm].is_half_booted
+
     async def boot(self, vm: str) -> float:
         machine = self._world.machines[vm]
         try:
-            ms = await machine.boot(self._broker())
+            resume = machine.is_half_booted
+            ms = await (machine.resume(self._broker()) if resume else machine.boot(self._broker()))
         except VpctlError as error:
             machine.set_state(VmState.CRASHED, reason=error.message)  # whoever waits in `until_ready` is told
             raise
@@ -96,7 +100,8 @@ class Hands:
         session = await machine.qmp()
         async with self._hotplug[vm]:
             before = files_of(machine)
-            await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
+            with world.links[link].taking_out(device.ids().device):
+                await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
             if (bell := around.doorbell(vm, link, generation)) is not None:
                 await self._doorbells.unplugged(machine, bell, before)
         await around.after_unplug(vm, link, generation)
@@ -115,7 +120,8 @@ class Hands:
         async with self._hotplug[vm]:
             before = files_of(machine)
             try:
-                await hotplug.plug(session, device)
+                with known.taking_out(device.ids().device):  # what fails is taken back
+                    await hotplug.plug(session, device)
             except hotplug.StepError as error:
                 if bell is not None:
                     await self._doorbells.failed(machine, bell, before, error)

@@ -6,7 +6,10 @@ from vpctl import wait
 from vpctl.errors import VpctlError
 from vpctl.guest import heartbeat
 from vpctl.guest.heartbeat import Heartbeat
+from vpctl.process import read_stat
 from vpctl.qemu.argv import HEARTBEAT_CHARDEV, HEARTBEAT_RING_BYTES
+from vpctl.recovery.detect import STATUS_FAULTS
+from vpctl.recovery.faults import Fault
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
 
@@ -28,16 +31,20 @@ async def broken_links(world: World, vm: str) -> dict[str, str]:
     return broken
 
 
-async def unresponsive(machine: Machine) -> str | None:
-    """Return why a VM does not respond, or None if it does.
+async def unresponsive(machine: Machine) -> tuple[Fault, str] | None:
+    """Return how and why a VM does not respond, or None if it does.
 
     A VM whose image is the user's own need not run the agent: there ssh stands for the heartbeat.
     """
+    if machine.process is not None and is_stopped(machine.process.pid):
+        return Fault.QEMU_STOPPED, f"{machine.name}: its QEMU is stopped"
+    fault = Fault.QMP_SILENT
     try:
         session = await machine.qmp()
         status = (await session.execute("query-status"))["status"]
+        fault = STATUS_FAULTS.get(status, Fault.GUEST_HANG)
         if status != "running":
-            return f"{machine.name} is {status}"
+            return fault, f"{machine.name} is {status}"
         if machine.spec.vm.image.name is None:
             await machine.ssh()
             return None
@@ -48,8 +55,14 @@ async def unresponsive(machine: Machine) -> str | None:
 
         await wait.until(newer, timeout=BEAT_SECONDS, what=f"{machine.name}: a new heartbeat", every=0.1)
     except VpctlError as error:
-        return error.message
+        return fault, error.message
     return None
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    stat = read_stat(pid)
+    return stat is not None and stat.state == "T"
 
 
 async def last_beat(machine: Machine) -> Heartbeat | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from vpctl.recovery.state import LinkState, LinkView
@@ -18,6 +19,8 @@ class Link:
         self.state = LinkState.DOWN
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
+        self.leaving: set[str] = set()
+        """The devices that we take out just now: that they go is no news."""
         self.offer: int | None = None
         """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
         self.asked: str | None = None
@@ -56,6 +59,15 @@ class Link:
         if generation in self.plugged.get(vm, []):
             self.plugged[vm].remove(generation)
             self._on_change()
+
+    @contextmanager
+    def taking_out(self, device: str) -> Iterator[None]:
+        """For as long as the block lasts, that a device goes is our own doing."""
+        self.leaving.add(device)
+        try:
+            yield
+        finally:
+            self.leaving.discard(device)
 
     def take_policy(self) -> str | None:
         """Return the policy that was asked for, which counts once; None: the link's own."""

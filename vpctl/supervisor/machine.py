@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -20,24 +19,24 @@ from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.memory import placeholder
 from vpctl.broker.protocol import Child, Exit, process_name
-from vpctl.errors import HostError, NotFoundError, QmpError, ReadyTimeoutError, VpctlError
-from vpctl.guest import agent as guest_agent
+from vpctl.errors import NotFoundError, QmpError, ReadyTimeoutError, VpctlError
 from vpctl.guest import ssh as guest_ssh
-from vpctl.guest.config import links_table, write_config
+from vpctl.guest.config import write_config
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
 from vpctl.links.base import Memory
 from vpctl.plan.run import Run, control_page, ram
 from vpctl.process import ProcessId
-from vpctl.qemu.argv import MANAGEMENT_NETDEV, machine_argv
-from vpctl.qmp.session import Session, open_session
-from vpctl.recovery.faults import Fault, Signs
+from vpctl.qemu.argv import machine_argv
+from vpctl.qmp.session import Session
+from vpctl.recovery.faults import Fault, Incident, Signs
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, private_directory, read_json, write_atomic
 from vpctl.supervisor.boot_report import Ended, boot_error, describe_end
 from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.parking import LOW, files_left
 from vpctl.supervisor.sharing import fill
+from vpctl.supervisor.ways_in import WaysIn
 
 if TYPE_CHECKING:
     import asyncssh
@@ -61,17 +60,15 @@ class Machine:
         """Why it is in this state, if that needs a reason."""
         self.generation = 0
         self.process: ProcessId | None = None
-        self.ssh_port = 0
-        self.agent = guest_agent.BUILT_IN
-        """The agent's path in the guest."""
+        self.ways = WaysIn(self.spec, run, rundir, journal)
         self.boot_ms = 0.0
         self.timings: list[dict[str, Any]] = []
         self.ended: asyncio.Future[Ended] | None = None
         self.changed = asyncio.Event()
         """Set, and replaced, at every change of state."""
         self.needs_resume = False
-        self.fault: tuple[Fault, float, float] | None = None
-        """The fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC)."""
+        self.incident: Incident | None = None
+        """What is to be recovered, or being; written down, so that a successor finishes it."""
         self.last_beat: Heartbeat | None = None
         self.parked_fds = 0
         """Idle descriptors that its QEMU was given to keep, see `parking`."""
@@ -79,13 +76,13 @@ class Machine:
         """Device → numbers of the descriptors by which its QEMU hears its interrupts, if it will not forget them."""
         self.on_reset: Callable[[], None] | None = None
         """Called when the guest of a VM that is ready was reset, by itself or over QMP."""
+        self.on_device_deleted: Callable[[str], None] | None = None
+        """Called with the id of a device that has gone, whoever asked it to, while the guest is ready."""
         self._run = run
         self._rundir = rundir
         self._journal = journal
         self._on_change = on_change
         self._signs = Signs()
-        self._session: Session | None = None
-        self._ssh: asyncssh.SSHClientConnection | None = None
         self._serial_from = 0
         """Where in the serial log the present boot of the guest begins."""
         self._entered: tuple[VmState, int] | None = None
@@ -116,22 +113,14 @@ class Machine:
         return self.state is VmState.BOOTING and self._serial_from > 0
 
     @property
+    def is_half_booted(self) -> bool:
+        """Whether a boot was begun by a supervisor before this one, and its QEMU runs."""
+        return self.needs_resume and self.process is not None
+
+    @property
     def logs(self) -> Path:
         """The log directory of the present generation."""
         return self._rundir.generation(self.name, self.generation)
-
-    @property
-    def ssh_address(self) -> guest_ssh.Address:
-        """How to log in."""
-        image = self.spec.vm.image
-        built = image.name is not None
-        return guest_ssh.Address(
-            vm=self.name,
-            port=self.ssh_port,
-            user=image.ssh_user,
-            identity=Path(image.ssh_key) if image.ssh_key else self._rundir.identity,
-            host_key=run_keys(self._rundir).host_public if built else None,
-        )
 
     def as_json(self) -> dict[str, Any]:
         """Return the VM as `status` shows it; the extra keys are what a successor needs."""
@@ -145,12 +134,13 @@ class Machine:
             "generation": self.generation,
             "ssh": {
                 "host": "127.0.0.1",
-                "port": self.ssh_port or None,
+                "port": self.ways.ssh_port or None,
                 "user": self.spec.vm.image.ssh_user,
-                "identity": str(self.ssh_address.identity) if self.ssh_port else None,
-                "host_key": self.ssh_address.host_key if self.ssh_port else None,
+                "identity": str(self.ways.ssh_address.identity) if self.ways.ssh_port else None,
+                "host_key": self.ways.ssh_address.host_key if self.ways.ssh_port else None,
             },
-            "agent": self.agent,
+            "agent": self.ways.agent,
+            "incident": self.incident.as_json() if self.incident is not None else None,
             "parked_fds": self.parked_fds,
             "interrupts": self.interrupts,
             "qmp": str(self._rundir.people_qmp_socket(self.name)),
@@ -166,9 +156,9 @@ class Machine:
         Raises ReadyTimeoutError, HostError or QmpError with the stage, QEMU's end if it ended, its stderr, the
         last serial lines and the command; the process is left to be fenced.
         """
-        await self._forget()
+        await self.ways.close()
         self.generation += 1
-        self.last_beat, self._serial_from = None, 0
+        self.last_beat, self._serial_from, self.needs_resume = None, 0, False
         self.parked_fds, self.interrupts = 0, {}
         self.set_state(VmState.STARTING)
         return await self._to_ready(broker, adopted=False)
@@ -188,36 +178,35 @@ class Machine:
         self.state = VmState.READY
         self._entered = (self.state, self.generation)
 
-    async def resume(self, broker: BrokerClient) -> None:
-        """See through a boot that a supervisor before this one began; raises what `boot` does."""
+    async def resume(self, broker: BrokerClient) -> float:
+        """See through a boot that a supervisor before this one began; returns and raises what `boot` does."""
         self.needs_resume = False
-        await self._to_ready(broker, adopted=True)
+        return await self._to_ready(broker, adopted=True)
 
     def begin_reboot(self) -> None:
         """Take in that the guest was reset: what led into it is stale, and it boots again in the same QEMU."""
-        if self._ssh is not None:
-            self._ssh.abort()
-            self._ssh = None
+        self.ways.drop_ssh()
         self.last_beat = None
         with contextlib.suppress(OSError):
             self._serial_from = (self.logs / "serial.log").stat().st_size
         now = time.monotonic()
-        self.fault = (Fault.GUEST_REBOOT, now, now)
+        self.incident = Incident(fault=Fault.GUEST_REBOOT, at=now, detected_at=now)
         self.set_state(VmState.BOOTING, reason="the guest reboots")
 
     async def finish_reboot(self) -> None:
         """See the reboot through to authenticated ssh; ReadyTimeoutError if the guest, or its QEMU, fails."""
         began = time.monotonic()
         self.timings = [entry for entry in self.timings if entry["stage"] != "ssh"]
-        await wait.first(self._reach_ssh(), unless=self._death())
+        await wait.first(self._reboot(), unless=self._death())
         self.boot_ms = (time.monotonic() - began) * 1000
         self.set_state(VmState.READY)
 
     def restore(self, entry: Mapping[str, Any]) -> None:
         """Take over what a supervisor before this one wrote down."""
         self.generation = entry["generation"]
-        self.ssh_port = entry["ssh"]["port"] or 0
+        self.ways.ssh_port = entry["ssh"]["port"] or 0
         self.parked_fds, self.interrupts = entry["parked_fds"], dict(entry["interrupts"])
+        self.incident = Incident.from_json(entry["incident"]) if entry.get("incident") else None
         state = VmState(entry["state"])
         # What it had in hand is begun again; what ran is looked at by `adopt`.
         unfinished = (VmState.STARTING, VmState.BOOTING)
@@ -252,8 +241,9 @@ class Machine:
                 await self._spawn(broker)
         self.set_state(VmState.BOOTING)
         with self._timed("qmp") as limit:
-            session = await self._open_session(limit)
-            await self._forward_ssh(session)
+            session = await self.ways.open_session(limit)
+            await self.ways.forward_ssh(session)
+            self._on_change()
         with self._timed("kernel") as limit:
             guest_ssh.load()  # while the guest's kernel has the longest way to go
             await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
@@ -261,11 +251,27 @@ class Machine:
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})
 
+    async def _reboot(self) -> None:
+        # As in a first boot, a panic that pvpanic does not see is to be an exit. But only once the new kernel speaks:
+        # q35 is reset twice, and the second one of those is no panic.
+        arming = asyncio.create_task(self._arm_for_early_panic(), name=f"arm-{self.name}")
+        try:
+            await self._reach_ssh()
+        finally:
+            arming.cancel()
+        await (await self.qmp()).execute("set-action", {"reboot": "reset"})
+
+    async def _arm_for_early_panic(self) -> None:
+        async def speaks() -> bool | None:
+            return (self.logs / "serial.log").stat().st_size > self._serial_from or None
+
+        with contextlib.suppress(VpctlError, OSError):
+            await wait.until(speaks, timeout=STAGE_SECONDS["kernel"], what="serial output", every=0.05)
+            await (await self.qmp()).execute("set-action", {"reboot": "shutdown"})
+
     async def _reach_ssh(self) -> None:
         with self._timed("ssh") as limit:
-            listens = self._says_ssh if self.spec.vm.image.name is not None else None
-            self._ssh = await guest_ssh.wait_for_ssh(self.ssh_address, timeout=limit, listens=listens)
-            await self._provide_agent(self._ssh)
+            await self.ways.wait_for_ssh(limit, listens=self._says_ssh)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[float]:
@@ -320,36 +326,6 @@ class Machine:
         if (mapped := ram(self._run.topology, self.spec.vm, generation)) is not None:
             await broker.drop(mapped.name)
 
-    async def _open_session(self, limit: float) -> Session:
-        self._session = await open_session(
-            self._rundir.qmp_socket(self.name),
-            vm=self.name,
-            timeout=limit,
-            default_timeout=self.spec.vm.health.qmp_timeout,
-            journal=self._journal,
-        )
-        return self._session
-
-    async def _forward_ssh(self, session: Session) -> None:
-        """Forward a port of 127.0.0.1 to the guest's ssh: the one that an earlier generation had, if it is free."""
-        if (port := await self._forwarded_port(session)) is None:
-            for wanted in dict.fromkeys((self.ssh_port, 0)):
-                rule = f"tcp:127.0.0.1:{wanted}-:22"
-                command = f"hostfwd_add {MANAGEMENT_NETDEV} {rule}"
-                await session.execute("human-monitor-command", {"command-line": command})
-                if (port := await self._forwarded_port(session)) is not None:
-                    break
-            else:
-                raise QmpError(f"{self.name}: QEMU forwards no port to the guest's ssh", hint="vpctl doctor")
-        self.ssh_port = port
-        self._on_change()
-
-    async def _forwarded_port(self, session: Session) -> int | None:
-        # Only HMP tells the port that QEMU picked.
-        table = await session.execute("human-monitor-command", {"command-line": "info usernet"})
-        found = re.search(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b", table)
-        return int(found[1]) if found is not None else None
-
     async def _serial_speaks(self) -> bool | None:
         try:
             return (self.logs / "serial.log").stat().st_size > 0 or None
@@ -369,8 +345,12 @@ class Machine:
         self._signs = self._signs.after(event)
         if event["event"] == "GUEST_PANICKED":
             self._end(Ended(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
-        elif event["event"] == "RESET" and self.state is VmState.READY and self.on_reset is not None:
+        elif self.state is not VmState.READY:
+            return
+        elif event["event"] == "RESET" and self.on_reset is not None:
             self.on_reset()  # q35 sends the event twice; at the second one the state is another
+        elif event["event"] == "DEVICE_DELETED" and "device" in event["data"] and self.on_device_deleted is not None:
+            self.on_device_deleted(event["data"]["device"])  # virtio sends an earlier one, without the id
 
     def take_exit(self, exit_: Exit) -> None:
         """Take in the end of a QEMU; one of another generation is of no interest."""
@@ -397,7 +377,7 @@ class Machine:
 
     async def fence(self, broker: BrokerClient) -> None:
         """Kill the generation, if it runs, and return when its pidfd has signalled."""
-        await self._forget()
+        await self.ways.close()
         if self.generation:
             await broker.end(name=process_name(self.name), generation=self.generation, grace=0.0)
         if self.process is not None and self.process.is_alive():
@@ -407,48 +387,19 @@ class Machine:
         await self.drop_ram(broker, self.generation)
         self._on_change()
 
-    async def _forget(self) -> None:
-        """Close what leads into a generation that is over."""
-        if self._ssh is not None:
-            self._ssh.abort()
-            self._ssh = None
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
     # Section: ways in
 
     async def qmp(self) -> Session:
         """Return the QMP session, connecting again if it was lost while QEMU lives."""
         if self.process is None:
             raise NotFoundError(f"VM `{self.name}` does not run", hint=f"vpctl recover {self.name}")
-        if self._session is None or self._session.lost is not None:
-            await self._open_session(self.spec.vm.health.qmp_timeout)
-        assert self._session is not None
-        return self._session
+        return await self.ways.qmp()
 
     async def ssh(self) -> asyncssh.SSHClientConnection:
         """Return the ssh connection, logging in again if it broke."""
         if self.state is not VmState.READY:
             raise NotFoundError(f"VM `{self.name}` is {self.state}, not ready", hint="vpctl status")
-        if self._ssh is None or self._ssh.is_closed():
-            self._ssh = await guest_ssh.open_connection(self.ssh_address)
-            await self._provide_agent(self._ssh)
-        return self._ssh
-
-    async def _provide_agent(self, ssh: asyncssh.SSHClientConnection) -> None:
-        """Copy the agent into a guest whose image is the user's own; a built one has it."""
-        if self.spec.vm.image.name is None:
-            links = links_table(self._run.topology, self.name)
-            binary = self._agent_binary()
-            self.agent = await guest_agent.install(ssh, binary, links, vm=self.name)
-
-    def _agent_binary(self) -> bytes:
-        try:
-            return Path(self.spec.boot.agent).read_bytes()
-        except OSError as error:
-            message = f"cannot read the guest agent {self.spec.boot.agent}: {error.strerror}"
-            raise HostError(message, hint="vpctl image build") from error
+        return await self.ways.ssh()
 
     def hears(self, device: str, numbers: Collection[int]) -> None:
         """Take in by which descriptors its QEMU hears a device; written down, since it hears them for ever."""
@@ -467,9 +418,13 @@ class Machine:
                 "parked": self.parked_fds,
                 "hint": f"vpctl recover {self.name} --force begins afresh; a higher `ulimit -Hn` lasts longer",
             }
-            self._journal.write("warning", vm=self.name, attributes=attributes)
+            self.warn(attributes)
         self._on_change()
+
+    def warn(self, attributes: Mapping[str, Any]) -> None:
+        """Write something down that is wrong, and no fault."""
+        self._journal.write("warning", vm=self.name, attributes=attributes)
 
     async def close(self) -> None:
         """Leave the VM as it is; close our connections."""
-        await self._forget()
+        await self.ways.close()

@@ -20,10 +20,12 @@ from vpctl.image.store import hold, load_image
 from vpctl.plan.run import Run
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
+from vpctl.supervisor.alarms import Alarms
 from vpctl.supervisor.bond import Bond, TopologyOverError
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.commands import Commands
 from vpctl.supervisor.control import ControlServer, Jobs
+from vpctl.supervisor.crashes import Crashes
 from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.recoveries import Recoveries
@@ -55,17 +57,18 @@ class Supervisor:
     async def _serve(self, group: asyncio.TaskGroup) -> None:
         control = ControlServer(self._world.rundir.control_socket)
         jobs = Jobs(group, control.event)
-        recoveries = Recoveries(self._world, group, jobs)
-        hands = Hands(self._world, self._bond.client, recoveries.watch)
+        recoveries = Recoveries(self._world, jobs)
+        alarms = Alarms(self._world, group, recoveries)
+        hands = Hands(self._world, self._bond.client, alarms.watch)
         recoveries.hands = hands
         follower = self._bond.listener = Follower(self._world, hands, recoveries, group)
-        bring_up = BringUp(self._world, self._bond.client, recoveries, group)
-        commands = Commands(self._world, jobs, recoveries, bring_up)
+        bring_up = BringUp(self._world, self._bond.client, recoveries, alarms, group)
+        commands = Commands(self._world, jobs, recoveries, bring_up, Crashes(self._world, alarms, recoveries))
         self._world.journal.listeners += [self._world.journalled, _tell(control)]
         hold_images(self._world)
         group.create_task(self._bond.keep(), name="broker")
         await self._bond.connected.wait()
-        known = await self._take_over(recoveries)
+        known = await self._take_over(alarms)
         # The socket opens when there is something to tell, so that no client is told of a state that this
         # supervisor has not looked at yet.
         group.create_task(control.run(commands.execute), name="control")
@@ -79,7 +82,7 @@ class Supervisor:
 
     # Section: taking over
 
-    async def _take_over(self, recoveries: Recoveries) -> bool:
+    async def _take_over(self, alarms: Alarms) -> bool:
         """Adopt what a supervisor before this one left; False at a first start."""
         world = self._world
         record = read_json(world.rundir.status)
@@ -100,7 +103,7 @@ class Supervisor:
         # Only now: a recovery that began before everything is known would meet with the bring-up.
         for machine in world.machines.values():
             if machine.state is VmState.READY:
-                recoveries.watch(machine)
+                alarms.watch(machine)
         return known
 
     async def _adopt(self, entry: Mapping[str, Any], child: Child | None) -> None:

@@ -98,7 +98,7 @@ class World:
         guests = []
         for end in self.topology.link(link).endpoints:
             machine = self.machines[end.vm]
-            guests.append(network.Guest(end=end, ssh=await machine.ssh(), agent=machine.agent))
+            guests.append(network.Guest(end=end, ssh=await machine.ssh(), agent=machine.ways.agent))
         return guests[0], guests[1]
 
     async def probe(self, link: str, *, count: int, seconds: float = network.PROBE_SECONDS) -> list[dict[str, Any]]:

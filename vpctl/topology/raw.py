@@ -82,8 +82,8 @@ class HealthRaw(Strict):
 
     heartbeat: Duration = Field(default=10.0, description="silence of the guest's heartbeat after which it is hung")
     qmp_timeout: Duration = Field(default=10.0, description="time that QEMU has to answer a QMP command")
-    retries: int = Field(default=3, strict=True, ge=0, le=100, description="tries of a QMP command or plug")
-    backoff: Duration = Field(default=2.0, description="pause before the first retry; doubles with each")
+    retries: int = Field(default=3, strict=True, ge=0, le=100, description="attempts at a recovery, one at least")
+    backoff: Duration = Field(default=2.0, description="pause before the second attempt; doubles with each")
 
 
 class ImageRaw(Strict):

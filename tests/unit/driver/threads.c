@@ -76,7 +76,16 @@ static void write_header(u32 head, u32 length, u32 flags)
 	memcpy(data + vshm_offset(head, SIZE), &record, sizeof(record));
 }
 
-static u32 wait_for_room(u32 head, u32 wanted, u32 number)
+static void ring(u32 head, u32 *rung)
+{
+	if (vshm_passed(look(&consumer_lines.event), head, *rung)) {
+		doorbells++;
+		sem_post(&data_bell);
+	}
+	*rung = head;
+}
+
+static u32 wait_for_room(u32 head, u32 wanted, u32 *rung, u32 number)
 {
 	u32 tail = look(&consumer_lines.tail), known = tail;
 
@@ -84,6 +93,8 @@ static u32 wait_for_room(u32 head, u32 wanted, u32 number)
 		publish(&producer_lines.room_event, vshm_room_position(head, wanted, SIZE));
 		tail = look(&consumer_lines.tail);
 		if (vshm_room(head, tail, SIZE) < wanted) {
+			/* nobody makes room who has not been told of what was saved up */
+			ring(head, rung);
 			wait_for(&room_bell, "the word that there is room got lost", number);
 			tail = look(&consumer_lines.tail);
 		}
@@ -101,7 +112,7 @@ static void *produce(void *unused)
 	for (number = 0; number < records; number++) {
 		u32 length = length_of(number), need = vshm_record_size(length), padding;
 
-		wait_for_room(head, vshm_worst_room(length), number);
+		wait_for_room(head, vshm_worst_room(length), &rung, number);
 		padding = vshm_padding(head, need, SIZE);
 		if (padding) {
 			write_header(head, padding - (u32)sizeof(struct vshm_record), VSHM_FLAG_PAD);
@@ -113,14 +124,9 @@ static void *produce(void *unused)
 		publish(&producer_lines.head, head);
 		if (mix(number) % 4 == 0) /* else the doorbell is saved up */
 			continue;
-		if (vshm_passed(look(&consumer_lines.event), head, rung)) {
-			doorbells++;
-			sem_post(&data_bell);
-		}
-		rung = head;
+		ring(head, &rung);
 	}
-	if (vshm_passed(look(&consumer_lines.event), head, rung))
-		sem_post(&data_bell);
+	ring(head, &rung);
 	return unused;
 }
 

@@ -34,7 +34,7 @@ def shutdown(reason: str) -> dict[str, Any]:
         pytest.param([], None, Fault.QEMU_EXIT, id="ends unseen"),
         pytest.param([shutdown("host-signal")], 0, Fault.QEMU_EXIT, id="SIGTERM from outside"),
         pytest.param([shutdown("host-qmp-quit")], 0, Fault.QEMU_EXIT, id="quit over QMP by a person"),
-        pytest.param([shutdown("guest-reset")], 0, Fault.QEMU_EXIT, id="reboot where that is an exit"),
+        pytest.param([shutdown("guest-reset")], 0, Fault.GUEST_PANIC, id="panic before pvpanic is loaded"),
         pytest.param([{"event": SHUTDOWN, "data": {}}], 0, Fault.QEMU_EXIT, id="a SHUTDOWN without reason"),
     ],
 )

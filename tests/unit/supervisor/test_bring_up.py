@@ -65,5 +65,5 @@ async def test_a_link_is_up_if_its_last_packets_came_whatever_became_of_the_firs
     world.links["lan0"].set_state(before)
     nothing: Any = NothingToDo()
     async with asyncio.TaskGroup() as group:
-        up = await BringUp(world, lambda: nothing, nothing, group).run(explicit=False)
+        up = await BringUp(world, lambda: nothing, nothing, nothing, group).run(explicit=False)
     assert (up["links"][0]["state"], world.links["lan0"].state) == (after, after)

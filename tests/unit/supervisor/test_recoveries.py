@@ -1,0 +1,234 @@
+"""Recoveries while more and more goes wrong: each ends with everything up, or with a failure that has a name.
+
+The real alarms, recoveries and plans, over hands that change nothing but what is known; at any of their steps
+something may die.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes.broker import made
+from tests.made import made_run, made_topology
+from vpctl.errors import QmpLostError, ReadyTimeoutError, VerificationError
+from vpctl.recovery.faults import Fault
+from vpctl.recovery.plan import Repair
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.rundir import Directories
+from vpctl.supervisor import health
+from vpctl.supervisor.alarms import Alarms, Seen
+from vpctl.supervisor.control import Jobs
+from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.journal import read
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.recoveries import Recoveries
+from vpctl.supervisor.world import World
+from vpctl.topology.model import HealthSpec, VmSpec
+
+HEALTH = HealthSpec(retries=3, backoff=0.0)
+VMS = ("a", "b", "c")
+TOPOLOGY = made_topology(
+    ("ab0", "a", "b"), ("ab1", "a", "b"), ("bc0", "b", "c"), vms=[VmSpec(name=name, health=HEALTH) for name in VMS]
+)
+DEATHS = (
+    Fault.QEMU_EXIT,
+    Fault.GUEST_PANIC,
+    Fault.GUEST_HANG,
+    Fault.QEMU_STOPPED,
+    Fault.QMP_SILENT,
+    Fault.GUEST_POWEROFF,
+)
+
+Strike = tuple[str, Fault]
+
+
+class Checked(World):
+    """A world whose full check believes what is known."""
+
+    hands: Hit
+
+    async def check(self, links: list[str]) -> dict[str, Any]:
+        entries = [{"link": name, "ok": self.links[name].state is LinkState.UP} for name in links]
+        await self.hands.step()  # what dies now has passed the check
+        return {"ok": all(entry["ok"] for entry in entries), "links": entries}
+
+
+class Hit(Hands):
+    """Hands at whose steps VMs die."""
+
+    alarms: Alarms
+
+    def __init__(self, world: World, strikes: dict[int, Strike]) -> None:
+        nothing: Any = None
+        super().__init__(world, lambda: nothing, lambda machine: None)
+        self.strikes = strikes
+        self.steps = 0
+        self.doomed: dict[str, int] = defaultdict(int)
+
+    async def step(self) -> None:
+        self.steps += 1
+        await asyncio.sleep(0)
+        if (strike := self.strikes.pop(self.steps, None)) is not None:
+            self.strike(*strike)
+
+    def strike(self, vm: str, fault: Fault) -> None:
+        """Let a VM die: of a fault that the alarms see, or in the middle of its boot."""
+        machine = self._world.machines[vm]
+        if self._world.is_alive(vm):
+            ended = fault in (Fault.QEMU_EXIT, Fault.GUEST_POWEROFF)
+            self.alarms.take(machine, Seen(fault=fault, at=0.0, reason="struck", process_ended=ended))
+        elif machine.state is VmState.BOOTING:
+            self.doomed[vm] += 1
+
+    async def fence(self, vm: str) -> None:
+        await self.step()
+        self._world.forget(vm)
+
+    async def release(self, vm: str, generation: int) -> None:
+        return
+
+    async def boot(self, vm: str) -> float:
+        machine = self._world.machines[vm]
+        machine.generation += 1
+        machine.set_state(VmState.BOOTING)
+        await self.step()
+        await self.step()
+        if self.doomed.pop(vm, 0):
+            machine.set_state(VmState.CRASHED, reason="it died in its boot")
+            raise ReadyTimeoutError(f"`{vm}` died in its boot")
+        machine.set_state(VmState.READY)
+        return 1.0
+
+    async def unplug(self, vm: str, link: str, generation: int) -> None:
+        await self.step()
+        self.require(vm)
+        self._world.links[link].unplugged(vm, generation)
+
+    async def plug(self, vm: str, repair: Repair) -> None:
+        self._world.links[repair.link].plugging(vm, repair.generation)
+        await self.step()
+        self.require(vm)
+
+    async def prove(self, link: str) -> None:
+        await self.step()
+        if not all(self._world.is_ready(end.vm) for end in TOPOLOGY.link(link).endpoints):
+            raise VerificationError(f"no packets over `{link}`")
+        self._world.links[link].set_state(LinkState.UP)
+
+    def require(self, vm: str) -> None:
+        if not self._world.is_alive(vm):
+            raise QmpLostError(f"{vm}: QEMU closed the QMP connection")
+
+
+async def struck(
+    directories: Directories, first: Strike, strikes: dict[int, Strike], *, asked: str | None = None
+) -> World:
+    """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
+
+    `asked`: a VM that somebody has asked to be recovered just before.
+    """
+    rundir = made(directories)
+    rundir.journal.unlink(missing_ok=True)
+    world = Checked(made_run(TOPOLOGY), rundir)
+    for machine in world.machines.values():
+        machine.generation = 1
+        machine.set_state(VmState.READY)
+    for link in TOPOLOGY.links:
+        known = world.links[link.name]
+        known.generation = 1
+        for end in link.endpoints:
+            known.plugging(end.vm, 1)
+        known.set_state(LinkState.UP)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        recoveries = Recoveries(world, Jobs(group, lambda name, data: None))
+        hands = world.hands = Hit(world, strikes)
+        hands.alarms = Alarms(world, group, recoveries)
+        recoveries.hands = hands
+        if asked is not None:
+            recoveries.start(asked)
+            await asyncio.sleep(0.01)
+        hands.strike(*first)
+    return world
+
+
+def ends(world: World) -> list[dict[str, Any]]:
+    return [entry["attributes"] for entry in read(world.journal._path) if entry["type"] == "recovery.end"]
+
+
+def assert_at_rest(world: World) -> None:
+    """Nothing hangs in between, and what says that it is up is."""
+    for machine in world.machines.values():
+        assert machine.state in (VmState.READY, VmState.STOPPED, VmState.FAILED), machine.name
+        assert machine.reason or machine.state is VmState.READY
+        assert machine.incident is None, machine.name
+    for link in TOPOLOGY.links:
+        known = world.links[link.name]
+        whole = all(world.is_ready(end.vm) for end in link.endpoints)
+        assert known.state is not LinkState.RECOVERING
+        if whole and known.state is not LinkState.UP:
+            assert any(not end["ok"] for end in ends(world)), "nobody is told that it is not up"
+        if known.state is LinkState.UP:
+            assert whole
+            assert all(known.plugged[end.vm] == [known.generation] for end in link.endpoints)
+    if any(m.state is VmState.FAILED for m in world.machines.values()):
+        assert any(not end["ok"] and end["error"] and end["fault"] for end in ends(world))
+
+
+strikes_of = st.tuples(st.sampled_from(VMS), st.sampled_from(DEATHS))
+crashes_of = st.tuples(st.sampled_from(VMS), st.sampled_from([f for f in DEATHS if f is not Fault.GUEST_POWEROFF]))
+patient = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@patient
+@given(strikes_of, st.dictionaries(st.integers(1, 60), strikes_of, max_size=12))
+def test_whatever_dies_in_whatever_order_it_ends_up_or_in_a_named_failure(
+    directories: Directories, first: Strike, strikes: dict[int, Strike]
+) -> None:
+    world = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(world)
+
+
+@patient
+@given(crashes_of, st.dictionaries(st.integers(1, 40), crashes_of, max_size=1))
+def test_one_more_death_in_a_recovery_is_recovered_too(
+    directories: Directories, first: Strike, strikes: dict[int, Strike]
+) -> None:
+    world = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(world)
+    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
+    assert {link.state for link in world.links.values()} == {LinkState.UP}
+    assert all(end["ok"] for end in ends(world))
+    assert ends(world)[-1]["fault"] in {str(first[1]), *(str(fault) for _, fault in strikes.values())}
+
+
+async def test_a_vm_that_dies_in_each_boot_is_given_up_by_the_first_cause(directories: Directories) -> None:
+    world = await struck(directories, ("a", Fault.GUEST_PANIC), {2: ("a", DEATHS[0]), 7: ("a", DEATHS[0])})
+    assert_at_rest(world)
+    assert ends(world)[0]["fault"] == "guest-panic"
+
+
+async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Directories) -> None:
+    world = await struck(directories, ("b", Fault.GUEST_POWEROFF), {})
+    assert [machine.state for machine in world.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
+    assert {link.state for link in world.links.values()} == {LinkState.DOWN}
+    assert ends(world) == []
+
+
+@pytest.mark.parametrize("fault", DEATHS)
+async def test_a_vm_that_dies_while_it_is_examined_is_not_examined_to_the_end(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
+    async def endless(machine: Machine) -> None:
+        await asyncio.Event().wait()  # QEMU has ended, and its socket is tried until the limit
+
+    monkeypatch.setattr(health, "unresponsive", endless)
+    world = await struck(directories, ("a", fault), {}, asked="a")
+    assert_at_rest(world)
+    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
+    assert [end["ok"] for end in ends(world)] == [True]

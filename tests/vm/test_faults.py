@@ -1,0 +1,168 @@
+"""Faults of every kind under traffic, over two kinds of link at once: detected, named, repaired; and what is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.vm.commandline import Vpctl, kill, until, user
+from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
+
+pytestmark = pytest.mark.vm
+
+LINKS = """
+  lan0: {kind: stream, endpoints: [vm1, vm2]}
+  shm0: {kind: ivshmem-doorbell, endpoints: [vm1, vm2]}
+"""
+HEARTBEAT = 4.0
+HEALTH = f"{{health: {{heartbeat: {HEARTBEAT:g}s, qmp_timeout: 5s}}}}"
+RECOVERED_SECONDS = 110.0
+"""For a recovery, on a host that does much else."""
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Vpctl]:
+    with user() as vpctl:
+        file = vpctl.spare_file("pair", f"{{vm1: {HEALTH}, vm2: {HEALTH}}}", LINKS)
+        vpctl.run("up", str(file))
+        yield vpctl
+
+
+def comes(stream: Stream, vm: str) -> dict[str, Any]:
+    """Return what a VM receives of a stream as soon as something comes."""
+
+    def look() -> dict[str, Any] | None:
+        got = stream.received(vm, ms=500)
+        return got if got["received"] else None
+
+    return until(look, f"packets at {vm}", limit=60)
+
+
+def survives(vpctl: Vpctl, before: dict[str, Any], boot_id: str, vm: str) -> None:
+    """A VM is the one that it was: its QEMU, its guest."""
+    now = vms(vpctl.json("status"))[vm]
+    assert (now["pid"], now["generation"]) == (vms(before)[vm]["pid"], vms(before)[vm]["generation"])
+    assert vpctl.guest(vm, BOOT_ID) == boot_id
+
+
+@pytest.mark.parametrize(
+    ("how", "victim", "fault"),
+    [("panic", "vm1", "guest-panic"), ("hang", "vm2", "guest-hang"), ("stop", "vm1", "qemu-stopped")],
+)
+def test_fault_is_named_and_both_links_come_back_under_traffic(
+    pair: Vpctl, how: str, victim: str, fault: str
+) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    survivor = next(vm for vm in vms(before) if vm != victim)
+    boot_id = pair.guest(survivor, BOOT_ID)
+    streams = [Stream(pair, survivor, link, other_end(before, link, survivor)["address"]) for link in links(before)]
+    flowing = [comes(stream, victim) for stream in streams]
+    crashed = pair.json("crash", victim, "--how", how)
+    assert (crashed["fault"], crashed["how"]) == (fault, how)
+    seen = pair.entry("pair", "fault", after=after, vm=victim)["attributes"]
+    assert seen["fault"] == fault
+    end = pair.entry("pair", "recovery.end", after=after, vm=victim, limit=RECOVERED_SECONDS)["attributes"]
+    assert (end["fault"], end["ok"]) == (fault, True), end
+    assert {link["link"] for link in end["links"]} == {"lan0", "shm0"}
+    assert all(end["detect_ms"] < link["outage_ms"] <= end["total_ms"] + 0.1 for link in end["links"])
+    assert end["steps"][0]["name"] == "fence"
+    assert vms(pair.json("status"))[victim]["generation"] == vms(before)[victim]["generation"] + 1
+    survives(pair, before, boot_id, survivor)
+    for stream, was in zip(streams, flowing, strict=True):
+        again = comes(stream, victim)
+        assert again["corrupt"] == 0
+        assert again["first_seq"] > was["last_seq"], "the survivor's sender is still the same"
+    pair.guest(survivor, "pkill -f stream-send")
+    faults = [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]
+    assert len(faults) == 1, faults
+
+
+@pytest.mark.parametrize("link", ["lan0", "shm0"])
+def test_device_that_somebody_removes_is_replaced_and_nothing_else(pair: Vpctl, link: str) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    boot_ids = {vm: pair.guest(vm, BOOT_ID) for vm in vms(before)}
+    generations = {name: entry["generation"] for name, entry in links(before).items()}
+    pair.run("qmp", "vm2", "device_del", f"id={link}.g{generations[link]}")
+    fault = pair.entry("pair", "fault", after=after, vm="vm2", link=link)["attributes"]
+    assert fault["fault"] == "device-lost"
+    end = pair.entry("pair", "recovery.end", after=after, vm="vm2", limit=RECOVERED_SECONDS)["attributes"]
+    assert (end["fault"], end["ok"], [entry["link"] for entry in end["links"]]) == ("device-lost", True, [link])
+    for vm, boot_id in boot_ids.items():
+        survives(pair, before, boot_id, vm)
+    now = {name: entry["generation"] for name, entry in links(pair.json("status")).items()}
+    assert now == {**generations, link: generations[link] + 1}
+    assert pair.json("check", "--link", link)["ok"]
+
+
+def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    pair.run("qmp", "vm1", "stop")
+    pair.guest("vm2", "pkill -STOP -f 'vpctl-agent daemon'")
+    pair.entry("pair", "warning", after=after, vm="vm2", warning="heartbeat", limit=60)
+    time.sleep(2 * HEARTBEAT)
+    assert [vm["state"] for vm in pair.json("status")["vms"]] == ["ready", "ready"]
+    pair.run("qmp", "vm1", "cont")
+    pair.guest("vm2", "pkill -CONT -f 'vpctl-agent daemon'")
+    assert pair.json("check")["ok"]
+    assert [vm["pid"] for vm in pair.json("status")["vms"]] == [vm["pid"] for vm in before["vms"]]
+    assert not [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]
+
+
+@pytest.mark.long
+def test_guest_whose_driver_lets_go_is_found_by_recover_and_keeps_running(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    boot_id = pair.guest("vm1", BOOT_ID)
+    pair.guest("vm1", "ip link set lan0 down")
+    report = pair.json("recover", "vm1")
+    assert (report["fault"], report["ok"], [entry["link"] for entry in report["links"]]) == (
+        "driver-wedged",
+        True,
+        ["lan0"],
+    )
+    assert pair.entry("pair", "fault", after=after, vm="vm1")["attributes"]["fault"] == "driver-wedged"
+    survives(pair, before, boot_id, "vm1")
+    assert pair.json("check")["ok"]
+
+
+def test_down_in_the_middle_of_a_recovery_stops_it_first(pair: Vpctl) -> None:
+    after = pair.last_seq("pair")
+    kill(pair.qemu("pair", "vm1"))
+    pair.entry("pair", "recovery.step", after=after, vm="vm1", name="fence")
+    assert pair.json("down")["stopped"] == ["pair"]
+    pair.assert_nothing_left()
+
+
+@pytest.mark.long
+def test_guest_that_dies_again_and_again_is_given_up_and_the_others_stay(vpctl: Vpctl) -> None:
+    short = "{health: {retries: 2, backoff: 100ms}}"
+    file = vpctl.spare_file(
+        "three",
+        f"{{vm1: {short}, vm2: {{}}, vm3: {{}}}}",
+        "\n  lan0: {kind: stream, endpoints: [vm1, vm2]}\n  shm0: {kind: ivshmem-doorbell, endpoints: [vm2, vm3]}",
+    )
+    vpctl.run("up", str(file))
+    before, after = vpctl.json("status"), vpctl.last_seq("three")
+    victim = kill(vpctl.qemu("three", "vm1"))
+    for _ in range(2):
+        victim = kill(until(lambda old=victim: another(vpctl, old), "the reborn QEMU"))  # type: ignore[misc]
+    end = vpctl.entry("three", "recovery.end", after=after, vm="vm1", limit=RECOVERED_SECONDS)["attributes"]
+    assert (end["ok"], end["fault"]) == (False, "qemu-exit")
+    assert "SIGKILL" in end["error"]
+    status = vpctl.json("status", status=1)
+    assert {vm: entry["state"] for vm, entry in vms(status).items()} == {
+        "vm1": "failed",
+        "vm2": "ready",
+        "vm3": "ready",
+    }
+    assert links(status)["shm0"]["state"] == "up"
+    assert vpctl.json("check", "--link", "shm0")["ok"]
+    assert [vms(status)[vm]["pid"] for vm in ("vm2", "vm3")] == [vms(before)[vm]["pid"] for vm in ("vm2", "vm3")]
+    assert vpctl.json("recover", "vm1")["ok"], "whoever asks is not refused"
+
+
+def another(vpctl: Vpctl, than: Any) -> Any:
+    found = vpctl.qemu("three", "vm1")
+    return found if found is not None and found != than else None

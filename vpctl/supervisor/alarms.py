@@ -1,0 +1,162 @@
+"""Faults as they are seen: each is journalled, and has its VM, or the link that it hit, brought back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from vpctl.errors import VpctlError
+from vpctl.links.base import device_id
+from vpctl.recovery.act import Hands
+from vpctl.recovery.detect import Finding
+from vpctl.recovery.faults import Fault, Incident, fault_of_exit
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.boot_report import Ended, describe_end
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.watch import Watch
+from vpctl.supervisor.world import World
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """The end of a VM's life as something to work on."""
+
+    fault: Fault
+    at: float
+    reason: str
+    status: int | None = None
+    process_ended: bool = False
+
+
+class Starter(Protocol):
+    """Who recovers VMs."""
+
+    hands: Hands
+
+    def start(self, vm: str, *, automatic: bool = False) -> object:
+        """Start the recovery of a VM, or join the one that runs."""
+
+    def is_automatic(self, vm: str) -> bool:
+        """Whether a VM is brought back without being asked for."""
+
+
+class Alarms:
+    """Watches VMs that are ready, and acts on what happens to them."""
+
+    def __init__(self, world: World, group: asyncio.TaskGroup, recoveries: Starter) -> None:
+        self._world = world
+        self._group = group
+        self._recoveries = recoveries
+        self.injected: dict[str, float] = {}
+        """VM → when `crash` hit it (CLOCK_MONOTONIC): the fault's true time."""
+
+    def watch(self, machine: Machine) -> None:
+        """Wait for the end of a VM that is ready, for its guest's reboot, and for what only shows when one looks."""
+        generation = machine.generation
+        machine.on_reset = lambda: self._take_reset(machine)
+        machine.on_device_deleted = lambda device: self._take_deleted(machine, device)
+        self._group.create_task(self._await_end(machine, generation), name=f"watch-{machine.name}")
+        look = Watch(machine, lambda finding: self._take_finding(machine, generation, finding))
+        self._group.create_task(look.run(), name=f"look-{machine.name}")
+
+    # Section: VMs
+
+    async def _await_end(self, machine: Machine, generation: int) -> None:
+        assert machine.ended is not None
+        ended = await asyncio.shield(machine.ended)
+        if machine.generation == generation and self._world.is_alive(machine.name):
+            self.take(machine, seen_of_end(ended))
+
+    def _take_finding(self, machine: Machine, generation: int, finding: Finding) -> None:
+        if machine.generation == generation and self._world.is_alive(machine.name):
+            self.take(machine, Seen(fault=finding.fault, at=finding.since, reason=finding.reason))
+
+    def take(self, machine: Machine, seen: Seen) -> None:
+        """Act on the end of a VM's life; its QEMU may still be there, and is fenced by the recovery."""
+        attributes = {
+            "fault": str(seen.fault),
+            "generation": machine.generation,
+            "status": seen.status,
+            "reason": seen.reason,
+        }
+        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
+        for link in self._world.topology.links_of(machine.name):
+            self._world.links[link.name].set_state(LinkState.DOWN)
+        if seen.process_ended:
+            self._world.forget(machine.name)
+        if seen.fault is Fault.GUEST_POWEROFF:
+            machine.set_state(VmState.STOPPED, reason="the guest powered off")
+            self._group.create_task(self._release(machine.name, machine.generation), name=f"release-{machine.name}")
+            return
+        at = self.injected.pop(machine.name, seen.at)
+        machine.incident = Incident(fault=seen.fault, at=at, detected_at=time.monotonic())
+        machine.set_state(VmState.CRASHED, reason=seen.reason)
+        if self._recoveries.is_automatic(machine.name):
+            self._recoveries.start(machine.name, automatic=True)
+
+    async def _release(self, vm: str, generation: int) -> None:
+        with contextlib.suppress(VpctlError):  # a broker that dies just now has it no more
+            await self._recoveries.hands.release(vm, generation)
+
+    # Section: reboots
+
+    def _take_reset(self, machine: Machine) -> None:
+        """The guest reboots: its QEMU, with every device in it, lives on."""
+        reason = "the guest was reset"
+        attributes = {"fault": str(Fault.GUEST_REBOOT), "generation": machine.generation, "reason": reason}
+        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
+        machine.begin_reboot()
+        for link in self._world.topology.links_of(machine.name):
+            if self._world.links[link.name].state is LinkState.UP:
+                self._world.links[link.name].set_state(LinkState.DOWN)
+        self._group.create_task(self._await_reboot(machine, machine.generation), name=f"reboot-{machine.name}")
+
+    async def _await_reboot(self, machine: Machine, generation: int) -> None:
+        try:
+            await machine.finish_reboot()
+        except VpctlError as error:
+            if machine.generation == generation and machine.is_rebooting:
+                # A QEMU that ended is `_await_end`'s affair; this is a guest that does not come back.
+                reason = f"after a reboot: {error.message}"
+                self.take(machine, Seen(fault=Fault.GUEST_HANG, at=time.monotonic(), reason=reason))
+        else:
+            # It boots again in the same QEMU: links that went down only come up again.
+            self._recoveries.start(machine.name)
+
+    # Section: devices
+
+    def _take_deleted(self, machine: Machine, device: str) -> None:
+        """A device has gone that nobody here has asked to go: its link is repaired, and nothing else."""
+        for spec in self._world.topology.links_of(machine.name):
+            known = self._world.links[spec.name]
+            generations = known.plugged.get(machine.name, ())
+            if device not in [device_id(spec.name, generation) for generation in generations]:
+                continue
+            if device in known.leaving or known.state is not LinkState.UP:
+                return  # a repair's affair
+            reason = f"`{device}` was removed by somebody else"
+            attributes: Mapping[str, Any] = {"fault": str(Fault.DEVICE_LOST), "reason": reason}
+            self._world.journal.write("fault", vm=machine.name, link=spec.name, attributes=attributes)
+            known.set_state(LinkState.DOWN)
+            now = time.monotonic()
+            if machine.incident is None:
+                at = self.injected.pop(machine.name, now)
+                machine.incident = Incident(fault=Fault.DEVICE_LOST, at=at, detected_at=now)
+            if spec.recovery.mode == "auto" and self._world.is_ready(machine.name):
+                self._recoveries.start(machine.name, automatic=True)
+            return
+
+
+def seen_of_end(ended: Ended) -> Seen:
+    """Return what the end of a QEMU, or of its guest, means."""
+    return Seen(
+        fault=fault_of_exit(ended.status, ended.signs),
+        at=ended.monotonic,
+        reason=describe_end(ended),
+        status=ended.status,
+        process_ended=ended.process_ended,
+    )

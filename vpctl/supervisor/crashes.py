@@ -1,0 +1,107 @@
+"""Faults on purpose: `vpctl crash`. Each is done when it was detected."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from vpctl.errors import NotFoundError, ReadyTimeoutError, UsageError, VpctlError
+from vpctl.guest import ssh as guest_ssh
+from vpctl.recovery.state import VmState
+from vpctl.supervisor.alarms import Alarms
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.recoveries import Recoveries
+from vpctl.supervisor.world import World
+
+PANIC = "echo 1 >/proc/sys/kernel/sysrq && echo c >/proc/sysrq-trigger"
+
+HANG = """
+test "$(id -u)" = 0 && command -v chrt >/dev/null && command -v taskset >/dev/null || exit 1
+echo -1 >/proc/sys/kernel/sched_rt_runtime_us || exit 1
+nohup chrt -f 50 sh -c '
+    for cpu in $(seq 0 $(($(nproc) - 1))); do
+        taskset -c $cpu chrt -f 40 sh -c "while :; do :; done" &
+    done' </dev/null >/dev/null 2>&1 &
+"""
+"""Real-time loops on every CPU, with nothing held back for others: no other thread of the guest, kernel's or user's,
+runs any more. It needs no module, so that it works with any image; interrupts are still taken, by nobody who acts."""
+
+SENT_SECONDS = 5.0
+"""For a guest to take its own end in: one that dies of it says nothing."""
+
+PATIENCE = 5.0
+"""How much longer than its limits say a fault may take to be detected: a guest's own time is slow on a busy host."""
+
+
+class How(StrEnum):
+    """Ways to crash a VM."""
+
+    KILL = "kill"
+    PANIC = "panic"
+    HANG = "hang"
+    STOP = "stop"
+
+
+class Crashes:
+    """Injects faults and waits until they are seen."""
+
+    def __init__(self, world: World, alarms: Alarms, recoveries: Recoveries) -> None:
+        self._world = world
+        self._alarms = alarms
+        self._recoveries = recoveries
+
+    async def crash(self, vm: str, how: How) -> dict[str, Any]:
+        """Inject a fault into a VM that is ready; return when it was detected, with its name and how long that took.
+
+        Raises ReadyTimeoutError if it was not, NotFoundError if the VM is not ready.
+        """
+        machine = self._world.machines[vm]
+        # A kill is possible at any time: in the middle of a boot, too.
+        if machine.process is None or (how is not How.KILL and machine.state is not VmState.READY):
+            raise NotFoundError(f"VM `{vm}` is {machine.state}, not ready", hint="vpctl status")
+        pid, life = machine.process.pid, (machine.process, machine.generation)
+        attributes = {"command": "crash", "how": str(how), "pid": pid}
+        self._world.journal.write("command", vm=vm, attributes=attributes)
+        health = machine.spec.vm.health
+        limit = 30.0 + PATIENCE * max(health.heartbeat, health.qmp_timeout)
+        incident, old = None, machine.incident
+        try:
+            await self._inject(machine, how)
+            async with asyncio.timeout(limit):
+                while (incident := machine.incident) is old and (machine.process, machine.generation) == life:
+                    await machine.changed.wait()
+        except TimeoutError as error:
+            raise ReadyTimeoutError(f"`{how}` of `{vm}` was not detected within {limit:g} s") from error
+        finally:
+            self._alarms.injected.pop(vm, None)
+        seen: Mapping[str, Any] = {}
+        if incident is not None:
+            ms = round((incident.detected_at - incident.at) * 1000, 1)
+            seen = {"fault": str(incident.fault), "detect_ms": ms}
+        return {"schema_version": 1, "vm": vm, "how": str(how), "pid": pid, **seen}
+
+    async def _inject(self, machine: Machine, how: How) -> None:
+        if how in (How.PANIC, How.HANG):
+            ssh = await machine.ssh()  # what may fail before there is a fault
+        self._alarms.injected[machine.name] = time.monotonic()
+        self._recoveries.forgiven.add(machine.name)
+        match how:
+            case How.KILL | How.STOP:
+                assert machine.process is not None
+                machine.process.signal(signal.SIGKILL if how is How.KILL else signal.SIGSTOP)
+            case How.PANIC | How.HANG:
+                script = PANIC if how is How.PANIC else HANG
+                done = None
+                with contextlib.suppress(VpctlError):
+                    done = await guest_ssh.run(ssh, ["sh", "-c", script], vm=machine.name, timeout=SENT_SECONDS)
+                if done is not None and done.status != 0:
+                    self._recoveries.forgiven.discard(machine.name)
+                    message = (
+                        f"`{machine.name}` cannot be made to {how}: {done.stderr.strip() or 'no chrt, no taskset'}"
+                    )
+                    raise UsageError(message, hint="its ssh user has to be root, with sysrq or util-linux there")
