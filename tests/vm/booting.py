@@ -23,6 +23,7 @@ from vpctl.image import GuestImage, ensure
 from vpctl.log import Log
 from vpctl.process import running
 from vpctl.qemu.accelerator import cpu_model
+from vpctl.qemu.argv import accel_option
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
 from vpctl.wait import until
@@ -136,7 +137,8 @@ async def booted(
 
 def machine_args(image: GuestImage, cpu: str) -> list[str]:
     return [
-        "-nodefaults", "-display", "none", "-accel", "tcg", "-cpu", cpu, "-smp", "1,maxcpus=2", "-m", "256M",
+        "-nodefaults", "-display", "none", "-accel", accel_option("tcg"),
+        "-cpu", cpu, "-smp", "1,maxcpus=2", "-m", "256M",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.kernel_args,
         "-drive", f"if=none,id=root,format=raw,readonly=on,file={image.disk}",
         "-device", "virtio-blk-pci,drive=root,serial=vpctl-root",

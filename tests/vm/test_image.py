@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,18 @@ async def test_the_heart_beats_once_a_second_with_rising_numbers(guest: Guest) -
     pace = (collected[-1].uptime_ms - collected[0].uptime_ms) / (len(collected) - 1)
     assert 700 < pace < 1300
     assert {beat.boot_id for beat in collected} == {(await guest.run("cat /proc/sys/kernel/random/boot_id")).strip()}
+
+
+@pytest.mark.long
+async def test_a_guest_that_has_run_much_comes_back_from_a_reset_as_fast_as_it_boots(image: GuestImage) -> None:
+    began = time.monotonic()
+    async with booted(image, *Q35) as guest:
+        boot = time.monotonic() - began
+        await guest.run("i=0; while [ $i -lt 300 ]; do ip link show lo >/dev/null; i=$((i + 1)); done", timeout=300)
+        began = time.monotonic()
+        await guest.session.execute("system_reset")
+        await wait_for_line(guest.serial, "vpctl: ssh", times=2)
+        assert time.monotonic() - began < 10 * boot
 
 
 async def test_a_plugged_link_gets_name_address_and_mtu_and_gets_them_again(guest: Guest) -> None:

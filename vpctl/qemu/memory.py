@@ -10,7 +10,7 @@ from vpctl.errors import HostError
 from vpctl.topology.model import Topology
 
 OVERHEAD = 96 << 20
-"""Of a QEMU itself, beside its guest's memory: code caches (TCG's above all), device state, threads."""
+"""Of a QEMU itself, beside its guest's memory: translated code (64 MiB under TCG), device state, threads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

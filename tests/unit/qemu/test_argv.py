@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from tests.golden import assert_golden
 from tests.made import BOOT, made_machine, made_topology
 from vpctl.guest.config import config_paths
-from vpctl.qemu.argv import MachineSpec, machine_argv, machine_from_json, machine_to_json, quote_option
+from vpctl.qemu.argv import MachineSpec, accel_option, machine_argv, machine_from_json, machine_to_json, quote_option
+from vpctl.qemu.memory import OVERHEAD
 from vpctl.rundir import RunDir
 from vpctl.topology.model import ImageSpec, VmSpec
 
@@ -63,6 +65,13 @@ def lines(words: list[str]) -> str:
 def test_a_command_line_is_the_one_that_was_read_and_approved(name: str) -> None:
     rundir = replace(RUNDIR, run=Path("/r,un/pair"), state=Path("/st,ate/pair")) if name == "commas" else RUNDIR
     assert_golden(f"argv/{name}.txt", lines(argv(machine(*CASES[name]), rundir)))
+
+
+def test_code_that_qemu_has_translated_stays_within_what_is_reckoned_for_it() -> None:
+    room = re.search(r"tb-size=(\d+)", accel_option("tcg"))
+    assert room is not None
+    assert int(room[1]) << 20 < OVERHEAD  # without the option it is up to 1 GiB
+    assert accel_option("kvm") == "kvm"
 
 
 def test_memory_that_a_peer_maps_is_all_of_a_machines_and_a_file_that_it_shares() -> None:
