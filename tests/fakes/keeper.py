@@ -54,6 +54,9 @@ class Keeper:
         socket.send_fds(self._sock, [f"{how} {name}".encode()], [fd])
         self.named[name] = int(self._sock.recv(100))
 
+    def wait_for_answer(self) -> None:
+        self._fill(-1, 0)
+
     def _fill(self, fd: int, count: int) -> None:
         """Have it take descriptors that it closes when others come."""
         socket.send_fds(self._sock, [b"fill it"], [fd] * count)
@@ -89,7 +92,9 @@ def keeping() -> Iterator[Keeper]:
     argv = [sys.executable, "-c", _KEEPS, str(theirs.fileno())]
     with ours, subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as process:
         theirs.close()
+        keeper = Keeper(process.pid, ours)
         try:
-            yield Keeper(process.pid, ours)
+            keeper.wait_for_answer()  # while it starts, descriptors of its own come and go
+            yield keeper
         finally:
             ours.shutdown(socket.SHUT_RDWR)

@@ -130,6 +130,10 @@ class FakeQemu:
         """Return the names of all commands that have come."""
         return [name for name, _ in self.received]
 
+    def device_names(self) -> list[str]:
+        """Return the names of the commands, those apart that only see to the numbers of descriptors."""
+        return [name for name in self.names() if name not in ("getfd", "closefd", "query-status")]
+
     async def emit(self, name: str, data: Mapping[str, Any] | None = None) -> None:
         """Send an event to whoever is connected."""
         if self._connection is not None:

@@ -200,7 +200,7 @@ async def test_the_back_end_comes_when_the_rings_are_there_and_is_told_of_them_b
         assert (slot["state"], slot["kind"], slot["generation"]) == (SlotState.ON, KIND_VHOST_PCI, 1)
         assert slot["region_size"] == 256 << 20
         assert ground.qemus["vm2"].names()[-3:] == ["chardev-add", "netdev_add", "device_add"]
-        assert ground.qemus["vm1"].names()[-2:] == ["chardev-add", "device_add"]
+        assert ground.qemus["vm1"].device_names()[-2:] == ["chardev-add", "device_add"]
 
 
 async def test_a_driver_that_never_starts_its_rings_is_named(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

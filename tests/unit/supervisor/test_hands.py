@@ -99,7 +99,7 @@ async def test_a_guest_is_told_of_its_device_just_before_the_plug(ground: Ground
     await ground.hands.plug("vm2", repair)
     assert await ground.slots(1) == [SlotState.ON, SlotState.ON]
     for fake in ground.qemus.values():
-        assert fake.names()[-2:] == ["chardev-add", "device_add"]
+        assert fake.device_names()[-2:] == ["chardev-add", "device_add"]
 
 
 async def test_all_guests_let_go_before_the_first_device_goes_and_are_asked_once(ground: Ground) -> None:
