@@ -1,0 +1,117 @@
+"""How long recoveries take: each kind of link, policy, side that dies and way to die, under traffic, as medians.
+
+    python benchmarks/recovery.py [--rounds 5] [--kinds vhost-pci,ivshmem-doorbell,stream] [--how kill] [--json FILE]
+
+A pair per kind and policy; vm1 is the back-end of a vhost-pci link. A round counts only if the survivor's QEMU and
+its guest's boot_id are the same afterwards and the full check passed. Prints a Markdown table; what it is at: stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vpctl.links import LINK_KINDS
+
+NAME = "recovery-benchmark"
+VMS = ("vm1", "vm2")
+FIGURES = ("detect_ms", "survivor_ms", "boot_ms", "overhead_ms", "outage_ms")
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+
+
+def vpctl(*words: str) -> str:
+    """Run a command of vpctl; what it wrote. CalledProcessError if it failed."""
+    done = subprocess.run([sys.executable, "-m", "vpctl", *words], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def status() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vpctl("status", NAME, "-f", "json"))
+    return found
+
+
+def pids() -> dict[str, int]:
+    return {vm["name"]: vm["pid"] for vm in status()["vms"]}
+
+
+@contextmanager
+def pair(kind: str, policy: str) -> Iterator[None]:
+    """Have two guests, and a link of this kind and policy, for as long as the block lasts."""
+    link = f"{{kind: {kind}, endpoints: [vm1, vm2], recovery: {{policy: {policy}}}}}"
+    text = f"version: 1\nname: {NAME}\nvms: {{vm1: {{}}, vm2: {{}}}}\nlinks: {{lan0: {link}}}\n"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "pair.yaml"
+        path.write_text(text)
+        try:
+            vpctl("up", str(path), "-f", "json")
+            yield
+        finally:
+            vpctl("down", NAME, "-f", "json")
+
+
+@contextmanager
+def traffic(source: str, address: str) -> Iterator[None]:
+    """Have a guest send for as long as the block lasts."""
+    send = f"vpctl-agent stream-send lan0 {address} --rate 500 >/dev/null 2>&1 & sleep 0.3"
+    sent = vpctl("exec", "-t", NAME, source, "--", f"{send}; cat /sys/class/net/lan0/statistics/tx_packets")
+    assert int(sent) > 0
+    yield
+    vpctl("exec", "-t", NAME, source, "--", "pkill -f '[s]tream-send'; true")
+
+
+def one(victim: str, how: str, policy: str) -> dict[str, float]:
+    """Have a VM die once; the figures of its recovery. AssertionError: it was none."""
+    (survivor,) = set(VMS) - {victim}
+    before, boot_id = pids(), vpctl("exec", "-t", NAME, survivor, "--", BOOT_ID)
+    (link,) = status()["links"]
+    address = next(end["address"].partition("/")[0] for end in link["endpoints"] if end["vm"] == victim)
+    with traffic(survivor, address):
+        vpctl("crash", victim, "-t", NAME, "--how", how)
+        report = json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))
+    assert report["ok"], report
+    assert report["policy"] == policy, report
+    assert report["check"]["ok"], report
+    assert pids()[survivor] == before[survivor]
+    assert vpctl("exec", "-t", NAME, survivor, "--", BOOT_ID) == boot_id
+    return {**report, "outage_ms": max(entry["outage_ms"] for entry in report["links"])}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--kinds", default="vhost-pci,ivshmem-doorbell,stream")
+    parser.add_argument("--how", default="kill", help="kill, panic, hang, stop; several with commas")
+    parser.add_argument("--json", type=Path, help="every round's figures, as JSON")
+    options = parser.parse_args()
+    print("| kind | policy | who died | how | " + " | ".join(figure[:-3] for figure in FIGURES) + " |")
+    print("| --- | --- | --- | --- |" + " ---: |" * len(FIGURES))
+    rows = []
+    for kind in options.kinds.split(","):
+        for policy in LINK_KINDS[kind].rules.policies:
+            with pair(kind, policy):
+                # Interleaved, so that what else the host does falls on both sides alike.
+                seen: dict[tuple[str, str], list[dict[str, float]]] = {}
+                for number in range(options.rounds):
+                    for how in options.how.split(","):
+                        for victim in VMS:
+                            print(f"{kind} {policy} {victim} {how}: round {number + 1}", file=sys.stderr, flush=True)
+                            seen.setdefault((victim, how), []).append(one(victim, how, policy))
+            for (victim, how), found in seen.items():
+                medians = {figure: statistics.median(each[figure] for each in found) for figure in FIGURES}
+                rows.append({"kind": kind, "policy": policy, "victim": victim, "how": how, "rounds": found})
+                cells = " | ".join(f"{medians[figure]:.0f}" for figure in FIGURES)
+                print(f"| {kind} | {policy} | {victim} | {how} | {cells} |", flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
