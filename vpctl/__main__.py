@@ -126,7 +126,9 @@ def _run(words: Sequence[str], warm: Any) -> int:
             return UsageError.exit_code
         from vpctl.cli import render
 
-        render.error(UsageError(error.format_message(), hint=_usage_hint(error)), as_json=_wants_json(words))
+        message = error.format_message()  # a sentence, which none of ours is
+        message = message[:1].lower() + message[1:].rstrip(".")
+        render.error(UsageError(message, hint=_usage_hint(error)), as_json=_wants_json(words))
         return UsageError.exit_code
     except typer.Abort:
         return InterruptedByUserError.exit_code

@@ -214,7 +214,8 @@ def private_directory(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
         info = path.lstat()
     except OSError as error:
-        raise HostError(f"cannot create {path}: {error.strerror}", hint="see the VPCTL_*_DIR variables") from error
+        hint = "set VPCTL_RUN_DIR, VPCTL_STATE_DIR or VPCTL_CACHE_DIR to a place that can be written"
+        raise HostError(f"cannot create {path}: {error.strerror}", hint=hint) from error
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
         raise HostError(f"{path} is not a directory of this user", hint="remove it, or set VPCTL_RUN_DIR")
     if info.st_mode & 0o077:

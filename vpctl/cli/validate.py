@@ -28,7 +28,9 @@ async def validate(
             results.append({"file": str(file), "ok": False, "problems": error.as_json()["problems"]})
             lines += render.error_lines(error)
         except UsageError as error:
-            results.append({"file": str(file), "ok": False, "problems": [{"message": error.message}]})
+            results.append(
+                {"file": str(file), "ok": False, "problems": [{"message": error.message, "hint": error.hint}]}
+            )
             lines += render.error_lines(error)
         else:
             results.append({"file": str(file), "ok": True, "problems": []})

@@ -130,12 +130,16 @@ async def _build(recipe: Recipe, directory: Path, mirror: str | None, log: Log) 
 def _check_host(cache: Path) -> None:
     if platform.machine() not in ("x86_64", "AMD64"):
         raise HostError(f"guest images are for x86-64 and this host is {platform.machine()}")
-    for tool, package in (("mmdebstrap", "mmdebstrap"), ("apt-get", "apt"), ("setpriv", "util-linux")):
-        find_tool(tool, package=package)
+    tools = {"mmdebstrap": "mmdebstrap", "apt-get": "apt", "setpriv": "util-linux"}
+    if os.geteuid() != 0:
+        tools["newuidmap"] = "uidmap"
+    if lacking := [tool for tool, package in tools.items() if not _is_there(tool, package)]:
+        raise HostError(
+            f"the guest image cannot be built without {' and '.join(f'`{tool}`' for tool in lacking)}",
+            hint=f"apt install {' '.join(tools[tool] for tool in lacking)}",
+        )
     if not KEYRING.exists():
         raise HostError(f"Debian's archive keys are missing: {KEYRING}", hint="apt install debian-archive-keyring")
-    if os.geteuid() != 0:
-        find_tool("newuidmap", package="uidmap")
     for place, needed in ((cache, CACHE_BYTES), (Path(tempfile.gettempdir()), TEMPORARY_BYTES)):
         free = shutil.disk_usage(place).free
         if free < needed:
@@ -143,6 +147,14 @@ def _check_host(cache: Path) -> None:
                 f"{place} has {free >> 20} MiB free, and an image build needs {needed >> 20} MiB",
                 hint="free some space, or set VPCTL_CACHE_DIR (the image) and TMPDIR (the build)",
             )
+
+
+def _is_there(tool: str, package: str) -> bool:
+    try:
+        find_tool(tool, package=package)
+    except HostError:
+        return False
+    return True
 
 
 @asynccontextmanager

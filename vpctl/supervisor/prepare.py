@@ -27,6 +27,7 @@ from vpctl.rundir import Directories
 from vpctl.supervisor.host_network import require
 from vpctl.topology.load import load
 from vpctl.topology.model import ImageSpec, KindRules, Topology, VmSpec, topology_to_json
+from vpctl.topology.problems import nearest, quoted
 
 AGENT_IMAGE = "micro"
 """Where the agent comes from for VMs that boot an image of the user's own."""
@@ -35,6 +36,9 @@ QCOW2_MAGIC = b"QFI\xfb"
 
 FILE_LIMIT = 8 << 20
 """Bytes of a topology file that are read."""
+
+
+NO_FILE = "give the path of a topology file; docs/topology.md tells how one is written, examples/ has some"
 
 
 def kind_rules() -> Mapping[str, KindRules]:
@@ -50,9 +54,9 @@ def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
         with file.open("rb") as stream:  # which may be a pipe, or a device that never ends
             content = stream.read(FILE_LIMIT + 1)
         if len(content) > FILE_LIMIT:
-            raise UsageError(f"{file} is too large to be a topology", hint="vpctl validate FILE")
+            raise UsageError(f"{file} is too large to be a topology", hint=NO_FILE)
     except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}", hint="vpctl validate FILE") from error
+        raise UsageError(f"cannot read {file}: {error.strerror}", hint=_other_file(file)) from error
     return load(
         content,
         file=str(file),
@@ -61,6 +65,14 @@ def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
         base=file.absolute().parent,
         images=guest_images.recipe_names(guest_images.sources_directory()),
     )
+
+
+def _other_file(file: Path) -> str:
+    """Return what to do about a topology file that cannot be read: perhaps its neighbour is meant."""
+    directory = file if file.is_dir() else file.parent
+    known = sorted(path.name for path in directory.glob("*.yaml"))
+    meant = nearest(file.name, known) or (known[0] if len(known) == 1 else None)
+    return f"did you mean {quoted(directory / meant)}?" if meant is not None else NO_FILE
 
 
 def fingerprint(topology: Topology) -> str:

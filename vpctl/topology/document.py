@@ -157,8 +157,8 @@ def _place(text: str, index: int) -> Mark:
     return Mark(line=before.count("\n") + 1, column=index - before.rfind("\n"))
 
 
-def _syntax_hint(text: str, place: Mark, context: yaml.Mark | None) -> str | None:
-    """Guess what broke the syntax from the lines in question: two classics."""
+def _syntax_hint(text: str, place: Mark, context: yaml.Mark | None) -> str:
+    """Guess what broke the syntax from the lines in question: two classics, and where to look for the rest."""
     lines = text.split("\n")
     first = context.line if context is not None else place.line - 1
     suspects = "\n".join(lines[min(first, place.line - 1) : place.line])
@@ -166,7 +166,7 @@ def _syntax_hint(text: str, place: Mark, context: yaml.Mark | None) -> str | Non
         return "YAML is indented with spaces, not with tabs"
     if "${" in suspects:
         return 'inside `{…}` and `[…]` a reference needs quotes: `"${NAME}"`'
-    return None
+    return "look, there or just before, for a bracket or quote that is not closed, and for lines that are not in line"
 
 
 def _mark_of(event: yaml.Event) -> Mark:

@@ -87,7 +87,7 @@ def test_every_verb_refuses_an_unknown_option_in_json_where_that_was_asked_for(
     error = json.loads(out)
     assert error["schema_version"] == 1
     assert error["error"]["code"] == "usage"
-    assert error["error"]["message"] == "No such option: --zzz"
+    assert error["error"]["message"] == "no such option: --zzz"
     assert error["error"]["hint"].endswith(f"{' '.join(words)} --help")
     assert err == ""
 
@@ -279,3 +279,32 @@ def test_help_imports_our_own_modules_and_what_typer_itself_needs() -> None:
     assert "vpctl" in more
     assert not more - {"vpctl"} - sys.stdlib_module_names
     assert not {"asyncio", "asyncssh", "pydantic", "qemu", "yaml"} & more
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("piar.yaml", "did you mean `pair.yaml`?"),
+        (".", "give the path of a topology file"),
+        ("sub", "did you mean `sub/only.yaml`?"),
+        ("sub/zzz", "did you mean `sub/only.yaml`?"),
+        ("nowhere/zzz.yaml", "give the path of a topology file"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["up", "plan", "validate"])
+def test_a_topology_file_that_cannot_be_read_is_told_with_what_may_be_meant(
+    verb: str,
+    asked: str,
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("pair.yaml", "chain.yaml", "sub/only.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(verb, asked) == 2
+    told = "".join(capsys.readouterr())  # to validate it is data
+    assert told.startswith(f"error: cannot read {asked}: ")
+    assert f"\nhint: {hint}" in told

@@ -149,6 +149,14 @@ async def test_a_cache_that_cannot_be_made_is_named(fake: Path, tmp_path: Path) 
         await ensure(cache=tmp_path / "file/cache", log=Silent())
 
 
+async def test_all_tools_that_a_build_lacks_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # /usr/sbin is looked into too, and has none of them
+    with pytest.raises(HostError, match="image cannot be built without `mmdebstrap` and `apt-get`") as caught:
+        await ensure(cache=tmp_path / "cache", log=Silent())
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("apt install mmdebstrap apt")
+
+
 async def test_an_interrupted_build_leaves_nothing(fake: Path, tmp_path: Path) -> None:
     set_mode(fake, "hang")
     task = asyncio.create_task(ensure(cache=tmp_path / "cache", log=Silent()))

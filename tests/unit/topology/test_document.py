@@ -141,16 +141,17 @@ def test_accepts_a_byte_order_mark_and_carriage_returns() -> None:
     [
         ("a:\n\tb: 1", 2, "YAML is indented with spaces, not with tabs"),
         ("a: {b: ${B}}", 1, 'inside `{…}` and `[…]` a reference needs quotes: `"${NAME}"`'),
-        ("a: b: c", 1, None),
-        ("a: 'x", 1, None),
+        ("a: b: c", 1, "look, there or just before, for a bracket or quote that is not closed"),
+        ("a: 'x", 1, "look, there or just before, for a bracket or quote that is not closed"),
     ],
 )
-def test_explains_broken_syntax(text: str, line: int, hint: str | None) -> None:
+def test_explains_broken_syntax(text: str, line: int, hint: str) -> None:
     problems = Problems("f")
     parse(text, problems=problems, environ={})
     (problem,) = problems.error().problems
     assert problem.message.startswith("not valid YAML: ")
-    assert (problem.line, problem.hint) == (line, hint)
+    assert problem.line == line
+    assert (problem.hint or "").startswith(hint)
 
 
 @pytest.mark.parametrize(
