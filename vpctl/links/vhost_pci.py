@@ -63,7 +63,7 @@ class VhostPciKind(LinkKind):
 
     rules = KindRules(
         name="vhost-pci",
-        policies=("relink", "replug"),
+        policies=("relink", "replug", "resume"),
         max_queues=layout.MAX_QUEUE_PAIRS,
         max_mtu=MAX_MTU,
         check=_wrong_link,

@@ -35,6 +35,9 @@ class Hands(Protocol):
     async def prepare_host(self, link: str) -> None:
         """See that the host has what a link needs beside QEMU; idempotent."""
 
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        """See that the rings of a device at a VM's end can be gone on with, and free them of the dead other end."""
+
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         """Have a device at a VM's end stop its rings, its carrier off."""
 
@@ -45,13 +48,16 @@ class Hands(Protocol):
         """Take a link's device out of a VM."""
 
     async def plug(self, vm: str, repair: Repair) -> None:
-        """Put a link's end into a VM."""
+        """Put a link's end into a VM; where a repair holds rings, see that its guest goes on with them."""
 
     async def prove(self, link: str) -> None:
         """See verified packets each way over a link; raises VerificationError if none come."""
 
     def link_lock(self, link: str) -> asyncio.Lock:
         """Return the lock that whoever repairs a link holds."""
+
+    def resume_failed(self, link: str) -> None:
+        """Learn that the rings of a link could not be gone on with: the next repair begins new ones."""
 
     def link_broken(self, link: str) -> None:
         """Learn that the repair of a link failed."""
@@ -77,6 +83,7 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
         if repair is None:
             recorder.outages.setdefault(link, recorder.since_fault())
             return
+        recorder.policies[link] = repair.policy
         await _repair(repair, hands, recorder)
     except BaseException:
         hands.link_broken(link)
@@ -86,28 +93,36 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
 
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
     survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
+    for vm, generation in repair.hold:
+        with recorder.step("hold", f"{vm}/{repair.link}.g{generation}"):
+            await hands.hold(vm, repair.link, generation)
     for vm, generation in repair.unlink:
         with recorder.step("unlink", f"{vm}/{repair.link}.g{generation}"):
             await hands.unlink(vm, repair.link, generation)
     for vm, generation in repair.unplug:
         with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
             await hands.unplug(vm, repair.link, generation)
-    if repair.first not in survivors or repair.unlink:
+    if repair.first not in survivors or repair.unlink or repair.hold:
         # The rest of a survivor's part can be done only when the other's guest is there.
         recorder.survivor_repaired(survivors)
         survivors = []
-    for vm in repair.keep:
+    for vm in repair.relinks:
         await hands.until_ready(repair.second)
         with recorder.step("link", f"{vm}/{repair.link}"):
             await hands.link(vm, repair.link)
-    for vm in repair.plugs:
-        if vm not in survivors:
-            await hands.until_ready(vm)
-        with recorder.step("plug", f"{vm}/{repair.link}.g{repair.generation}"):
-            await hands.plug(vm, repair)
-        recorder.survivor_repaired([vm] if vm in survivors else [])
-    with recorder.step("verify", repair.link):
-        await hands.prove(repair.link)
+    try:
+        for vm in repair.plugs:
+            if vm not in survivors:
+                await hands.until_ready(vm)
+            with recorder.step(repair.plug_step, f"{vm}/{repair.link}.g{repair.generation}"):
+                await hands.plug(vm, repair)
+            recorder.survivor_repaired([vm] if vm in survivors else [])
+        with recorder.step("verify", repair.link):
+            await hands.prove(repair.link)
+    except VpctlError:
+        if repair.hold and hands.is_alive(repair.second):  # else it is not the rings that are to blame
+            hands.resume_failed(repair.link)
+        raise
 
 
 async def connect_links(links: Sequence[str], hands: Hands, recorder: Recorder) -> list[VpctlError]:

@@ -72,6 +72,9 @@ class Hands:
     def link_lock(self, link: str) -> asyncio.Lock:
         return self._world.links[link].lock
 
+    def resume_failed(self, link: str) -> None:
+        self._world.links[link].resume_failed()
+
     def link_broken(self, link: str) -> None:
         self._world.links[link].set_state(LinkState.FAILED)
 
@@ -128,6 +131,8 @@ class Hands:
                 raise
             if bell is not None:
                 await self._doorbells.plugged(machine, bell)
+        if repair.hold:
+            await self.backings.until_taken_up(repair.link)
 
     def _is_whole(self, link: str, front: Front | None) -> bool:
         """Whether both ends of a link are plugged; a front end may be of an earlier generation."""
@@ -136,6 +141,9 @@ class Hands:
             return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
         back = known.plugged.get(spec.peer_of(vm).vm)
         return back == [known.generation] and self.backings.works(link, front)
+
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        await self.backings.hold(link)
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         await self._around(link).before_unplug(vm, link, generation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +155,69 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
     lost = plan_repair(links[0], view, ["a", "b"], FrontView(vm="b", served=False), policy="relink")
     assert (lost.keep, lost.unlink) == ((), ()), "what has no back-end is not helped by its link"
     assert lost.unplug == (("a", 3), ("b", 2))
+
+
+def resumed(view: LinkView, alive: list[str], **front: bool) -> Repair:
+    link = made_topology(("ab0", "a", "b")).links[0]
+    return plan_repair(link, view, alive, FrontView(vm="b", **front), policy="resume")
+
+
+def test_by_resume_a_front_end_that_lives_is_held_as_it_is_and_the_other_guest_goes_on_with_its_rings() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
+    links = made_topology(("ab0", "a", "b")).links
+    given = {"generation": 1, "links": {"ab0": view}, "alive": ["a", "b"], "policy": "resume"}
+    front = {"fronts": {"ab0": FrontView(vm="b")}}
+    assert plan_recovery(links, "a", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+        ("fence", "a"),
+        ("hold", "b/ab0.g2"),
+        ("boot", "a (generation 2)"),
+        ("resume", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ]
+    assert plan_recovery(links, "b", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+        ("fence", "b"),
+        ("unplug", "a/ab0.g3"),
+        ("boot", "b (generation 2)"),
+        ("plug", "b/ab0.g4"),
+        ("plug", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ], "of a front end that died there is nothing to go on with"
+
+
+def test_rings_that_cannot_be_gone_on_with_are_relinked_by_another_name() -> None:
+    plugged = {"b": (2,)}
+    view = LinkView(state=LinkState.DOWN, generation=3, plugged=plugged)
+    assert resumed(view, ["b"]).policy == "resume"
+    assert resumed(view, ["b"], fresh=True).policy == "resume", "the broker has freed them already"
+    assert resumed(view, ["a", "b"]).policy == "resume", "it is there again, and has no device yet"
+    tried = replace(view, resumable=False)
+    for repair in (
+        resumed(view, ["b"], live=False, fresh=True),
+        resumed(view, ["b"], live=False, served=False),
+        resumed(view, ["a"]),
+        resumed(replace(view, plugged={"b": (1, 2)}), ["b"]),
+        resumed(replace(view, plugged={"a": (3,), "b": (2,)}), ["a", "b"]),
+        resumed(tried, ["b"]),
+        resumed(tried, ["a", "b"], fresh=True),
+    ):
+        assert (repair.policy, repair.hold, repair.plug_step) == ("relink", (), "plug")
+    assert resumed(tried, ["b"], fresh=True).unlink == (("b", 2),), "they are begun anew"
+    assert resumed(replace(tried, plugged={"a": (3,), "b": (2,)}), ["a", "b"]).unplug == (("a", 3),)
+
+
+@given(
+    st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.integers(0, 1), st.booleans(), st.booleans(), st.booleans()
+)
+def test_a_front_end_is_held_only_where_nobody_else_can_hear_its_rings(  # type: ignore[no-untyped-def]
+    link, view, alive, end: int, served: bool, fresh: bool, live: bool
+) -> None:
+    front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
+    given = FrontView(vm=front, served=served, fresh=fresh, live=live)
+    repair = plan_repair(link, view, alive, given, policy="resume")
+    assert repair.policy == ("resume" if repair.hold else "relink")
+    assert not repair.hold or (served and live and front in alive and repair.keep == (front,))
+    assert not repair.hold or other not in alive or not view.plugged.get(other)
+    assert not repair.hold or (repair.unplug, repair.unlink, repair.relinks) == ((), (), ())
 
 
 def test_the_survivors_side_is_shown_before_the_boot() -> None:
