@@ -29,6 +29,8 @@ class Link:
         self.asked: str | None = None
         """The policy that a user has asked for, for the next repair."""
         self.lock = asyncio.Lock()
+        self.checking = asyncio.Lock()
+        """Held by whoever runs the full check on it."""
         self._journal = journal
         self._on_change = on_change
 
