@@ -101,6 +101,7 @@ class VhostPciKind(LinkKind):
             name=name,
             back=SharedEnd(
                 vm=back.vm,
+                name=name,
                 socket=str(rundir.link_socket(link.name, generation, end=0)),
                 id=id_,
                 vectors=layout.vectors(link.queues),

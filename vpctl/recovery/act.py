@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from vpctl.errors import RecoveryError, VpctlError
@@ -39,10 +40,10 @@ class Hands(Protocol):
         """See that the rings of a device at a VM's end can be gone on with, and free them of the dead other end."""
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
-        """Have a device at a VM's end stop its rings, its carrier off."""
+        """Have a device at a VM's end let go of the other end, its carrier off."""
 
-    async def link(self, vm: str, link: str) -> None:
-        """Let the device that is at a VM's end start rings, its carrier on."""
+    async def link(self, vm: str, repair: Repair) -> None:
+        """Let the device that stays at a VM's end begin anew with the other end that is to come."""
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         """Take a link's device out of a VM."""
@@ -56,8 +57,8 @@ class Hands(Protocol):
     def link_lock(self, link: str) -> asyncio.Lock:
         """Return the lock that whoever repairs a link holds."""
 
-    def resume_failed(self, link: str) -> None:
-        """Learn that the rings of a link could not be gone on with: the next repair begins new ones."""
+    def policy_failed(self, repair: Repair) -> None:
+        """Learn that a repair failed although its VMs live: the next one is by a policy that asks less of them."""
 
     def link_broken(self, link: str) -> None:
         """Learn that the repair of a link failed."""
@@ -91,16 +92,33 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
     recorder.outages[link] = recorder.since_fault()
 
 
+@contextmanager
+def _step(
+    name: str, target: str, vms: Sequence[str], repair: Repair, hands: Hands, recorder: Recorder
+) -> Iterator[None]:
+    """Time a step at these VMs. One that fails although they live speaks against the repair's policy."""
+    with recorder.step(name, target):
+        try:
+            yield
+        except VpctlError:
+            if all(hands.is_alive(vm) for vm in vms):
+                hands.policy_failed(repair)
+            raise
+
+
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
+    def step(name: str, vm: str, generation: int) -> AbstractContextManager[None]:
+        return _step(name, f"{vm}/{repair.link}.g{generation}", [vm], repair, hands, recorder)
+
     survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
     for vm, generation in repair.hold:
-        with recorder.step("hold", f"{vm}/{repair.link}.g{generation}"):
+        with step("hold", vm, generation):
             await hands.hold(vm, repair.link, generation)
     for vm, generation in repair.unlink:
-        with recorder.step("unlink", f"{vm}/{repair.link}.g{generation}"):
+        with step("unlink", vm, generation):
             await hands.unlink(vm, repair.link, generation)
     for vm, generation in repair.unplug:
-        with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
+        with step("unplug", vm, generation):
             await hands.unplug(vm, repair.link, generation)
     if repair.first not in survivors or repair.unlink or repair.hold:
         # The rest of a survivor's part can be done only when the other's guest is there.
@@ -108,21 +126,16 @@ async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
         survivors = []
     for vm in repair.relinks:
         await hands.until_ready(repair.second)
-        with recorder.step("link", f"{vm}/{repair.link}"):
-            await hands.link(vm, repair.link)
-    try:
-        for vm in repair.plugs:
-            if vm not in survivors:
-                await hands.until_ready(vm)
-            with recorder.step(repair.plug_step, f"{vm}/{repair.link}.g{repair.generation}"):
-                await hands.plug(vm, repair)
-            recorder.survivor_repaired([vm] if vm in survivors else [])
-        with recorder.step("verify", repair.link):
-            await hands.prove(repair.link)
-    except VpctlError:
-        if repair.hold and hands.is_alive(repair.second):  # else it is not the rings that are to blame
-            hands.resume_failed(repair.link)
-        raise
+        with _step("link", f"{vm}/{repair.link}", [vm], repair, hands, recorder):
+            await hands.link(vm, repair)
+    for vm in repair.plugs:
+        if vm not in survivors:
+            await hands.until_ready(vm)
+        with step(repair.plug_step, vm, repair.generation):
+            await hands.plug(vm, repair)
+        recorder.survivor_repaired([vm] if vm in survivors else [])
+    with _step("verify", repair.link, [repair.first, repair.second], repair, hands, recorder):
+        await hands.prove(repair.link)
 
 
 async def connect_links(links: Sequence[str], hands: Hands, recorder: Recorder) -> list[VpctlError]:

@@ -18,13 +18,15 @@ REPLUG = "replug"
 """The policy by which every survivor's device is unplugged, and plugged anew."""
 
 RELINK = "relink"
-"""The policy by which a front end that lives keeps its device: its link is set down, and up for the new other end."""
+"""The policy by which a survivor keeps its device, which has its link set down, and up for the new other end."""
 
 RESUME = "resume"
 """The policy by which a front end that lives is not touched at all: the new other end goes on with its rings.
 
-That takes rings that run, and another guest whose QEMU is gone with all that heard them; where it does not suit, and
-after an attempt at it that failed, `RELINK` is what is done."""
+That takes rings that run, and another guest whose QEMU is gone with all that heard them; else it is `RELINK`."""
+
+HARDER: Mapping[str, str] = MappingProxyType({RESUME: RELINK, RELINK: REPLUG})
+"""Policy → the one to try after it has failed, which asks less of what is there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,27 +104,38 @@ def plan_repair(
     front: FrontView | None = None,
     *,
     policy: str | None = None,
+    deaf: Collection[str] = (),
 ) -> Repair:
     """Return how to repair a link, given the VMs that live, and what is known of its front end if it has one.
 
-    `policy` is another than the link's own. A new generation, so that no id, socket or ring of the old one is met
-    again. Unplug is asked for every generation that may be plugged at a survivor, the newest first.
+    `policy` is another than the link's own; `deaf` are the VMs whose device can be given no other peer. A new
+    generation, so that no id, socket or ring of the old one is met again. Unplug is asked for every generation that
+    may be plugged at a survivor, the newest first.
     """
+    policy = policy or link.recovery.policy
+    while policy in view.failed and policy in HARDER:
+        policy = HARDER[policy]
+    if front is not None and front.vm in alive and not front.served:
+        policy = REPLUG  # QEMU makes no use of another back-end
     names = [end.vm for end in link.endpoints]
     if front is not None:
         names.sort(key=lambda vm: vm != front.vm)
     survivors = [vm for vm in names if vm in alive]
-    first = survivors[0] if survivors and front is None else names[0]
-    second = next(vm for vm in names if vm != first)
-    policy = policy or link.recovery.policy
+    holders = [vm for vm in survivors if view.plugged.get(vm)]
+    if front is None and policy != REPLUG:
+        tellable = len(holders) == 1 and len(view.plugged[holders[0]]) == 1 and holders[0] not in deaf
+        policy = RELINK if tellable else REPLUG
+    if front is None:
+        names.sort(key=lambda vm: vm not in (holders if policy == RELINK else survivors))
+    first, second = names
     single = first in survivors and len(view.plugged.get(first, ())) == 1
     # What another guest's QEMU has heard may not be signalled while its device goes, and under TCG not afterwards.
     silent = second not in survivors or not view.plugged.get(second)
-    if policy == RESUME and not (front and front.served and front.live and view.resumable and single and silent):
+    if policy == RESUME and not (front and front.served and front.live and single and silent):
         policy = RELINK
     # Rings that nobody could go on with are begun anew.
-    fresh = front is not None and front.fresh and (view.resumable or not front.live)
-    stays = fresh or (front is not None and front.served and policy in (RELINK, RESUME))
+    fresh = front is not None and front.fresh and (RESUME not in view.failed or not front.live)
+    stays = fresh or (policy in (RELINK, RESUME) and (front is None or front.served))
     keep = (first,) if stays and single else ()
     own = tuple((vm, view.plugged[vm][0]) for vm in keep)
     # The front end's device goes first, which stops the rings: its QEMU must not ring a device on its way out. Where

@@ -43,8 +43,8 @@ class LinkView:
     state: LinkState
     generation: int
     plugged: Mapping[str, tuple[int, ...]]
-    resumable: bool = True
-    """False: since it was up last, an attempt at `resume` has failed."""
+    failed: frozenset[str] = frozenset()
+    """The policies by which it was tried in vain since it was up last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

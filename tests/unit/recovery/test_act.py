@@ -48,7 +48,7 @@ class FakeHands:
         self.prepared: list[str] = []
         self.fronts: dict[str, FrontView] = {}
         self.policy: str | None = None
-        self.unresumable: set[str] = set()
+        self.against: dict[str, frozenset[str]] = defaultdict(frozenset)
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -104,7 +104,7 @@ class FakeHands:
             state=LinkState.DOWN,
             generation=self.generations[link],
             plugged=plugged,
-            resumable=link not in self.unresumable,
+            failed=self.against[link],
         )
         self.generations[link] += 1
         return plan_repair(spec, view, self.alive, self.fronts.get(link), policy=self.policy)
@@ -117,14 +117,14 @@ class FakeHands:
     async def hold(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"hold {vm}/{link}.g{generation}")
 
-    def resume_failed(self, link: str) -> None:
-        self.unresumable.add(link)
+    def policy_failed(self, repair: Repair) -> None:
+        self.against[repair.link] |= {repair.policy}
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unlink {vm}/{link}.g{generation}")
 
-    async def link(self, vm: str, link: str) -> None:
-        await self.step(f"link {vm}/{link}")
+    async def link(self, vm: str, repair: Repair) -> None:
+        await self.step(f"link {vm}/{repair.link}")
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unplug {vm}/{link}.g{generation}")
@@ -343,7 +343,7 @@ async def test_by_resume_the_survivor_is_told_nothing_and_counts_as_repaired_at_
     assert [step["name"] for step in record.steps] == ["hold", "resume", "verify"]
     assert 0 < early == record.survivor_ms
     assert record.policies == {"ab0": "resume"}
-    assert hands.unresumable == set()
+    assert hands.against["ab0"] == set()
 
 
 @pytest.mark.parametrize("step", ["plug a/ab0.g2", "prove ab0"])
@@ -355,7 +355,8 @@ async def test_after_a_resume_that_failed_the_next_repair_begins_new_rings(step:
     hands.policy = "resume"
     with pytest.raises(HotplugError):
         await act.repair_link("ab0", hands, record)
-    assert (hands.unresumable, hands.broken) == ({"ab0"}, ["ab0"])
+    assert hands.against["ab0"] == {"resume"}
+    assert hands.broken == ["ab0"]
     hands.fails.clear()
     hands.done.clear()
     await act.repair_link("ab0", hands, record)
@@ -377,7 +378,37 @@ async def test_a_guest_that_dies_again_says_nothing_of_the_rings_it_was_to_go_on
     hands.waits["plug a/ab0.g2"] = die
     with pytest.raises(QmpError):
         await act.repair_link("ab0", hands, recorder())
-    assert hands.unresumable == set()
+    assert hands.against["ab0"] == set()
+
+
+async def test_a_survivor_that_is_there_and_does_not_let_go_speaks_against_relink_before_the_dead_is_back() -> None:
+    hands = FakeHands("a", fails={"unlink b/ab0.g1": HotplugError("b: its driver does not take that in")})
+    hands.plugged["a", "ab0"].clear()
+    hands.policy = "relink"
+    with pytest.raises(HotplugError):
+        await act.repair_link("ab0", hands, recorder())
+    assert hands.against["ab0"] == {"relink"}
+    hands.fails.clear()
+    hands.done.clear()
+    hands.alive.add("a")
+    await act.repair_link("ab0", hands, recorder())
+    assert hands.of("ab0") == ["unplug b/ab0.g1", "plug a/ab0.g3", "plug b/ab0.g3", "prove ab0"]
+
+
+async def test_a_dead_guest_that_does_not_come_back_speaks_against_no_policy() -> None:
+    hands = FakeHands("a")
+    hands.plugged["a", "ab0"].clear()
+    hands.policy = "relink"
+    hands.against["ab0"] = frozenset()
+    task = asyncio.create_task(act.repair_link("ab0", hands, recorder()))
+    await until(lambda: _done(hands, "unlink b/ab0.g1"), timeout=5, what="the survivor's part", every=0)
+    FakeHands.change(hands)
+    hands.fails["boot a"] = ReadyTimeoutError("no answer")
+    with pytest.raises(ReadyTimeoutError):
+        await hands.boot("a")
+    with pytest.raises(RecoveryError):
+        await task
+    assert hands.against["ab0"] == set()
 
 
 async def _done(hands: FakeHands, step: str) -> bool | None:

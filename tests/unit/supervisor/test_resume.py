@@ -118,7 +118,7 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
         assert repair is not None
         assert (repair.policy, repair.unlink, repair.hold) == ("relink", (("vm2", 1),), ())
         ground.link.set_state(LinkState.UP)
-        assert ground.link.view().resumable, "what is up may be gone on with another time"
+        assert ground.link.view().failed == set(), "what is up may be gone on with another time"
 
 
 async def test_a_driver_that_does_not_take_the_rings_up_is_named(
@@ -130,7 +130,7 @@ async def test_a_driver_that_does_not_take_the_rings_up_is_named(
         ground.world.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(HotplugError, match=r"`lan0\.g2`: its driver does not go on with the rings of `lan0\.g1`"):
             await act.repair_link("lan0", ground.hands, recorder())
-        assert not ground.link.view().resumable
+        assert ground.link.view().failed == {"resume"}
         assert ground.link.state is LinkState.FAILED
 
 
