@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vpctl.broker.protocol import FrontNews
 from vpctl.links.base import Backing, control_memory
 from vpctl.plan.run import backing, control_page, ram
 from vpctl.qmp.session import Session, connect
+from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
@@ -70,6 +71,8 @@ class Ground:
     qemus: dict[str, FakeQemu]
     broker: BrokerClient
     hands: Hands
+    faults: list[tuple[str, str, Fault, str]] = field(default_factory=list)
+    """That a follower has found."""
 
     @property
     def link(self) -> Any:
@@ -157,7 +160,7 @@ async def following(ground: Ground) -> AsyncIterator[Follower]:
     """Have a follower that hears what the broker tells."""
     recoveries: Any = Steps()
     async with asyncio.TaskGroup() as group:
-        follower = Follower(ground.world, ground.hands, recoveries, group)
+        follower = Follower(ground.world, ground.hands, recoveries, group, lambda *fault: ground.faults.append(fault))
 
         async def listen() -> None:
             while True:
