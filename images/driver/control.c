@@ -148,6 +148,8 @@ static void vshm_read_slot(struct vshm_slot *slot, struct vshm_identity *identit
 	int i;
 
 	identity->slot = slot;
+	/* First: what is changed while the rest is read is met as a change. */
+	identity->sequence = vshm_acquire(&slot->sequence);
 	identity->ivposition = vshm_read(&slot->ivposition);
 	identity->generation = vshm_read(&slot->generation);
 	identity->kind = vshm_read16(&slot->kind);
@@ -213,6 +215,23 @@ bool vshm_control_is_off(const struct vshm_identity *identity)
 {
 	return vshm_acquire(&identity->slot->state) != VSHM_SLOT_ON ||
 	       vshm_read(&identity->slot->ivposition) != identity->ivposition;
+}
+
+bool vshm_control_changed(const struct vshm_identity *identity)
+{
+	return vshm_read(&identity->slot->sequence) != identity->sequence;
+}
+
+void vshm_control_renew(struct vshm_identity *identity)
+{
+	u32 sequence = vshm_acquire(&identity->slot->sequence);
+	u32 generation = vshm_read(&identity->slot->generation);
+	u32 peer = vshm_read(&identity->slot->peer);
+
+	identity->sequence = sequence;
+	identity->peer = peer <= U16_MAX ? peer : 0;
+	if (generation)
+		identity->generation = generation;
 }
 
 u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,

@@ -13,7 +13,8 @@
  * used.
  */
 struct vshm_identity {
-	struct vshm_slot *slot;		/* still the host's: its state is read again */
+	struct vshm_slot *slot;		/* still the host's: some of it is read again */
+	u32 sequence;
 	u32 ivposition;
 	u32 generation;
 	u32 kind;
@@ -43,6 +44,13 @@ int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity
  */
 u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
 		u64 features);
+
+/* Has the host changed the slot since it was read? Of the first kind of links that means another
+ * peer, or for now none (id 0), with the generation that counts from here on: vshm_control_renew()
+ * takes it in. One at a time.
+ */
+bool vshm_control_changed(const struct vshm_identity *identity);
+void vshm_control_renew(struct vshm_identity *identity);
 
 /* Has the host called the link off? */
 bool vshm_control_is_off(const struct vshm_identity *identity);

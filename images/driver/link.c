@@ -136,7 +136,8 @@ static void vshm_set_phase(struct vshm_link *link, enum vshm_phase phase)
 
 static void vshm_ring_peer(const struct vshm_link *link)
 {
-	vshm_ring(link, link->peer_id, VSHM_VECTOR_CONTROL);
+	if (link->peer_id)
+		vshm_ring(link, link->peer_id, VSHM_VECTOR_CONTROL);
 }
 
 static void vshm_reset_rings(struct vshm_link *link)
@@ -177,6 +178,21 @@ static void vshm_start(struct vshm_link *link)
 	vshm_publish_block(link);
 	vshm_set_phase(link, VSHM_PHASE_INIT);
 	vshm_ring_peer(link);
+}
+
+/* The host has given us another peer, or for now none: what was agreed with the last one is over,
+ * and the host may write where that one has written.
+ */
+static void vshm_change_peer(struct vshm_link *link)
+{
+	if (link->phase != VSHM_PHASE_DOWN)
+		vshm_set_phase(link, VSHM_PHASE_PAUSE);
+	vshm_control_renew(&link->identity);
+	link->peer_id = link->identity.peer;
+	if (link->phase != VSHM_PHASE_DOWN)
+		vshm_start(link);
+	vshm_answer(&link->identity, VSHM_ANSWER_ON, link->identity.sequence, 0);
+	vshm_ring(link, link->identity.host, VSHM_VECTOR_CONTROL);
 }
 
 static netdev_features_t vshm_forbidden(u32 taken_by_peer)
@@ -327,6 +343,8 @@ static void vshm_link_work(struct work_struct *work)
 		vshm_off(link);
 		return;
 	}
+	if (vshm_control_changed(&link->identity))
+		vshm_change_peer(link);
 	if (!test_bit(VSHM_WANT_UP, &link->requests)) {
 		if (link->phase != VSHM_PHASE_DOWN) {
 			vshm_set_phase(link, VSHM_PHASE_DOWN);

@@ -41,10 +41,25 @@ def test_a_guest_works_the_rings_of_another_on_any_two_qemus(vpctl: Vpctl, back:
     link = "{kind: vhost-pci, endpoints: [vm1, vm2], queues: 2}"
     vpctl.run("up", str(vpctl.spare_file("pair", f"{{{vms}}}", f"{{lan0: {link}}}")))
     assert vpctl.json("check")["ok"]
-    for policy in ("relink", "replug"):
+    for policy in ("relink", "replug", "resume"):
         for vm in ("vm1", "vm2"):
-            assert vpctl.json("recover", vm, "--force", "--policy", policy)["ok"]
+            report = vpctl.json("recover", vm, "--force", "--policy", policy)
+            used = "relink" if (policy, vm) == ("resume", "vm2") else policy
+            assert (report["ok"], report["links"][0]["policy"]) == (True, used)
     seq = vpctl.last_seq("pair")
     vpctl.run("exec", "vm2", "--", "reboot", status=None)
     vpctl.entry("pair", "recovery.end", after=seq, vm="vm2", ok=True, limit=90)
+    assert vpctl.json("check")["ok"]
+
+
+@pytest.mark.parametrize("qemu", QEMUS or [None])
+def test_a_device_is_given_peer_after_peer_and_then_unplugged_on_another_qemu(vpctl: Vpctl, qemu: str | None) -> None:
+    if qemu is None:
+        pytest.skip("VPCTL_TEST_QEMUS names no QEMU")
+    link = "{kind: ivshmem-doorbell, endpoints: [vm1, vm2], queues: 2}"
+    file = vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", f"{{shm0: {link}}}")
+    vpctl.run("up", str(file), environ={"VPCTL_QEMU": qemu})
+    for policy, vm in (*3 * [("relink", "vm1")], ("relink", "vm2"), ("replug", "vm1"), ("relink", "vm1")):
+        report = vpctl.json("recover", vm, "--force", "--policy", policy)
+        assert (report["ok"], report["links"][0]["policy"]) == (True, policy)
     assert vpctl.json("check")["ok"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +80,37 @@ def test_fault_is_named_and_both_links_come_back_under_traffic(
         assert again["corrupt"] == 0
         assert again["first_seq"] > was["last_seq"], "the survivor's sender is still the same"
     pair.guest(survivor, "pkill -f stream-send")
+    faults = [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]
+    assert len(faults) == 1, faults
+
+
+@contextmanager
+def mute(path: Path) -> Iterator[None]:
+    """Listen at a socket, and never say a word: as a vhost-user back-end that hangs does."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        yield
+    path.unlink()
+
+
+def test_qemu_that_waits_for_ever_for_somebody_else_is_silent_and_replaced(pair: Vpctl) -> None:
+    """QEMU's main loop waits without a limit for the greeting of a back-end, and nobody hears from it meanwhile."""
+    before, after = pair.json("status"), pair.last_seq("pair")
+    boot_id, path = pair.guest("vm2", BOOT_ID), pair.files / "mute"
+    backend = {"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": str(path)}}, "server": False}}
+    with mute(path):
+        pair.run("qmp", "vm1", "chardev-add", "id=mute", f"backend={json.dumps(backend)}")
+        words = ("netdev_add", "type=vhost-user", "id=mute0", "chardev=mute")
+        pair.run("qmp", "--timeout", "1", "vm1", *words, status=5)
+        fault = pair.entry("pair", "fault", after=after, vm="vm1", limit=60)["attributes"]
+        assert fault["fault"] == "qmp-silent", fault
+        assert "answered nothing over QMP" in fault["reason"]
+        end = pair.entry("pair", "recovery.end", after=after, vm="vm1", limit=RECOVERED_SECONDS)["attributes"]
+    assert (end["fault"], end["ok"], end["steps"][0]["name"]) == ("qmp-silent", True, "fence")
+    assert vms(pair.json("status"))["vm1"]["pid"] != vms(before)["vm1"]["pid"]
+    survives(pair, before, boot_id, "vm2")
+    assert pair.json("check")["ok"]
     faults = [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]
     assert len(faults) == 1, faults
 

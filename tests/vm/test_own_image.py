@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.vm.commandline import Vpctl
+from tests.vm.traffic import vms
 from vpctl import image
 from vpctl.rundir import Directories
 
@@ -60,6 +62,31 @@ def test_an_own_image_gets_the_agent_over_ssh_and_keeps_its_disk_as_it_was(
     assert report["ok"]
     assert "10.77.0.1/30" in vpctl.guest("mine", "ip -brief address show lan0")
     assert disk.read_bytes() == before
+
+
+@pytest.mark.long
+def test_an_own_image_without_heartbeats_lives_as_long_as_its_ssh_does(
+    vpctl: Vpctl, directories: Directories
+) -> None:
+    own_files(vpctl, directories)
+    mine = "mine: {image: {kernel: vmlinuz, initrd: initrd.img, disk: disk.squashfs}"
+    assert mine in TOPOLOGY
+    heartbeat = 4.0
+    text = TOPOLOGY.replace(mine, f"{mine}, health: {{heartbeat: {heartbeat:g}s}}")
+    vpctl.run("up", str(vpctl.file(text)))
+    after, pid = vpctl.last_seq("own"), vms(vpctl.json("status"))["mine"]["pid"]
+    vpctl.guest("mine", "pkill -KILL -f '[v]pctl-agent daemon'")
+    time.sleep(3 * heartbeat)
+    status = vpctl.json("status")
+    assert (vms(status)["mine"]["state"], vms(status)["mine"]["pid"]) == ("ready", pid)
+    assert not [entry for entry in vpctl.journal("own") if entry["type"] == "fault" and entry["seq"] > after]
+    assert vpctl.json("recover", "mine")["healthy"], "and whoever asks is told the same"
+    vpctl.guest("mine", "nohup sh -c 'sleep 1; pkill -STOP dropbear; pkill -STOP sshd' >/dev/null 2>&1 &")
+    fault = vpctl.entry("own", "fault", after=after, vm="mine", limit=90)["attributes"]
+    assert fault["fault"] == "guest-hang", fault
+    end = vpctl.entry("own", "recovery.end", after=after, vm="mine", limit=110)["attributes"]
+    assert (end["fault"], end["ok"]) == ("guest-hang", True)
+    assert vpctl.json("check")["ok"]
 
 
 def test_a_missing_kernel_is_named_before_anything_starts(vpctl: Vpctl) -> None:

@@ -102,6 +102,8 @@ class Backend:
         self._conversation: asyncio.Task[None] | None = None
         self._quiet: asyncio.TimerHandle | None = None
         self._refused: str | None = None
+        self._messages = 0
+        """That the front-ends have sent."""
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
         """Listen; OSError if that fails. What is said is answered in a task of the group."""
@@ -183,7 +185,14 @@ class Backend:
             "on": self._carrier is not None and self._carrier.is_on,
             "answer": self._answer_as_json(self._answer) if self._answer is not None else None,
             "refused": self._refused,
+            "messages": self._messages,
+            "rings": self._rings_as_json(),
         }
+
+    def _rings_as_json(self) -> list[dict[str, int]]:
+        if self._wiring is None or self._ram is None:
+            return []
+        return [{"size": ring.size, "waiting": ring.waiting(self._ram)} for ring in self._wiring.rings]
 
     def _present(self) -> int | None:
         return self._session if self._wiring is not None else None
@@ -246,6 +255,7 @@ class Backend:
         parser = Parser()
         try:
             while (message := await _read(client, parser)) is not None:
+                self._messages += 1
                 try:
                     if (reply := await self._carry_out(negotiated, message)) is not None:
                         await asyncio.get_running_loop().sock_sendall(client, reply)

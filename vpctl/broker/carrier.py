@@ -5,6 +5,8 @@ The one there is: `doorbell_carrier`, an ivshmem-doorbell device. A QEMU with a 
 
 from __future__ import annotations
 
+import os
+import struct
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +35,13 @@ class WiredRing:
     size: int
     kick: Eventfd
     call: Eventfd = field(compare=False)
+
+    def waiting(self, ram: int) -> int:
+        """Return how many chains of descriptors wait in it, as its memory says: its size at most, if in order."""
+        (used,) = struct.unpack("<H", os.pread(ram, 2, self.used + 2))  # first: what is available only grows
+        (available,) = struct.unpack("<H", os.pread(ram, 2, self.avail + 2))
+        waiting: int = (available - used) & 0xFFFF
+        return waiting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -111,9 +111,13 @@ class BrokerClient:
         return await self._request("serve", name=name, memory=memory, ends=ends)
 
     async def served(self, name: str) -> dict[str, Any] | None:
-        """Return what is known of something served; None: it is not served, or was by a broker that died."""
+        """Return what is known of something served, by its name or a device's; None: nothing, or by a dead one."""
         servers = (await self._request("served"))["servers"]
-        return next((server for server in servers if server["name"] == name), None)
+        return next((server for server in servers if name in _names(server)), None)
+
+    async def renew(self, name: str, end: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Serve another device at an end whose last one is gone, in a server whose other device stays (`name`)."""
+        return await self._request("renew", name=name, end=end, spec=spec)
 
     async def ring(self, name: str, end: int) -> None:
         """Raise the control interrupt of an end's device."""
@@ -237,6 +241,10 @@ class BrokerClient:
         ):
             waiting.set()
         self.news.put_nowait(news)
+
+
+def _names(served: Mapping[str, Any]) -> set[str]:
+    return {served["name"], *(end["name"] for end in served["ends"] if "name" in end)}
 
 
 @asynccontextmanager

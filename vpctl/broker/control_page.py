@@ -19,6 +19,7 @@ REGION_MAGIC = 0x4E485356
 REGION_VERSION = 1
 
 HEADERS_SIZE = 16384
+SIDE_SIZE = 4096
 """Bytes of a region before its first ring: header, a page for each side, and one to spare."""
 
 SMALLEST_REGION = 1 << 20
@@ -244,6 +245,11 @@ def answer(data: bytes) -> Answer:
     """Return the answer in the bytes of a slot's `answer`."""
     fields = {name: value for name, value in ANSWER.unpack(data).items() if isinstance(value, int)}
     return Answer(**fields)
+
+
+def side_offset(role: int) -> int:
+    """Return where in a region the block begins that one side's driver writes; it has `SIDE_SIZE` bytes."""
+    return SIDE_SIZE * (1 + role)
 
 
 def number(value: int) -> bytes:

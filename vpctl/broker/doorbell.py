@@ -1,6 +1,7 @@
-"""An ivshmem server for the two ends of one memory, for one generation: each rings the other, and the host.
+"""An ivshmem server for the two ends of one memory: each rings the other, and the host.
 
-The eventfds are made with it, and last as long.
+An end's eventfds are made with it, and last as long. A device whose peer has died may stay, and is told of the next
+one; that the last one has gone it is never told (`device_server`).
 """
 
 from __future__ import annotations
@@ -11,40 +12,91 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpctl.broker.device_server import DeviceServer
-from vpctl.broker.device_server import Tell as TellOne
 from vpctl.broker.ivshmem import Peer
+from vpctl.errors import UsageError
 
 Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndSpec:
-    """One end: where its client connects, the id of its device, and how many vectors that has."""
+    """One end: the name of its device, where its client connects, the device's id, and how many vectors that has."""
 
+    name: str
     path: str
     id: int
     vectors: int
 
 
 class Server:
-    """Serves one generation; made by `open_server`, over when it is closed."""
+    """Serves one generation, and the devices that follow some of it; over when it is closed.
 
-    def __init__(self, name: str, memory: str, ends: Sequence[DeviceServer]) -> None:
+    The descriptor of the region stays the caller's. `tell` is called with what happens: {"what": "join" | "leave" |
+    "ack", "name", "end", "id"}, where the name is the device's.
+    """
+
+    def __init__(self, name: str, memory: str, region: int, tell: Tell) -> None:
         self.name = name
         self.memory = memory
-        self._ends = ends
+        self._region = region
+        self._tell = tell
+        self._specs: list[EndSpec] = []
+        self._ends: list[DeviceServer] = []
+
+    @property
+    def names(self) -> set[str]:
+        """The names by which it is known: its own, and its devices'."""
+        return {self.name, *(spec.name for spec in self._specs)}
 
     def end(self, number: int) -> DeviceServer:
         """Return an end (LookupError)."""
         return self._ends[number]
 
-    def open(self) -> None:
+    def open(self, specs: Sequence[EndSpec]) -> None:
         """Listen at every end; OSError, with nothing left behind, if that fails."""
         try:
+            for number, spec in enumerate(specs):
+                self._ends.append(self._made(number, spec))
+                self._specs.append(spec)
             for end in self._ends:
                 end.open([other.own for other in self._ends if other is not end])
         except OSError:
             self.close()
+            raise
+
+    def renew(self, number: int, spec: EndSpec) -> None:
+        """Serve another device at an end whose last one is gone, and let the others ring it, from now on.
+
+        UsageError if another has no QEMU that could be told of it; OSError, and nothing is served there, if it fails.
+        """
+        others = [end for end in self._ends if end is not self._ends[number]]
+        if not all(other.connected for other in others):
+            raise UsageError(f"`{self.name}` has an end that nobody can be told at")
+        made = self._made(number, spec)
+        self._ends[number].close()  # with its socket, which may be that of the next
+        try:
+            made.open([other.own for other in others])
+        except OSError:
+            made.close()
+            raise
+        self._ends[number], self._specs[number] = made, spec
+        for other in others:
+            other.join(made.own)
+
+    def _made(self, number: int, spec: EndSpec) -> DeviceServer:
+        """Return an end with eventfds of its own."""
+
+        def tell(what: str) -> None:
+            self._tell({"name": spec.name, "end": number, "what": what, "id": spec.id})
+
+        eventfds: list[int] = []
+        try:
+            for _ in range(spec.vectors):
+                eventfds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            return DeviceServer(spec.path, Peer(id=spec.id, eventfds=tuple(eventfds)), region=self._region, tell=tell)
+        except OSError:
+            for fd in eventfds:
+                os.close(fd)
             raise
 
     def close(self) -> None:
@@ -54,39 +106,12 @@ class Server:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `served` tells of it."""
-        return {"name": self.name, "memory": self.memory, "ends": [end.as_json() for end in self._ends]}
+        ends = [{"name": s.name, **end.as_json()} for s, end in zip(self._specs, self._ends, strict=True)]
+        return {"name": self.name, "memory": self.memory, "ends": ends}
 
 
 def open_server(name: str, memory: str, region: int, ends: Sequence[EndSpec], tell: Tell) -> Server:
-    """Return a server that listens; OSError, with nothing left behind, if that fails.
-
-    `tell` is called with what happens: {"what": "join" | "leave" | "ack", "name", "end", "id"}.
-    """
-
-    def teller(number: int, spec: EndSpec) -> TellOne:
-        return lambda what: tell({"name": name, "end": number, "what": what, "id": spec.id})
-
-    made: list[DeviceServer] = []
-    try:
-        for number, spec in enumerate(ends):
-            made.append(_made(spec, region=region, tell=teller(number, spec)))
-    except OSError:
-        for end in made:
-            end.close()
-        raise
-    server = Server(name, memory, made)
-    server.open()
+    """Return a server that listens; OSError, with nothing left behind, if that fails."""
+    server = Server(name, memory, region, tell)
+    server.open(ends)
     return server
-
-
-def _made(spec: EndSpec, *, region: int, tell: TellOne) -> DeviceServer:
-    """Return an end with eventfds of its own."""
-    eventfds: list[int] = []
-    try:
-        for _ in range(spec.vectors):
-            eventfds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-        return DeviceServer(spec.path, Peer(id=spec.id, eventfds=tuple(eventfds)), region=region, tell=tell)
-    except OSError:
-        for fd in eventfds:
-            os.close(fd)
-        raise

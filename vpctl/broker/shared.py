@@ -45,6 +45,8 @@ class Shared:
                 return {"servers": self.served()}
             case "ring":
                 self._server(arguments["name"]).end(arguments["end"]).ring()
+            case "renew":
+                return self.renew(arguments["name"], arguments["end"], EndSpec(**arguments["spec"]))
             case "close":
                 self.close_server(arguments["name"])
             case "front":
@@ -98,6 +100,15 @@ class Shared:
         self._servers[name] = server
         return server.as_json()
 
+    def renew(self, name: str, end: int, spec: EndSpec) -> dict[str, Any]:
+        """Serve another device at an end of the server that has this name, or a device of it."""
+        server = self._server(name)
+        try:
+            server.renew(end, spec)
+        except OSError as error:
+            raise HostError(f"cannot serve `{spec.name}`: {error.strerror}") from error
+        return server.as_json()
+
     def served(self) -> list[dict[str, Any]]:
         """Return all that is served to devices: by servers, and by carriers, which have one end."""
         carriers = [front.carrier.as_json() for front in self._fronts.values() if front.carrier is not None]
@@ -109,9 +120,10 @@ class Shared:
             server.close()
 
     def _server(self, name: str) -> Server:
-        if name not in self._servers:  # it belonged to a broker that died
-            raise NotFoundError(f"nothing is served as `{name}`")
-        return self._servers[name]
+        for server in self._servers.values():
+            if name in server.names:
+                return server
+        raise NotFoundError(f"nothing is served as `{name}`")  # it belonged to a broker that died
 
     # Section: a front-end, and the device that works its rings
 

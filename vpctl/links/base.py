@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from vpctl.broker.memory import placeholder
@@ -84,6 +85,8 @@ class SharedEnd:
     """One end of a memory that guests share: whom QEMU asks for it, and what the guest is told of the device."""
 
     vm: str
+    name: str
+    """Of the device, for the broker."""
     socket: str
     """Where the broker serves it to that VM's QEMU."""
     id: int
@@ -102,10 +105,15 @@ class Sharing:
     is made, or cleared, and served. Before each end's plug: its slot on. Before the first unplug: the slots of all
     ends off, and each guest's acknowledgement awaited, since a device may be rung no more once it goes. After each
     unplug: its slot free.
+
+    Where an end keeps its device of an earlier generation: that one's slot names no peer, and its guest acknowledges
+    it; then `memory`'s content and `afresh` are written, the other end is served anew, and the slot names its peer.
     """
 
     name: str
     memory: Memory
+    afresh: tuple[tuple[int, bytes], ...]
+    """For each end what its guest writes in the memory, as it is before it has: (offset, bytes)."""
     ends: tuple[SharedEnd, ...]
 
     def end_of(self, vm: str) -> tuple[int, SharedEnd] | None:
@@ -170,9 +178,18 @@ class LinkKind(Protocol):
         return None
 
     def sharing(
-        self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
+        self,
+        link: LinkSpec,
+        generation: int,
+        *,
+        places: Mapping[str, Place],
+        rundir: RunDir,
+        kept: Mapping[str, int] = MappingProxyType({}),
     ) -> Sharing | None:
-        """Return what the broker has to make and serve for one generation."""
+        """Return what the broker has to make and serve for one generation.
+
+        `kept` are the VMs whose device stays, with that one's generation.
+        """
         return None
 
     def outlives_reset(self, link: LinkSpec, vm: VmSpec) -> bool:

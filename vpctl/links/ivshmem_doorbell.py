@@ -7,6 +7,7 @@ guest as a PCI device, and they ring each other by eventfds that are the devices
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from vpctl.broker import control_page as layout
 from vpctl.broker.ivshmem import HOST_ID
@@ -56,7 +57,7 @@ class IvshmemDoorbellKind(LinkKind):
 
     rules = KindRules(
         name="ivshmem-doorbell",
-        policies=("replug",),
+        policies=("replug", "relink"),
         keys={"size": SIZE},
         max_queues=layout.MAX_QUEUE_PAIRS,
         max_mtu=MAX_MTU,
@@ -75,9 +76,18 @@ class IvshmemDoorbellKind(LinkKind):
 
         return step(first), step(link.peer_of(first).vm)
 
-    def sharing(self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir) -> Sharing:
+    def sharing(
+        self,
+        link: LinkSpec,
+        generation: int,
+        *,
+        places: Mapping[str, Place],
+        rundir: RunDir,
+        kept: Mapping[str, int] = MappingProxyType({}),
+    ) -> Sharing:
+        lives = [kept.get(end.vm, generation) for end in link.endpoints]
         ids = [
-            ivshmem_id(role=role, number=places[end.vm].number, of=places[end.vm].of, generation=generation)
+            ivshmem_id(role=role, number=places[end.vm].number, of=places[end.vm].of, generation=lives[role])
             for role, end in enumerate(link.endpoints)
         ]
         size: int = link.options["size"]
@@ -85,7 +95,8 @@ class IvshmemDoorbellKind(LinkKind):
         def shared(role: int, end: Endpoint) -> SharedEnd:
             return SharedEnd(
                 vm=end.vm,
-                socket=str(rundir.link_socket(link.name, generation, end=role)),
+                name=device_id(link.name, lives[role]),
+                socket=str(rundir.link_socket(link.name, lives[role], end=role)),
                 id=ids[role],
                 vectors=layout.vectors(link.queues),
                 slot=layout.slot_offset(places[end.vm].number - 1),
@@ -110,6 +121,7 @@ class IvshmemDoorbellKind(LinkKind):
         return Sharing(
             name=device_id(link.name, generation),
             memory=Memory(name=f"region/{link.name}", size=size, content=((0, header),)),
+            afresh=tuple((layout.side_offset(role), bytes(layout.SIDE_SIZE)) for role in range(2)),
             ends=tuple(shared(role, end) for role, end in enumerate(link.endpoints)),
         )
 

@@ -63,7 +63,7 @@ class VhostPciKind(LinkKind):
 
     rules = KindRules(
         name="vhost-pci",
-        policies=("relink", "replug"),
+        policies=("relink", "replug", "resume"),
         max_queues=layout.MAX_QUEUE_PAIRS,
         max_mtu=MAX_MTU,
         check=_wrong_link,
@@ -101,6 +101,7 @@ class VhostPciKind(LinkKind):
             name=name,
             back=SharedEnd(
                 vm=back.vm,
+                name=name,
                 socket=str(rundir.link_socket(link.name, generation, end=0)),
                 id=id_,
                 vectors=layout.vectors(link.queues),

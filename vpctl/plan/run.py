@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from vpctl.broker.control_page import PAGE_SIZE, control_header
@@ -141,9 +142,19 @@ def plug_steps(run: Run, link: LinkSpec, generation: int, *, first: str, rundir:
     return LINK_KINDS[link.kind].plug_steps(link, generation, first=first, places=_places(run, link), rundir=rundir)
 
 
-def sharing(run: Run, link: LinkSpec, generation: int, *, rundir: RunDir) -> Sharing | None:
-    """Return what the broker has to make and serve for one generation of a link; None for most kinds."""
-    return LINK_KINDS[link.kind].sharing(link, generation, places=_places(run, link), rundir=rundir)
+def sharing(
+    run: Run,
+    link: LinkSpec,
+    generation: int,
+    *,
+    rundir: RunDir,
+    kept: Mapping[str, int] = MappingProxyType({}),
+) -> Sharing | None:
+    """Return what the broker has to make and serve for one generation of a link; None for most kinds.
+
+    `kept` are the VMs whose device is of an earlier one, with that.
+    """
+    return LINK_KINDS[link.kind].sharing(link, generation, places=_places(run, link), rundir=rundir, kept=kept)
 
 
 def backing(run: Run, link: LinkSpec, generation: int, *, rundir: RunDir) -> Backing | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from vpctl.errors import RecoveryError, VpctlError
@@ -35,23 +36,29 @@ class Hands(Protocol):
     async def prepare_host(self, link: str) -> None:
         """See that the host has what a link needs beside QEMU; idempotent."""
 
-    async def unlink(self, vm: str, link: str, generation: int) -> None:
-        """Have a device at a VM's end stop its rings, its carrier off."""
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        """See that the rings of a device at a VM's end can be gone on with, and free them of the dead other end."""
 
-    async def link(self, vm: str, link: str) -> None:
-        """Let the device that is at a VM's end start rings, its carrier on."""
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        """Have a device at a VM's end let go of the other end, its carrier off."""
+
+    async def link(self, vm: str, repair: Repair) -> None:
+        """Let the device that stays at a VM's end begin anew with the other end that is to come."""
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         """Take a link's device out of a VM."""
 
     async def plug(self, vm: str, repair: Repair) -> None:
-        """Put a link's end into a VM."""
+        """Put a link's end into a VM; where a repair holds rings, see that its guest goes on with them."""
 
     async def prove(self, link: str) -> None:
         """See verified packets each way over a link; raises VerificationError if none come."""
 
     def link_lock(self, link: str) -> asyncio.Lock:
         """Return the lock that whoever repairs a link holds."""
+
+    def policy_failed(self, repair: Repair) -> None:
+        """Learn that a repair failed although its VMs live: the next one is by a policy that asks less of them."""
 
     def link_broken(self, link: str) -> None:
         """Learn that the repair of a link failed."""
@@ -77,6 +84,7 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
         if repair is None:
             recorder.outages.setdefault(link, recorder.since_fault())
             return
+        recorder.policies[link] = repair.policy
         await _repair(repair, hands, recorder)
     except BaseException:
         hands.link_broken(link)
@@ -84,29 +92,49 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
     recorder.outages[link] = recorder.since_fault()
 
 
+@contextmanager
+def _step(
+    name: str, target: str, vms: Sequence[str], repair: Repair, hands: Hands, recorder: Recorder
+) -> Iterator[None]:
+    """Time a step at these VMs. One that fails although they live speaks against the repair's policy."""
+    with recorder.step(name, target):
+        try:
+            yield
+        except VpctlError:
+            if all(hands.is_alive(vm) for vm in vms):
+                hands.policy_failed(repair)
+            raise
+
+
 async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
+    def step(name: str, vm: str, generation: int) -> AbstractContextManager[None]:
+        return _step(name, f"{vm}/{repair.link}.g{generation}", [vm], repair, hands, recorder)
+
     survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
+    for vm, generation in repair.hold:
+        with step("hold", vm, generation):
+            await hands.hold(vm, repair.link, generation)
     for vm, generation in repair.unlink:
-        with recorder.step("unlink", f"{vm}/{repair.link}.g{generation}"):
+        with step("unlink", vm, generation):
             await hands.unlink(vm, repair.link, generation)
     for vm, generation in repair.unplug:
-        with recorder.step("unplug", f"{vm}/{repair.link}.g{generation}"):
+        with step("unplug", vm, generation):
             await hands.unplug(vm, repair.link, generation)
-    if repair.first not in survivors or repair.unlink:
+    if repair.first not in survivors or repair.unlink or repair.hold:
         # The rest of a survivor's part can be done only when the other's guest is there.
         recorder.survivor_repaired(survivors)
         survivors = []
-    for vm in repair.keep:
+    for vm in repair.relinks:
         await hands.until_ready(repair.second)
-        with recorder.step("link", f"{vm}/{repair.link}"):
-            await hands.link(vm, repair.link)
+        with _step("link", f"{vm}/{repair.link}", [vm], repair, hands, recorder):
+            await hands.link(vm, repair)
     for vm in repair.plugs:
         if vm not in survivors:
             await hands.until_ready(vm)
-        with recorder.step("plug", f"{vm}/{repair.link}.g{repair.generation}"):
+        with step(repair.plug_step, vm, repair.generation):
             await hands.plug(vm, repair)
         recorder.survivor_repaired([vm] if vm in survivors else [])
-    with recorder.step("verify", repair.link):
+    with _step("verify", repair.link, [repair.first, repair.second], repair, hands, recorder):
         await hands.prove(repair.link)
 
 

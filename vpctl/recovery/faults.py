@@ -23,6 +23,7 @@ class Fault(StrEnum):
     GUEST_REBOOT = "guest-reboot"
     QEMU_STOPPED = "qemu-stopped"
     QMP_SILENT = "qmp-silent"
+    BACKEND_LOST = "backend-lost"
     DEVICE_LOST = "device-lost"
     DRIVER_WEDGED = "driver-wedged"
     BROKER_EXIT = "broker-exit"

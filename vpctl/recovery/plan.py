@@ -18,7 +18,15 @@ REPLUG = "replug"
 """The policy by which every survivor's device is unplugged, and plugged anew."""
 
 RELINK = "relink"
-"""The policy by which a front end that lives keeps its device: its link is set down, and up for the new other end."""
+"""The policy by which a survivor keeps its device, which has its link set down, and up for the new other end."""
+
+RESUME = "resume"
+"""The policy by which a front end that lives is not touched at all: the new other end goes on with its rings.
+
+That takes rings that run, and another guest whose QEMU is gone with all that heard them; else it is `RELINK`."""
+
+HARDER: Mapping[str, str] = MappingProxyType({RESUME: RELINK, RELINK: REPLUG})
+"""Policy → the one to try after it has failed, which asks less of what is there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +35,7 @@ class Repair:
 
     link: str
     policy: str
+    """By which it is done, whatever was asked for."""
     generation: int
     unplug: tuple[tuple[str, int], ...]
     """(VM, generation) of the devices to take out first, at VMs that live."""
@@ -37,11 +46,23 @@ class Repair:
     """The VMs whose device stays, and whose link is set up again for the other end."""
     unlink: tuple[tuple[str, int], ...] = ()
     """(VM, generation) of the devices that stay, but whose link is set down first: that stops their rings."""
+    hold: tuple[tuple[str, int], ...] = ()
+    """(VM, generation) of the devices that stay as they are, their rings too, which the other end goes on with."""
 
     @property
     def plugs(self) -> tuple[str, ...]:
         """The VMs whose end is plugged, in order."""
         return tuple(vm for vm in (self.first, self.second) if vm not in self.keep)
+
+    @property
+    def relinks(self) -> tuple[str, ...]:
+        """The VMs whose link is set up when the other's guest is there."""
+        return () if self.hold else self.keep
+
+    @property
+    def plug_step(self) -> str:
+        """What plugging an end is called."""
+        return "resume" if self.hold else "plug"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +80,7 @@ class RecoveryPlan:
         """Return (step, target) in order, for people."""
         steps = [("fence", self.vm)] if self.recreate else []
         for repair in self.repairs:
+            steps += [("hold", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.hold]
             steps += [("unlink", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unlink]
             steps += [("unplug", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unplug]
             if repair.first in repair.plugs and repair.first != self.vm:
@@ -66,9 +88,9 @@ class RecoveryPlan:
         if self.recreate:
             steps.append(("boot", f"{self.vm} (generation {self.generation})"))
         for repair in self.repairs:
-            steps += [("link", f"{vm}/{repair.link}") for vm in repair.keep]
+            steps += [("link", f"{vm}/{repair.link}") for vm in repair.relinks]
             steps += [
-                ("plug", f"{vm}/{repair.link}.g{repair.generation}")
+                (repair.plug_step, f"{vm}/{repair.link}.g{repair.generation}")
                 for vm in repair.plugs
                 if vm != repair.first or vm == self.vm
             ]
@@ -82,22 +104,40 @@ def plan_repair(
     front: FrontView | None = None,
     *,
     policy: str | None = None,
+    deaf: Collection[str] = (),
 ) -> Repair:
     """Return how to repair a link, given the VMs that live, and what is known of its front end if it has one.
 
-    `policy` is another than the link's own. A new generation, so that no id, socket or ring of the old one is met
-    again. Unplug is asked for every generation that may be plugged at a survivor, the newest first.
+    `policy` is another than the link's own; `deaf` are the VMs whose device can be given no other peer. A new
+    generation, so that no id, socket or ring of the old one is met again. Unplug is asked for every generation that
+    may be plugged at a survivor, the newest first.
     """
+    policy = policy or link.recovery.policy
+    while policy in view.failed and policy in HARDER:
+        policy = HARDER[policy]
+    if front is not None and front.vm in alive and not front.served:
+        policy = REPLUG  # QEMU makes no use of another back-end
     names = [end.vm for end in link.endpoints]
     if front is not None:
         names.sort(key=lambda vm: vm != front.vm)
     survivors = [vm for vm in names if vm in alive]
-    first = survivors[0] if survivors and front is None else names[0]
-    second = next(vm for vm in names if vm != first)
-    policy = policy or link.recovery.policy
-    fresh = front is not None and front.fresh
-    stays = fresh or (front is not None and front.served and policy == RELINK)
-    keep = (first,) if stays and first in survivors and len(view.plugged.get(first, ())) == 1 else ()
+    holders = [vm for vm in survivors if view.plugged.get(vm)]
+    if front is None and policy != REPLUG:
+        tellable = len(holders) == 1 and len(view.plugged[holders[0]]) == 1 and holders[0] not in deaf
+        policy = RELINK if tellable else REPLUG
+    if front is None:
+        names.sort(key=lambda vm: vm not in (holders if policy == RELINK else survivors))
+    first, second = names
+    single = first in survivors and len(view.plugged.get(first, ())) == 1
+    # What another guest's QEMU has heard may not be signalled while its device goes, and under TCG not afterwards.
+    silent = second not in survivors or not view.plugged.get(second)
+    if policy == RESUME and not (front and front.served and front.live and single and silent):
+        policy = RELINK
+    # Rings that nobody could go on with are begun anew.
+    fresh = front is not None and front.fresh and (RESUME not in view.failed or not front.live)
+    stays = fresh or (policy in (RELINK, RESUME) and (front is None or front.served))
+    keep = (first,) if stays and single else ()
+    own = tuple((vm, view.plugged[vm][0]) for vm in keep)
     # The front end's device goes first, which stops the rings: its QEMU must not ring a device on its way out. Where
     # they have lost their back-end it is QEMU that stopped them, and the other guest was told by nobody: it may write
     # into buffers of the front end's until its device is gone.
@@ -115,7 +155,8 @@ def plan_repair(
         first=first,
         second=second,
         keep=keep,
-        unlink=tuple((vm, view.plugged[vm][0]) for vm in keep if not fresh),
+        unlink=own if not fresh and policy != RESUME else (),
+        hold=own if policy == RESUME else (),
     )
 
 

@@ -25,6 +25,8 @@ class Recorder:
     steps: list[dict[str, Any]] = field(default_factory=list)
     outages: dict[str, float] = field(default_factory=dict)
     """Link → ms from the fault to its first verified packet each way."""
+    policies: dict[str, str] = field(default_factory=dict)
+    """Link → the policy by which it was repaired last."""
     boot_ms: float = 0.0
     survivor_ms: float = 0.0
     """From the fault to the moment when the last survivor's end was repaired, or free of the dead one where it has to
@@ -72,7 +74,12 @@ class Recorder:
             "total_ms": round(total_ms, 1),
             "overhead_ms": round(total_ms - self.boot_ms, 1),
             "links": [
-                {"link": link, "ok": link_ok, "outage_ms": rounded(self.outages.get(link))}
+                {
+                    "link": link,
+                    "ok": link_ok,
+                    "outage_ms": rounded(self.outages.get(link)),
+                    "policy": self.policies.get(link),
+                }
                 for link, link_ok in links.items()
             ],
         }

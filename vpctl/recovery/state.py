@@ -43,6 +43,8 @@ class LinkView:
     state: LinkState
     generation: int
     plugged: Mapping[str, tuple[int, ...]]
+    failed: frozenset[str] = frozenset()
+    """The policies by which it was tried in vain since it was up last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,3 +56,5 @@ class FrontView:
     """Whether its device has a back-end: the broker, which takes that along when it dies."""
     fresh: bool = False
     """Whether nobody works its rings, so that its device can stay and another back end take them up."""
+    live: bool = True
+    """Whether its driver has started its rings."""

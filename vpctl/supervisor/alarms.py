@@ -127,28 +127,30 @@ class Alarms:
             # It boots again in the same QEMU: links that went down only come up again.
             self._recoveries.start(machine.name)
 
-    # Section: devices
+    # Section: links
 
     def _take_deleted(self, machine: Machine, device: str) -> None:
-        """A device has gone that nobody here has asked to go: its link is repaired, and nothing else."""
+        """A device has gone that nobody here has asked to go."""
         for spec in self._world.topology.links_of(machine.name):
             known = self._world.links[spec.name]
             generations = known.plugged.get(machine.name, ())
-            if device not in [device_id(spec.name, generation) for generation in generations]:
-                continue
-            if device in known.leaving or known.state is not LinkState.UP:
-                return  # a repair's affair
-            reason = f"`{device}` was removed by somebody else"
-            attributes: Mapping[str, Any] = {"fault": str(Fault.DEVICE_LOST), "reason": reason}
-            self._world.journal.write("fault", vm=machine.name, link=spec.name, attributes=attributes)
-            known.set_state(LinkState.DOWN)
-            now = time.monotonic()
-            if machine.incident is None:
-                at = self.injected.pop(machine.name, now)
-                machine.incident = Incident(fault=Fault.DEVICE_LOST, at=at, detected_at=now)
-            if spec.recovery.mode == "auto" and self._world.is_ready(machine.name):
-                self._recoveries.start(machine.name, automatic=True)
-            return
+            if device in [device_id(spec.name, generation) for generation in generations]:
+                if device not in known.leaving and known.state is LinkState.UP:  # else a repair's affair
+                    reason = f"`{device}` was removed by somebody else"
+                    self.take_link_fault(machine.name, spec.name, Fault.DEVICE_LOST, reason)
+                return
+
+    def take_link_fault(self, vm: str, link: str, fault: Fault, reason: str) -> None:
+        """A link has lost something at a VM that lives: it is repaired, and nothing else."""
+        machine, known = self._world.machines[vm], self._world.links[link]
+        attributes: Mapping[str, Any] = {"fault": str(fault), "reason": reason}
+        self._world.journal.write("fault", vm=vm, link=link, attributes=attributes)
+        known.set_state(LinkState.DOWN)
+        now = time.monotonic()
+        if machine.incident is None:
+            machine.incident = Incident(fault=fault, at=self.injected.pop(vm, now), detected_at=now)
+        if self._world.topology.link(link).recovery.mode == "auto" and self._world.is_ready(vm):
+            self._recoveries.start(vm, automatic=True)
 
 
 def seen_of_end(ended: Ended) -> Seen:

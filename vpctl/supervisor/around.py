@@ -44,9 +44,9 @@ class Nothing(Around):
     """Of a kind that needs nothing."""
 
 
-def require_nobody_holds(world: World, link: str) -> None:
-    """Raise RecoveryError if a VM still has a device of a link: a QEMU that hangs or is paused may wake up."""
+def require_nobody_holds(world: World, link: str, *, but: str | None = None) -> None:
+    """Raise RecoveryError if a VM, `but` this one, still has a device of a link: a QEMU that hangs may wake up."""
     plugged = world.links[link].plugged
-    if holders := [vm for vm, generations in plugged.items() if generations]:
+    if holders := [vm for vm, generations in plugged.items() if generations and vm != but]:
         message = f"`{holders[0]}` still has a device of link `{link}`"
         raise RecoveryError(message, hint=f"vpctl recover {holders[0]}")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import SlotState
-from vpctl.errors import NotFoundError, UsageError
+from vpctl.errors import NotFoundError, RecoveryError, UsageError
 from vpctl.links.base import Backing, control_memory, device_id, ram_memory
 from vpctl.plan.run import backing, front_end
 from vpctl.recovery.plan import Repair
@@ -44,10 +44,10 @@ class Backings(Around):
         if vm is None:
             return None
         if front is None or not front.connected:
-            return FrontView(vm=vm, served=False)
+            return FrontView(vm=vm, served=False, live=False)
         # A device in whose QEMU these rings may still be heard goes only when they have stopped.
         silent = front.session is None or self._back_device(link) is None
-        return FrontView(vm=vm, fresh=silent and front.attached is None)
+        return FrontView(vm=vm, fresh=silent and front.attached is None, live=front.session is not None)
 
     def works(self, link: str, front: Front | None) -> bool:
         """Whether a link's rings, of which `front` is known, are worked by the device that is plugged."""
@@ -74,6 +74,8 @@ class Backings(Around):
             require_nobody_holds(self._world, repair.link)
             await self._serve_front(repair.link, backed)
         else:
+            if repair.hold:
+                await self._require_order(repair.link)
             await self._attach(repair.link, backed)
 
     async def _serve_front(self, link: str, backed: Backing) -> None:
@@ -115,6 +117,26 @@ class Backings(Around):
                     raise
             else:
                 return
+
+    # Section: going on with rings
+
+    async def hold(self, link: str) -> None:
+        """Free a front end's rings of the device that worked them, whose QEMU is gone; the front end sees nothing."""
+        require_nobody_holds(self._world, link, but=front_end(self._world.topology.link(link)))
+        front = await self.front(link)
+        if front is None or front.session is None:
+            raise RecoveryError(f"link `{link}` has no rings any more that could be gone on with")
+        await self._broker().detach(front.name)
+
+    async def _require_order(self, link: str) -> None:
+        front = await self.front(link)
+        if front is not None and front.disorder is not None:
+            raise RecoveryError(f"link `{link}` has rings that cannot be gone on with: {front.disorder}")
+
+    async def until_taken_up(self, link: str) -> None:
+        """Wait until the back end's driver says that it works the rings; HotplugError if it does not."""
+        if (device := self._front_device(link)) is not None:
+            await self._fronts.until_taken_up(device)
 
     # Section: unplugging
 

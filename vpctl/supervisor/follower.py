@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from vpctl.broker.client import BrokerGoneError
@@ -25,15 +25,23 @@ from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 
+TakeFault = Callable[[str, str, Fault, str], None]
+"""Is told of a fault that hit a link: at which VM, which link, which fault, and why it is thought to be one."""
+
 
 class Follower:
     """Looks at a link when something was told of it, and after every change of broker or supervisor."""
 
-    def __init__(self, world: World, hands: Hands, recoveries: Recoveries, group: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, world: World, hands: Hands, recoveries: Recoveries, group: asyncio.TaskGroup, take_fault: TakeFault
+    ) -> None:
         self._world = world
         self._hands = hands
         self._recoveries = recoveries
         self._group = group
+        self._take_fault = take_fault
+        self._lost: set[str] = set()
+        """The front ends' devices whose back-end was found to be lost."""
         self._links = [link.name for link in world.topology.links if front_end(link) is not None]
         self._pending: set[str] = set()
 
@@ -74,8 +82,9 @@ class Follower:
         if not (world.is_alive(front_vm) and world.is_alive(back_vm) and known.plugged.get(front_vm)):
             return False  # a recovery's affair
         if front is None or not front.connected:
-            # Its broker died, or would not go on; where it is QEMU that ended, the next word is of that.
             known.set_state(LinkState.DOWN)
+            if front is not None:  # else its broker has died, and `_remake` sees to it
+                await self._examine_loss(link, front_vm, front)
             return False
         if self._hands.backings.works(link, front):
             return self._restrict(link, front)
@@ -87,6 +96,22 @@ class Follower:
         for generation in sorted(known.plugged.get(back_vm, ()), reverse=True):
             await self._hands.unplug(back_vm, link, generation)
         return False
+
+    async def _examine_loss(self, link: str, vm: str, front: Front) -> None:
+        """See whether a front end that is not connected has lost its back-end, or has ended itself."""
+        if front.name in self._lost:
+            return
+        try:
+            session = await self._world.machines[vm].qmp()
+            await session.execute("query-status")
+        except BrokerGoneError:
+            raise
+        except VpctlError:
+            return  # it is QEMU that has ended, and the next word is of that
+        if all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints):
+            self._lost.add(front.name)
+            reason = front.refused or "QEMU lives, and is connected to it no more"
+            self._take_fault(vm, link, Fault.BACKEND_LOST, f"`{front.name}` has no back-end: {reason}")
 
     def _restrict(self, link: str, front: Front) -> bool:
         """Take in that the back end's driver refuses some of what was negotiated; return whether it does."""

@@ -13,6 +13,10 @@ from vpctl.errors import HotplugError
 RINGS_SECONDS = 20.0
 """From a front end's plug to its rings: a driver that is there takes some tens of milliseconds."""
 
+TAKEN_UP_SECONDS = 10.0
+"""From a back end's plug to its driver's word that it works the rings: a driver that is there takes some tens of
+milliseconds, and its interface has to be set up by then."""
+
 EVERY_FEATURE = (1 << 64) - 1
 """What a front end may be offered as long as nobody refuses any of it; the broker knows what it can do."""
 
@@ -39,6 +43,16 @@ class Front:
     """The features that its driver takes, once it has answered."""
     refused: str | None
     """What the broker would not do for it, the last time that there was something."""
+    rings: tuple[tuple[int, int], ...]
+    """(size, chains of descriptors that wait) of each ring of the session."""
+
+    @property
+    def disorder(self) -> str | None:
+        """What is wrong with the rings' memory, so that nobody could go on with them."""
+        for number, (size, waiting) in enumerate(self.rings):
+            if waiting > size:
+                return f"ring {number} has {size} descriptors, and {waiting} wait"
+        return None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Front:
@@ -52,6 +66,7 @@ class Front:
             works=data["session"] is not None and data["on"],
             accepted=answer["features"] if answer is not None and answer["state"] == "on" else None,
             refused=data["refused"],
+            rings=tuple((ring["size"], ring["waiting"]) for ring in data["rings"]),
         )
 
 
@@ -77,17 +92,32 @@ class Fronts:
 
     async def until_ready(self, vm: str, device: str) -> int:
         """Return the session of a device's rings when they are ready; HotplugError if that does not come about."""
+        front = await self._until(device, lambda front: front.session is not None, seconds=RINGS_SECONDS)
+        if front is None or front.session is None:
+            raise _never_ready(vm, device, front)
+        return front.session
+
+    async def until_taken_up(self, device: str) -> None:
+        """Wait until a back end's driver says that it works a device's rings; HotplugError if it does not."""
+        front = await self._until(device, lambda front: front.accepted is not None, seconds=TAKEN_UP_SECONDS)
+        if front is None or front.accepted is None:
+            back = front.attached if front is not None and front.attached is not None else "the back end"
+            message = f"`{back}`: its driver does not go on with the rings of `{device}`"
+            raise HotplugError(f"{message} within {TAKEN_UP_SECONDS:g} s", hint="vpctl events")
+
+    async def _until(self, device: str, what: Callable[[Front], bool], *, seconds: float) -> Front | None:
+        """Return a device's front end when it is as wanted, or, when time is up, as it is then."""
         front: Front | None = None
         try:
-            async with asyncio.timeout(RINGS_SECONDS):
+            async with asyncio.timeout(seconds):
                 while True:
                     news = self._news
                     front = await self.of(device)
-                    if front is not None and front.session is not None:
-                        return front.session
+                    if front is not None and what(front):
+                        return front
                     await _set_within(news, LOOK_AGAIN_SECONDS)
-        except TimeoutError as error:
-            raise _never_ready(vm, device, front) from error
+        except TimeoutError:
+            return front
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

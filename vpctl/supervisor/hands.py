@@ -73,6 +73,9 @@ class Hands:
     def link_lock(self, link: str) -> asyncio.Lock:
         return self._world.links[link].lock
 
+    def policy_failed(self, repair: Repair) -> None:
+        self._world.links[repair.link].policy_failed(repair.policy)
+
     def link_broken(self, link: str) -> None:
         self._world.links[link].set_state(LinkState.FAILED)
 
@@ -84,7 +87,8 @@ class Hands:
         if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
         view = self.backings.view(link, front)
-        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy())
+        deaf = await self._regions.deaf(link) if self._around(link) is self._regions else ()
+        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), deaf=deaf)
         known.begin(repair.generation)
         return repair
 
@@ -122,22 +126,33 @@ class Hands:
         async with self._hotplug[vm], noted:
             with known.taking_out(device.ids().device):  # what fails is taken back
                 await hotplug.plug(session, device)
+        if repair.hold:
+            await self.backings.until_taken_up(repair.link)
 
     def _is_whole(self, link: str, front: Front | None) -> bool:
-        """Whether both ends of a link are plugged; a front end may be of an earlier generation."""
+        """Whether both ends of a link are plugged; a device that was kept is of an earlier generation."""
         spec, known = self._world.topology.link(link), self._world.links[link]
         if (vm := front_end(spec)) is None:
-            return all(known.plugged.get(end.vm) == [known.generation] for end in spec.endpoints)
+            return all(len(known.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
         back = known.plugged.get(spec.peer_of(vm).vm)
         return back == [known.generation] and self.backings.works(link, front)
 
-    async def unlink(self, vm: str, link: str, generation: int) -> None:
-        await self._around(link).before_unplug(vm, link, generation)
-        await self._set_link(vm, link, generation, up=False)
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        await self.backings.hold(link)
 
-    async def link(self, vm: str, link: str) -> None:
-        (generation,) = self._world.links[link].plugged[vm]
-        await self._set_link(vm, link, generation, up=True)
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        if self._around(link) is self._regions:
+            await self._regions.part(vm, link, generation)
+        else:
+            await self.backings.before_unplug(vm, link, generation)
+            await self._set_link(vm, link, generation, up=False)
+
+    async def link(self, vm: str, repair: Repair) -> None:
+        (generation,) = self._world.links[repair.link].plugged[vm]
+        if self._around(repair.link) is self._regions:
+            await self._regions.join(vm, repair, generation)
+        else:
+            await self._set_link(vm, repair.link, generation, up=True)
 
     async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
         """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""

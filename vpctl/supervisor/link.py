@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from vpctl.recovery.plan import HARDER
 from vpctl.recovery.state import LinkState, LinkView
 from vpctl.supervisor.journal import Journal
 
@@ -23,6 +24,8 @@ class Link:
         """The devices that we take out just now: that they go is no news."""
         self.offer: int | None = None
         """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
+        self.failed: frozenset[str] = frozenset()
+        """The policies by which it was tried in vain since it was up last."""
         self.asked: str | None = None
         """The policy that a user has asked for, for the next repair."""
         self.lock = asyncio.Lock()
@@ -34,13 +37,15 @@ class Link:
     def view(self) -> LinkView:
         """Return what recovery plans with."""
         plugged = {vm: tuple(generations) for vm, generations in self.plugged.items()}
-        return LinkView(state=self.state, generation=self.generation, plugged=plugged)
+        return LinkView(state=self.state, generation=self.generation, plugged=plugged, failed=self.failed)
 
     def set_state(self, state: LinkState) -> None:
         """Enter a state; journalled unless it is the present one."""
         if state is self.state:
             return
         self.state = state
+        if state is LinkState.UP:
+            self.failed = frozenset()
         attributes = {"state": str(state), "generation": self.generation}
         self._journal.write("link.state", link=self.name, attributes=attributes)
         self._on_change()
@@ -50,6 +55,14 @@ class Link:
         self.generation = generation
         self.set_state(LinkState.RECOVERING)
         self._on_change()
+
+    def policy_failed(self, policy: str) -> None:
+        """A repair by this policy was in vain: until the link is up nobody tries it again if there is another."""
+        if (harder := HARDER.get(policy)) is None:
+            return
+        self.failed |= {policy}
+        attributes = {"name": "fall-back", "target": self.name, "ok": True, "from": policy, "to": harder}
+        self._journal.write("recovery.step", link=self.name, attributes=attributes)
 
     def plugging(self, vm: str, generation: int) -> None:
         """A device is about to be plugged: from now on it may be there."""

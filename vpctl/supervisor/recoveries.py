@@ -22,7 +22,7 @@ from vpctl.supervisor.control import Jobs
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
 
-LINK_FAULTS = frozenset({Fault.GUEST_REBOOT, Fault.DEVICE_LOST, Fault.DRIVER_WEDGED})
+LINK_FAULTS = frozenset({Fault.GUEST_REBOOT, Fault.BACKEND_LOST, Fault.DEVICE_LOST, Fault.DRIVER_WEDGED})
 """Those that cost links only: the VM is not created anew."""
 
 

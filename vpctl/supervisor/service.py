@@ -61,7 +61,7 @@ class Supervisor:
         alarms = Alarms(self._world, group, recoveries)
         hands = Hands(self._world, self._bond.client, alarms.watch)
         recoveries.hands = hands
-        follower = self._bond.listener = Follower(self._world, hands, recoveries, group)
+        follower = self._bond.listener = Follower(self._world, hands, recoveries, group, alarms.take_link_fault)
         bring_up = BringUp(self._world, self._bond.client, recoveries, alarms, group)
         commands = Commands(self._world, jobs, recoveries, bring_up, Crashes(self._world, alarms, recoveries))
         self._world.journal.listeners += [self._world.journalled, _tell(control)]

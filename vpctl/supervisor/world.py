@@ -128,7 +128,10 @@ class World:
         return [entry for task in tasks for entry in task.result()]
 
     async def check(self, links: list[str]) -> dict[str, Any]:
-        """Run the full check on some links, one after the other; `check` of the contract."""
+        """Run the full check on some links, one after the other; `check` of the contract.
+
+        One at a time on each link, such as a user's and that of a recovery: their receivers have the same ports.
+        """
         results = []
         for name in links:
             async with self.links[name].checking:

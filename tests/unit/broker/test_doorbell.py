@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.ivshmem import HOST_ID, REGION, SIZE, decode
+from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
 from vpctl.wait import until
 
@@ -73,7 +74,10 @@ async def served(*, vectors: int = 3) -> AsyncIterator[Ends]:
     with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
         region = os.memfd_create("region")
         news: News = []
-        specs = [EndSpec(path=f"{name}/lan0.1.{end}", id=id_, vectors=vectors) for end, id_ in enumerate(IDS)]
+        specs = [
+            EndSpec(name="lan0.g1", path=f"{name}/lan0.1.{end}", id=id_, vectors=vectors)
+            for end, id_ in enumerate(IDS)
+        ]
         server = open_server("lan0.g1", "region/lan0", region, specs, news.append)
         try:
             yield Ends(server, news, Path(name))
@@ -97,6 +101,42 @@ def count_of(fd: int) -> int:
 
 async def greeted(connection: socket.socket, count: int) -> list[tuple[int, int | None]]:
     return [await read(connection) for _ in range(count)]
+
+
+async def test_a_device_whose_peer_died_is_told_of_the_next_one_and_of_no_end() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]) as one:
+            fds = [fd for _, fd in await greeted(one, 10) if fd is not None]
+            with client(ends.paths[1]) as other:
+                fds += [fd for _, fd in await greeted(other, 10) if fd is not None]
+            await ends.told("leave", end=1)
+            for generation in (2, 3):
+                path, id_ = ends.paths[1].with_name(f"lan0.{generation}.1"), IDS[1] + 10 * generation
+                ends.server.renew(1, EndSpec(name=f"lan0.g{generation}", path=str(path), id=id_, vectors=3))
+                joined = await greeted(one, 3)
+                assert [number for number, _ in joined] == [id_] * 3, "nobody is told that a peer has left"
+                with client(path) as another:
+                    said = await greeted(another, 10)
+                    expected = [0, id_, *[IDS[0]] * 3, HOST_ID, REGION, *[id_] * 3]
+                    assert [number for number, _ in said] == expected
+                    mine = [fd for _, fd in said if fd is not None]
+                    for vector in range(3):
+                        os.eventfd_write(joined[vector][1] or -1, 1)
+                        assert [count_of(fd) for fd in mine[5:]] == [int(v == vector) for v in range(3)]
+                        os.eventfd_write(mine[vector], 1)
+                        assert [count_of(fd) for fd in fds[5:8]] == [int(v == vector) for v in range(3)]
+                assert ends.server.names == {"lan0.g1", f"lan0.g{generation}"}
+                fds += [fd for _, fd in joined if fd is not None] + mine
+            for fd in fds:
+                os.close(fd)
+
+
+async def test_nobody_is_served_anew_where_the_other_end_cannot_be_told() -> None:
+    async with served() as ends:
+        with pytest.raises(UsageError, match="nobody can be told"):
+            ends.server.renew(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
+        assert ends.server.names == {"lan0.g1"}
+        assert ends.paths[1].exists(), "what was served is served"
 
 
 async def test_each_end_rings_the_other_and_the_host_and_has_the_same_region() -> None:
@@ -197,7 +237,7 @@ def test_closing_twice_and_before_any_client_is_fine() -> None:
 async def test_a_place_where_nothing_can_be_bound_is_an_error_that_leaves_nothing() -> None:
     with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
         good, bad = Path(name) / "a", Path(name) / "none" / "b"
-        specs = [EndSpec(path=str(path), id=id_, vectors=3) for path, id_ in ((good, 6), (bad, 7))]
+        specs = [EndSpec(name="lan0.g1", path=str(path), id=id_, vectors=3) for path, id_ in ((good, 6), (bad, 7))]
         before = open_files(os.getpid())
         with pytest.raises(OSError, match="No such file"):
             open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None)

@@ -287,8 +287,8 @@ READS = ["sh", "-c", 'head -c 4 <"$0"; exec sleep 1000', placeholder("control/vm
 ENDS = [{"path": "lan0.1.0", "id": 2, "vectors": 3}, {"path": "lan0.1.1", "id": 3, "vectors": 3}]
 
 
-def ends(rundir: RunDir) -> list[dict[str, Any]]:
-    return [{**end, "path": str(rundir.run / str(end["path"]))} for end in ENDS]
+def ends(rundir: RunDir, name: str = "lan0.g1") -> list[dict[str, Any]]:
+    return [{**end, "name": name, "path": str(rundir.run / str(end["path"]))} for end in ENDS]
 
 
 async def test_a_process_opens_the_memory_that_it_inherits_by_the_path_in_its_command_line(rundir: RunDir) -> None:
@@ -332,7 +332,7 @@ async def test_a_memory_has_one_server_at_a_time_and_who_joins_and_leaves_is_tol
         with socket.socket(socket.AF_UNIX) as qemu:
             qemu.connect(str(rundir.run / "lan0.1.0"))
             assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="join", id=2)
-            again = await client.serve(name="lan0.g2", memory="region/lan0", ends=ends(rundir))
+            again = await client.serve(name="lan0.g2", memory="region/lan0", ends=ends(rundir, "lan0.g2"))
             assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="leave", id=2)
         assert await client.served("lan0.g1") is None
         assert not {*again["ends"][0]["eventfds"]} & {*again["ends"][1]["eventfds"]}
@@ -354,7 +354,9 @@ async def test_a_place_where_nothing_can_be_served_is_the_hosts_error(rundir: Ru
         await client.make("region/lan0", 1 << 20)
         with pytest.raises(HostError, match=r"cannot serve `lan0\.g1`"):
             await client.serve(
-                name="lan0.g1", memory="region/lan0", ends=[{"path": "/none/x", "id": 2, "vectors": 3}]
+                name="lan0.g1",
+                memory="region/lan0",
+                ends=[{"name": "lan0.g1", "path": "/none/x", "id": 2, "vectors": 3}],
             )
         assert await client.served("lan0.g1") is None
 

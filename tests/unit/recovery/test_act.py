@@ -48,6 +48,7 @@ class FakeHands:
         self.prepared: list[str] = []
         self.fronts: dict[str, FrontView] = {}
         self.policy: str | None = None
+        self.against: dict[str, frozenset[str]] = defaultdict(frozenset)
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -99,7 +100,12 @@ class FakeHands:
             return None
         spec = TOPOLOGY.link(link)
         plugged = {end.vm: tuple(self.plugged[end.vm, link]) for end in spec.endpoints}
-        view = LinkView(state=LinkState.DOWN, generation=self.generations[link], plugged=plugged)
+        view = LinkView(
+            state=LinkState.DOWN,
+            generation=self.generations[link],
+            plugged=plugged,
+            failed=self.against[link],
+        )
         self.generations[link] += 1
         return plan_repair(spec, view, self.alive, self.fronts.get(link), policy=self.policy)
 
@@ -108,11 +114,17 @@ class FakeHands:
         if f"prepare {link}" in self.fails:
             raise self.fails[f"prepare {link}"]
 
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        await self.step(f"hold {vm}/{link}.g{generation}")
+
+    def policy_failed(self, repair: Repair) -> None:
+        self.against[repair.link] |= {repair.policy}
+
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unlink {vm}/{link}.g{generation}")
 
-    async def link(self, vm: str, link: str) -> None:
-        await self.step(f"link {vm}/{link}")
+    async def link(self, vm: str, repair: Repair) -> None:
+        await self.step(f"link {vm}/{repair.link}")
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unplug {vm}/{link}.g{generation}")
@@ -313,6 +325,90 @@ async def test_a_link_that_is_set_down_at_the_survivor_is_set_up_when_the_other_
     await task
     assert hands.of("ab0") == ["unlink b/ab0.g1", "link b/ab0", "plug a/ab0.g2", "prove ab0"]
     assert 0 < early == record.survivor_ms
+
+
+async def test_by_resume_the_survivor_is_told_nothing_and_counts_as_repaired_at_once() -> None:
+    hands, record = FakeHands("a"), recorder()
+    hands.plugged["a", "ab0"].clear()
+    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.policy = "resume"
+    task = asyncio.create_task(act.repair_link("ab0", hands, record))
+    await until(lambda: _done(hands, "hold b/ab0.g1"), timeout=5, what="the survivor's rings held", every=0)
+    await asyncio.sleep(0)
+    early = record.survivor_ms
+    hands.alive.add("a")
+    hands.change()
+    await task
+    assert hands.of("ab0") == ["hold b/ab0.g1", "plug a/ab0.g2", "prove ab0"]
+    assert [step["name"] for step in record.steps] == ["hold", "resume", "verify"]
+    assert 0 < early == record.survivor_ms
+    assert record.policies == {"ab0": "resume"}
+    assert hands.against["ab0"] == set()
+
+
+@pytest.mark.parametrize("step", ["plug a/ab0.g2", "prove ab0"])
+async def test_after_a_resume_that_failed_the_next_repair_begins_new_rings(step: str) -> None:
+    hands, record = FakeHands("a", fails={step: HotplugError("a: its driver does not go on")}), recorder()
+    hands.plugged["a", "ab0"].clear()
+    hands.alive.add("a")
+    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.policy = "resume"
+    with pytest.raises(HotplugError):
+        await act.repair_link("ab0", hands, record)
+    assert hands.against["ab0"] == {"resume"}
+    assert hands.broken == ["ab0"]
+    hands.fails.clear()
+    hands.done.clear()
+    await act.repair_link("ab0", hands, record)
+    assert hands.of("ab0")[0] == "unlink b/ab0.g1"
+    assert hands.of("ab0")[-3:] == ["link b/ab0", "plug a/ab0.g3", "prove ab0"]
+    assert record.policies == {"ab0": "relink"}
+
+
+async def test_a_guest_that_dies_again_says_nothing_of_the_rings_it_was_to_go_on_with() -> None:
+    hands = FakeHands("a", fails={"plug a/ab0.g2": QmpError("a: its QEMU has ended")})
+    hands.plugged["a", "ab0"].clear()
+    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.policy = "resume"
+    hands.alive.add("a")
+
+    async def die() -> None:
+        hands.alive.discard("a")
+
+    hands.waits["plug a/ab0.g2"] = die
+    with pytest.raises(QmpError):
+        await act.repair_link("ab0", hands, recorder())
+    assert hands.against["ab0"] == set()
+
+
+async def test_a_survivor_that_is_there_and_does_not_let_go_speaks_against_relink_before_the_dead_is_back() -> None:
+    hands = FakeHands("a", fails={"unlink b/ab0.g1": HotplugError("b: its driver does not take that in")})
+    hands.plugged["a", "ab0"].clear()
+    hands.policy = "relink"
+    with pytest.raises(HotplugError):
+        await act.repair_link("ab0", hands, recorder())
+    assert hands.against["ab0"] == {"relink"}
+    hands.fails.clear()
+    hands.done.clear()
+    hands.alive.add("a")
+    await act.repair_link("ab0", hands, recorder())
+    assert hands.of("ab0") == ["unplug b/ab0.g1", "plug a/ab0.g3", "plug b/ab0.g3", "prove ab0"]
+
+
+async def test_a_dead_guest_that_does_not_come_back_speaks_against_no_policy() -> None:
+    hands = FakeHands("a")
+    hands.plugged["a", "ab0"].clear()
+    hands.policy = "relink"
+    hands.against["ab0"] = frozenset()
+    task = asyncio.create_task(act.repair_link("ab0", hands, recorder()))
+    await until(lambda: _done(hands, "unlink b/ab0.g1"), timeout=5, what="the survivor's part", every=0)
+    FakeHands.change(hands)
+    hands.fails["boot a"] = ReadyTimeoutError("no answer")
+    with pytest.raises(ReadyTimeoutError):
+        await hands.boot("a")
+    with pytest.raises(RecoveryError):
+        await task
+    assert hands.against["ab0"] == set()
 
 
 async def _done(hands: FakeHands, step: str) -> bool | None:

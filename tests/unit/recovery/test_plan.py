@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ def views(draw: st.DrawFn) -> LinkView:
 LINKS = st.fixed_dictionaries({link.name: views() for link in TOPOLOGY.links})
 
 
-def check(repair: Repair, view: LinkView, alive: list[str]) -> None:
+def check(repair: Repair, view: LinkView, alive: list[str], *, kept: tuple[str, ...] = ()) -> None:
     """Assert what holds for every repair."""
     ends = [end.vm for end in TOPOLOGY.link(repair.link).endpoints]
     survivors = [vm for vm in ends if vm in alive]
@@ -40,7 +41,7 @@ def check(repair: Repair, view: LinkView, alive: list[str]) -> None:
     assert not survivors or repair.first in survivors
     assert repair.generation == view.generation + 1
     assert all(repair.generation > number for numbers in view.plugged.values() for number in numbers)
-    expected = {(vm, number) for vm in survivors for number in view.plugged.get(vm, ())}
+    expected = {(vm, number) for vm in survivors if vm not in kept for number in view.plugged.get(vm, ())}
     assert set(repair.unplug) == expected  # all of it, at nobody who is dead, at nobody else
     assert len(repair.unplug) == len(expected)
     for vm in survivors:
@@ -154,6 +155,114 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
     lost = plan_repair(links[0], view, ["a", "b"], FrontView(vm="b", served=False), policy="relink")
     assert (lost.keep, lost.unlink) == ((), ()), "what has no back-end is not helped by its link"
     assert lost.unplug == (("a", 3), ("b", 2))
+
+
+def resumed(view: LinkView, alive: list[str], **front: bool) -> Repair:
+    link = made_topology(("ab0", "a", "b")).links[0]
+    return plan_repair(link, view, alive, FrontView(vm="b", **front), policy="resume")
+
+
+def test_by_resume_a_front_end_that_lives_is_held_as_it_is_and_the_other_guest_goes_on_with_its_rings() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
+    links = made_topology(("ab0", "a", "b")).links
+    given = {"generation": 1, "links": {"ab0": view}, "alive": ["a", "b"], "policy": "resume"}
+    front = {"fronts": {"ab0": FrontView(vm="b")}}
+    assert plan_recovery(links, "a", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+        ("fence", "a"),
+        ("hold", "b/ab0.g2"),
+        ("boot", "a (generation 2)"),
+        ("resume", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ]
+    assert plan_recovery(links, "b", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+        ("fence", "b"),
+        ("unplug", "a/ab0.g3"),
+        ("boot", "b (generation 2)"),
+        ("plug", "b/ab0.g4"),
+        ("plug", "a/ab0.g4"),
+        ("verify", "ab0"),
+    ], "of a front end that died there is nothing to go on with"
+
+
+def test_rings_that_cannot_be_gone_on_with_are_relinked_by_another_name() -> None:
+    plugged = {"b": (2,)}
+    view = LinkView(state=LinkState.DOWN, generation=3, plugged=plugged)
+    assert resumed(view, ["b"]).policy == "resume"
+    assert resumed(view, ["b"], fresh=True).policy == "resume", "the broker has freed them already"
+    assert resumed(view, ["a", "b"]).policy == "resume", "it is there again, and has no device yet"
+    tried = replace(view, failed=frozenset({"resume"}))
+    for repair in (
+        resumed(view, ["b"], live=False, fresh=True),
+        resumed(view, ["a"]),
+        resumed(replace(view, plugged={"b": (1, 2)}), ["b"]),
+        resumed(replace(view, plugged={"a": (3,), "b": (2,)}), ["a", "b"]),
+        resumed(tried, ["b"]),
+        resumed(tried, ["a", "b"], fresh=True),
+    ):
+        assert (repair.policy, repair.hold, repair.plug_step) == ("relink", (), "plug")
+    assert resumed(view, ["b"], live=False, served=False).policy == "replug", "its back-end has died"
+    assert resumed(tried, ["b"], fresh=True).unlink == (("b", 2),), "they are begun anew"
+    assert resumed(replace(tried, plugged={"a": (3,), "b": (2,)}), ["a", "b"]).unplug == (("a", 3),)
+
+
+@given(
+    st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.integers(0, 1), st.booleans(), st.booleans(), st.booleans()
+)
+def test_a_front_end_is_held_only_where_nobody_else_can_hear_its_rings(  # type: ignore[no-untyped-def]
+    link, view, alive, end: int, served: bool, fresh: bool, live: bool
+) -> None:
+    front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
+    given = FrontView(vm=front, served=served, fresh=fresh, live=live)
+    repair = plan_repair(link, view, alive, given, policy="resume")
+    lost = front in alive and not served
+    assert repair.policy == ("replug" if lost else "resume" if repair.hold else "relink")
+    assert not repair.hold or (served and live and front in alive and repair.keep == (front,))
+    assert not repair.hold or other not in alive or not view.plugged.get(other)
+    assert not repair.hold or (repair.unplug, repair.unlink, repair.relinks) == ((), (), ())
+
+
+def test_by_relink_the_device_of_a_survivor_without_a_front_end_stays_if_it_can_be_told_of_another_peer() -> None:
+    view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
+    link = made_topology(("ab0", "a", "b")).links[0]
+    given = {"generation": 1, "links": {"ab0": view}, "policy": "relink"}
+    assert [
+        plan_recovery([link], vm, recreate=True, alive=["a", "b"], **given).lines()  # type: ignore[arg-type]
+        for vm in ("a", "b")
+    ] == [
+        [
+            ("fence", dead),
+            ("unlink", f"{survivor}/ab0.g{number}"),
+            ("boot", f"{dead} (generation 2)"),
+            ("link", f"{survivor}/ab0"),
+            ("plug", f"{dead}/ab0.g4"),
+            ("verify", "ab0"),
+        ]
+        for dead, survivor, number in (("a", "b", 2), ("b", "a", 3))
+    ]
+    back = replace(view, plugged={"b": (2,)})
+    assert plan_repair(link, back, ["a", "b"], policy="relink").first == "b", "who has a device, not who is first"
+    for repair in (
+        plan_repair(link, view, ["b"], policy="relink", deaf=["b"]),
+        plan_repair(link, view, ["a", "b"], policy="relink"),
+        plan_repair(link, replace(view, plugged={"b": (1, 2)}), ["b"], policy="relink"),
+        plan_repair(link, replace(view, plugged={}), ["a", "b"], policy="relink"),
+        plan_repair(link, replace(back, failed=frozenset({"relink"})), ["b"], policy="relink"),
+    ):
+        assert (repair.policy, repair.keep, repair.unlink) == ("replug", (), ())
+
+
+@given(st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.sampled_from(["replug", "relink", "resume"]))
+def test_without_a_front_end_whoever_is_kept_is_the_only_one_with_a_device(  # type: ignore[no-untyped-def]
+    link, view, alive, policy: str
+) -> None:
+    repair = plan_repair(link, view, alive, policy=policy)
+    ends = [end.vm for end in link.endpoints]
+    holders = [vm for vm in ends if vm in alive and view.plugged.get(vm)]
+    assert repair.keep in ((), (repair.first,))
+    assert not repair.keep or (holders == [repair.first] and len(view.plugged[repair.first]) == 1)
+    assert {repair.first, repair.second} == set(ends)
+    assert (repair.policy == "replug") == (not repair.keep)
+    check(repair, view, alive, kept=repair.keep)
 
 
 def test_the_survivors_side_is_shown_before_the_boot() -> None:

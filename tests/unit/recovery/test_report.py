@@ -22,6 +22,7 @@ def recorder(*, fault_at: float = 0.0, **more: Any) -> tuple[Recorder, list[Mapp
 def test_a_report_has_the_contracts_keys_and_sums() -> None:
     made, _ = recorder(fault_at=100.0, boot_ms=900.04, survivor_ms=55.55)
     made.outages["lan0"] = 1234.56
+    made.policies["lan0"] = "relink"
     report = made.result(ok=True, total_ms=1234.56, links={"lan0": True, "wan0": False})
     assert report == {
         "vm": "vm1",
@@ -35,8 +36,8 @@ def test_a_report_has_the_contracts_keys_and_sums() -> None:
         "total_ms": 1234.6,
         "overhead_ms": 334.5,
         "links": [
-            {"link": "lan0", "ok": True, "outage_ms": 1234.6},
-            {"link": "wan0", "ok": False, "outage_ms": None},
+            {"link": "lan0", "ok": True, "outage_ms": 1234.6, "policy": "relink"},
+            {"link": "wan0", "ok": False, "outage_ms": None, "policy": None},
         ],
     }
     assert type(report["fault"]) is str

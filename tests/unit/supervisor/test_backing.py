@@ -3,196 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fakes.broker import broker_running, made
-from tests.fakes.qmp_server import FakeQemu, serving
-from tests.fakes.vhost_user_frontend import Dialect, Frontend
-from tests.made import made_run, made_topology
-from vpctl.broker import doorbell_carrier, ivshmem
-from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import ANSWER, KIND_VHOST_PCI, SLOT, AnswerState, SlotState
-from vpctl.broker.protocol import FrontNews
+from tests.fakes.vhost_user_frontend import Frontend
+from tests.unit.supervisor.fronted import (
+    LINK,
+    QEMU,
+    Ground,
+    answer,
+    following,
+    ground_in,
+    memory,
+    plugged,
+    served,
+    state,
+)
+from vpctl.broker import doorbell_carrier
+from vpctl.broker.control_page import KIND_VHOST_PCI, SlotState
 from vpctl.errors import HotplugError, RecoveryError
-from vpctl.links.base import Backing, control_memory
-from vpctl.plan.run import backing, control_page, ram
-from vpctl.qmp.session import Session, connect
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
-from vpctl.recovery.plan import Repair, plan_repair
+from vpctl.recovery.plan import plan_repair
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import fronts
-from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.fronts import EVERY_FEATURE
-from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
 from vpctl.supervisor.link import Link
-from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.sharing import fill
-from vpctl.supervisor.world import World
 from vpctl.wait import until
-
-TOPOLOGY = made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci")
-LINK = TOPOLOGY.links[0]
-RUN = made_run(TOPOLOGY)
-QEMU = Dialect(name="7.2")
-
-
-class Reached(Machine):
-    """A VM whose QMP session is given."""
-
-    session: Session
-
-    async def qmp(self) -> Session:
-        return self.session
-
-
-class TrustingHands(Hands):
-    """Believes in packets."""
-
-    async def prove(self, link: str) -> None:
-        self._world.links[link].set_state(LinkState.UP)
-
-
-class Steps:
-    """Of `Recoveries`, what a follower has a use for."""
-
-    def progress(self, step: Mapping[str, Any]) -> None:
-        return
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ground:
-    """Two VMs that are ready, their QEMUs, vm2's memory, a real broker, and the hands."""
-
-    world: World
-    qemus: dict[str, FakeQemu]
-    broker: BrokerClient
-    hands: Hands
-
-    @property
-    def link(self) -> Any:
-        return self.world.links["lan0"]
-
-    def backing(self, generation: int) -> Backing:
-        found = backing(RUN, LINK, generation, rundir=self.world.rundir)
-        assert found is not None
-        return found
-
-    async def slot(self) -> dict[str, int | bytes]:
-        """Return what vm1's guest sees of its device."""
-        end = self.backing(1).back
-        return SLOT.unpack(await self.broker.contents(control_memory("vm1"), end.slot, SLOT.size))
-
-    def repair(self) -> Repair:
-        return Repair(link="lan0", policy="replug", generation=1, unplug=(), first="vm2", second="vm1")
-
-    @asynccontextmanager
-    async def rings(self, generation: int = 1) -> AsyncIterator[Frontend]:
-        """Be vm2's QEMU, whose guest has a driver; rings run when the block begins."""
-        frontend = Frontend(Path(self.backing(generation).front.socket), memory("ram/vm2.g1"), dialect=QEMU)
-        try:
-            await frontend.up()
-            yield frontend
-        finally:
-            frontend.close()
-            os.close(frontend.ram)
-
-    async def plugged(self) -> None:
-        """Have both ends plugged, as generation 1; vm2's rings have to come by themselves."""
-        self.link.begin(1)
-        await self.hands.plug("vm2", self.repair())
-        await self.hands.plug("vm1", self.repair())
-        self.link.set_state(LinkState.UP)
-
-
-def memory(name: str) -> int:
-    """Return a copy of the descriptor of a memory of the broker's, which is in this process."""
-    for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):
-            if f"vpctl:{name} " in str(entry.readlink()):
-                return os.open(entry, os.O_RDWR)
-    raise KeyError(name)
 
 
 @pytest.fixture
 async def ground(directories: Directories, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
     monkeypatch.setattr(fronts, "LOOK_AGAIN_SECONDS", 0.02)  # nobody tells most of these tests
-    rundir = made(directories)
-    world = World(RUN, rundir)
-    qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
-    async with AsyncExitStack() as stack:
-        broker = await stack.enter_async_context(broker_running(rundir))
-        for vm, fake in qemus.items():
-            machine = world.machines[vm] = Reached(vm, world.run, rundir, world.journal, world.save)
-            path = rundir.qmp_socket(vm)
-            await stack.enter_async_context(serving(path, fake))
-            machine.session = await stack.enter_async_context(connect(path, vm=vm, timeout=5))
-            machine.generation = 1
-            machine.set_state(VmState.READY)
-        for given in (control_page(TOPOLOGY, TOPOLOGY.vm("vm1")), ram(TOPOLOGY, TOPOLOGY.vm("vm2"), 1)):
-            assert given is not None
-            await fill(broker, given)
-        hands = TrustingHands(world, lambda: broker, watch=lambda machine: None)
-        yield Ground(world=world, qemus=qemus, broker=broker, hands=hands)
-
-
-@asynccontextmanager
-async def plugged(ground: Ground) -> AsyncIterator[Frontend]:
-    """Have a link that works."""
-    task = asyncio.create_task(ground.plugged())
-    await until(lambda: _front(ground), timeout=5, what="the broker's socket")
-    async with ground.rings() as frontend:
-        await task
-        yield frontend
-
-
-async def _front(ground: Ground) -> bool | None:
-    return bool(await ground.broker.fronts()) or None
-
-
-@asynccontextmanager
-async def following(ground: Ground) -> AsyncIterator[Follower]:
-    """Have a follower that hears what the broker tells."""
-    recoveries: Any = Steps()
-    async with asyncio.TaskGroup() as group:
-        follower = Follower(ground.world, ground.hands, recoveries, group)
-
-        async def listen() -> None:
-            while True:
-                news = await ground.broker.news.get()
-                if isinstance(news, FrontNews):
-                    follower.look(news.name.rpartition(".")[0])
-
-        listening = group.create_task(listen())
-        yield follower
-        listening.cancel()
-
-
-async def state(ground: Ground, wanted: LinkState) -> None:
-    async def look() -> bool | None:
-        return ground.link.state is wanted or None
-
-    await until(look, timeout=5, what=f"the link {wanted}, not {ground.link.state}")
+    async with ground_in(directories) as made:
+        yield made
 
 
 async def test_the_back_end_comes_when_the_rings_are_there_and_is_told_of_them_before_its_device(
     ground: Ground,
 ) -> None:
     task = asyncio.create_task(ground.plugged())
-    await until(lambda: _front(ground), timeout=5, what="the broker's socket")
+    await until(lambda: served(ground), timeout=5, what="the broker's socket")
     assert ground.qemus["vm1"].names() == [], "there are no rings yet"
     async with ground.rings():
         await task
@@ -337,31 +195,14 @@ async def test_a_back_end_that_dies_while_a_follower_asks_is_left_to_its_recover
         assert "set_link" not in ground.qemus["vm2"].names()
 
 
-def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
-    """Be the QEMU of a doorbell device; return its connection, and the eventfd by which its guest tells the host."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(path)
-    while True:
-        data, fds, _, _ = socket.recv_fds(connection, 8, 1)
-        if ivshmem.decode(data) == ivshmem.HOST_ID and fds:
-            return connection, fds[0]
-        for fd in fds:
-            os.close(fd)
-
-
 async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_others(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doorbell_carrier, "ACK_SECONDS", 0.1)  # nobody plays the driver to the end
     async with plugged(ground), following(ground):
         (front,) = await ground.broker.fronts()
-        end, refused = ground.backing(1).back, front["features"] & -front["features"]
-        connection, acknowledge = await asyncio.to_thread(acknowledgement_of, end.socket)
-        answer = ANSWER.pack(
-            state=AnswerState.ON, ivposition=end.id, request=1, features=front["features"] & ~refused
-        )
-        await ground.broker.write(control_memory("vm1"), (end.slot + SLOT.offsets["answer"], answer))
-        os.eventfd_write(acknowledge, 1)
+        refused = front["features"] & -front["features"]
+        connection, acknowledge = await answer(ground, 1, front["features"] & ~refused)
         await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the front end's next device")
         async with ground.rings(2):
             await state(ground, LinkState.UP)

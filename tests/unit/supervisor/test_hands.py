@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from vpctl.supervisor.journal import read
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
+from vpctl.wait import until
 
 TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
 RUN = made_run(TOPOLOGY)
@@ -125,6 +127,32 @@ async def test_memory_that_another_qemu_still_has_is_not_begun_anew(ground: Grou
     await ground.hands.unplug("vm2", "shm0", 1)
     await ground.hands.plug("vm1", ground.repair())
     assert (await ground.broker.served("shm0.g1")) is None
+
+
+async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_broker(ground: Ground) -> None:
+    await ground.plugged()
+    known = ground.world.links["shm0"]
+    ground.world.machines["vm1"].set_state(VmState.RECOVERING)
+    ground.world.forget("vm1")
+    known.asked = "relink"
+    repair = await ground.hands.repair_of("shm0")
+    assert repair is not None
+    assert (repair.policy, repair.unplug) == ("replug", (("vm2", 1),)), "it was served by a broker that died"
+    shared = sharing(RUN, TOPOLOGY.links[0], 1, rundir=ground.world.rundir)
+    assert shared is not None
+    with socket.socket(socket.AF_UNIX) as qemu:
+        qemu.connect(shared.ends[1].socket)
+        await until(lambda: _connected(ground), timeout=5, what="vm2's QEMU at the broker")
+        known.asked = "relink"
+        repair = await ground.hands.repair_of("shm0")
+        assert repair is not None
+        assert (repair.policy, repair.keep, repair.unlink) == ("relink", ("vm2",), (("vm2", 1),))
+        assert (repair.first, repair.plugs) == ("vm2", ("vm1",))
+
+
+async def _connected(ground: Ground) -> bool | None:
+    served = await ground.broker.served("shm0.g1")
+    return bool(served and served["ends"][1]["connected"]) or None
 
 
 async def test_a_plug_that_fails_is_known_to_the_next_repair(ground: Ground) -> None:

@@ -13,13 +13,13 @@ import pytest
 from tests.fakes.broker import broker_running, made
 from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import HEADERS_SIZE, REGION_HEADER, SLOT, SlotState
-from vpctl.errors import UsageError
+from vpctl.broker.control_page import ANSWER, HEADERS_SIZE, REGION_HEADER, SLOT, AnswerState, SlotState
+from vpctl.errors import HotplugError, UsageError
 from vpctl.links.base import SharedEnd, Sharing, control_memory
 from vpctl.plan.run import control_page, sharing
 from vpctl.rundir import Directories, RunDir
 from vpctl.supervisor import sharing as module
-from vpctl.supervisor.sharing import fill, free, serve, switch_off, switch_on
+from vpctl.supervisor.sharing import change_peer, fill, free, serve, serve_anew, switch_off, switch_on
 
 TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
 RUN = made_run(TOPOLOGY)
@@ -129,9 +129,71 @@ async def test_both_guests_are_asked_at_once_and_whoever_acknowledges_has_let_go
             for end, found in zip(generation.ends, devices, strict=True):
                 await switch_on(client, end)
                 guests.create_task(guest(found))
-            assert await switch_off(client, generation, ["vm1", "vm2"]) == []
+            assert await switch_off(client, dict(enumerate(generation.ends))) == []
             for end in generation.ends:
                 assert (await slot(client, end))["state"] == SlotState.OFF
+
+
+def said(end: SharedEnd, sequence: int) -> tuple[int, bytes]:
+    """Return what a driver writes that has taken a change of its slot in."""
+    answer = ANSWER.pack(state=AnswerState.ON, ivposition=end.id, sequence=sequence, request=sequence)
+    return end.slot + SLOT.offsets["answer"], answer
+
+
+async def test_a_device_that_stays_is_given_other_peers_and_each_is_taken_in(rundir: RunDir) -> None:
+    async with broker(rundir) as client:
+        generation = shared(rundir)
+        one, other = generation.ends
+        async with plugged(client, generation) as devices:
+            await switch_on(client, one)
+            for sequence, peer in ((1, 0), (2, other.id + 2)):
+                changing = asyncio.create_task(change_peer(client, 0, one, peer=peer, generation=sequence))
+                await guest(devices[0])  # one that was late, or had something else to say
+                await asyncio.sleep(0.01)
+                assert not changing.done()
+                seen = await slot(client, one)
+                assert [seen[name] for name in ("state", "generation", "peer", "sequence")] == [
+                    SlotState.ON,
+                    sequence,
+                    peer,
+                    sequence,
+                ]
+                await client.write(control_memory("vm1"), said(one, sequence))
+                os.eventfd_write(devices[0].acknowledgement, 1)
+                await changing
+                os.eventfd_read(devices[0].own[0])
+
+
+async def test_a_driver_that_does_not_know_of_other_peers_is_an_error(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ACK_SECONDS", 0.1)
+    async with broker(rundir) as client:
+        generation = shared(rundir)
+        async with plugged(client, generation) as devices, asyncio.TaskGroup() as guests:
+            guests.create_task(guest(devices[0]))
+            with pytest.raises(HotplugError, match=r"vm1: the driver of `shm0\.g1` does not take in"):
+                await change_peer(client, 0, generation.ends[0], peer=0, generation=1)
+
+
+async def test_the_next_generation_of_one_end_leaves_the_others_part_of_the_memory_alone(rundir: RunDir) -> None:
+    async with broker(rundir) as client:
+        first = shared(rundir, 1)
+        second = sharing(RUN, TOPOLOGY.link("shm0"), 2, rundir=rundir, kept={"vm1": 1})
+        assert second is not None
+        assert (second.ends[0].id, second.ends[0].name) == (first.ends[0].id, "shm0.g1")
+        assert second.ends[1].id not in (first.ends[1].id, first.ends[0].id)
+        assert SLOT.unpack(second.ends[1].description)["peer"] == first.ends[0].id
+        async with plugged(client, first):
+            memory = first.memory.name
+            await client.write(memory, (4096, b"\x01" * 4096), (8192, b"\x02" * 4096))
+            await serve_anew(client, second, 1)
+            header = REGION_HEADER.unpack(await client.contents(memory, 0, REGION_HEADER.size))
+            assert header["generation"] == 2
+            assert await client.contents(memory, 4096, 4096) == b"\x01" * 4096
+            assert await client.contents(memory, 8192, 4096) == bytes(4096)
+            assert [path.name for path in rundir.run.glob("shm0.*")] == ["shm0.2.1"]
+            assert await client.served("shm0.g2") == await client.served("shm0.g1")
 
 
 async def test_a_guest_that_is_silent_is_named_and_not_waited_for_for_ever(
@@ -142,14 +204,14 @@ async def test_a_guest_that_is_silent_is_named_and_not_waited_for_for_ever(
         generation = shared(rundir)
         async with plugged(client, generation) as devices, asyncio.TaskGroup() as guests:
             guests.create_task(guest(devices[0]))
-            assert await switch_off(client, generation, ["vm1", "vm2"]) == ["vm2"]
+            assert await switch_off(client, dict(enumerate(generation.ends))) == ["vm2"]
 
 
 async def test_a_guest_without_the_device_is_not_waited_for(rundir: RunDir) -> None:
     async with broker(rundir) as client, asyncio.timeout(module.ACK_SECONDS / 2):
         generation = shared(rundir)
         await serve(client, generation)
-        assert await switch_off(client, generation, ["vm1"]) == ["vm1"]
+        assert await switch_off(client, {0: generation.ends[0]}) == ["vm1"]
         assert (await slot(client, generation.ends[0]))["state"] == SlotState.OFF
         assert (await slot(client, generation.ends[1]))["state"] == SlotState.FREE
 
@@ -157,7 +219,7 @@ async def test_a_guest_without_the_device_is_not_waited_for(rundir: RunDir) -> N
 async def test_what_a_broker_took_along_cannot_be_switched_off_but_let_go(rundir: RunDir) -> None:
     async with broker_running(rundir) as client, asyncio.timeout(module.ACK_SECONDS / 2):
         generation = shared(rundir)  # no page, nothing served: of a broker that died
-        assert await switch_off(client, generation, ["vm1", "vm2"]) == ["vm1", "vm2"]
+        assert await switch_off(client, dict(enumerate(generation.ends))) == ["vm1", "vm2"]
         await free(client, generation.ends[0])
         with pytest.raises(UsageError, match="no memory named `control/vm1`"):
             await switch_on(client, generation.ends[0])

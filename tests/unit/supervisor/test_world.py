@@ -292,3 +292,31 @@ async def test_a_vms_devices_come_and_go_one_at_a_time_so_that_no_guest_ejects_a
 def test_a_run_without_links_and_vms_is_a_world(rundir: RunDir) -> None:
     empty: Run = made_run(made_topology())
     assert World(empty, rundir).status()["vms"] == []
+
+
+async def test_two_who_check_a_link_at_once_come_one_after_the_other(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user and a recovery, say: the receivers of the second would find their ports taken."""
+
+    class Reachable(World):
+        async def guests(self, link: str) -> Any:
+            return None, None
+
+    at_once: dict[str, int] = {"lan0": 0, "lan1": 0}
+    most: dict[str, int] = {}
+
+    async def check_link(link: Any, first: Any, second: Any) -> dict[str, Any]:
+        at_once[link.name] += 1
+        most[link.name] = max(most.get(link.name, 0), at_once[link.name])
+        most["all"] = max(most.get("all", 0), sum(at_once.values()))
+        await asyncio.sleep(0.01)
+        at_once[link.name] -= 1
+        return {"link": link.name, "ok": True, "tests": []}
+
+    monkeypatch.setattr("vpctl.supervisor.world.network.check_link", check_link)
+    world = Reachable(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), made(directories))
+    async with asyncio.TaskGroup() as group:
+        for links in (["lan0"], ["lan0"], ["lan1"]):
+            group.create_task(world.check(links))
+    assert most == {"lan0": 1, "lan1": 1, "all": 2}

@@ -1,0 +1,102 @@
+"""A front end that lives and has no back-end any more: a fault; one whose QEMU has ended has none of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.fakes.qmp_server import Refuse
+from tests.unit.supervisor.fronted import LINK, Ground, following, ground_in, plugged, state
+from vpctl.recovery.faults import Fault
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.rundir import Directories
+from vpctl.supervisor import fronts
+from vpctl.supervisor.alarms import Alarms
+from vpctl.supervisor.journal import read
+from vpctl.wait import until
+
+
+@pytest.fixture
+async def ground(directories: Directories, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
+    monkeypatch.setattr(fronts, "LOOK_AGAIN_SECONDS", 0.02)
+    async with ground_in(directories) as made:
+        yield made
+
+
+async def found(ground: Ground) -> bool | None:
+    return bool(ground.faults) or None
+
+
+async def test_a_front_end_that_is_cut_off_while_its_qemu_lives_is_a_fault_and_told_once(ground: Ground) -> None:
+    async with plugged(ground) as frontend, following(ground) as follower:
+        await asyncio.sleep(0.05)  # what was told before is looked at
+        frontend.close()
+        await until(lambda: found(ground), timeout=5, what="the fault")
+        follower.look("lan0")
+        await asyncio.sleep(0.05)
+        reason = "`lan0.g1` has no back-end: QEMU lives, and is connected to it no more"
+        assert ground.faults == [("vm2", "lan0", Fault.BACKEND_LOST, reason)]
+        assert ground.link.state is LinkState.DOWN
+        assert ground.link.plugged == {"vm1": [1], "vm2": [1]}, "the repair is a recovery's affair"
+
+
+async def test_a_front_end_whose_qemu_does_not_answer_has_lost_nothing(ground: Ground) -> None:
+    ground.qemus["vm2"].script("query-status", [Refuse("the end")])
+    async with plugged(ground) as frontend, following(ground):
+        frontend.close()
+        await state(ground, LinkState.DOWN)
+        await asyncio.sleep(0.05)
+        assert ground.faults == []
+
+
+async def test_a_front_end_that_died_meanwhile_has_lost_nothing(ground: Ground) -> None:
+    async with plugged(ground) as frontend, following(ground):
+        ground.world.machines["vm1"].set_state(VmState.CRASHED)
+        frontend.close()
+        await asyncio.sleep(0.05)
+        assert ground.faults == []
+
+
+async def test_a_broker_that_knows_of_no_front_end_has_died_itself(ground: Ground) -> None:
+    async with plugged(ground), following(ground) as follower:
+        await ground.broker.close_front("lan0.g1")
+        follower.look("lan0")
+        await state(ground, LinkState.DOWN)
+        await asyncio.sleep(0.05)
+        assert ground.faults == []
+
+
+class Starts:
+    """Of `Recoveries`, what alarms have a use for."""
+
+    def __init__(self, hands: Any) -> None:
+        self.hands = hands
+        self.started: list[str] = []
+
+    def start(self, vm: str, *, automatic: bool = False) -> object:
+        assert automatic
+        self.started.append(vm)
+        return {}
+
+    def is_automatic(self, vm: str) -> bool:
+        return True
+
+
+async def test_a_lost_back_end_is_written_down_and_its_link_repaired(ground: Ground) -> None:
+    starts = Starts(ground.hands)
+    ground.link.set_state(LinkState.UP)
+    before = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        Alarms(ground.world, group, starts).take_link_fault("vm2", "lan0", Fault.BACKEND_LOST, "cut off")
+    (entry,) = [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "fault"]
+    assert (entry["vm"], entry["link"]) == ("vm2", "lan0")
+    assert entry["attributes"] == {"fault": "backend-lost", "reason": "cut off"}
+    incident = ground.world.machines["vm2"].incident
+    assert incident is not None
+    assert (incident.fault, incident.at >= before) == (Fault.BACKEND_LOST, True)
+    assert (ground.link.state, starts.started) == (LinkState.DOWN, ["vm2"])
+    assert LINK.recovery.mode == "auto"
