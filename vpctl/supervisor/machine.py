@@ -10,43 +10,32 @@ import asyncio
 import contextlib
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.memory import placeholder
 from vpctl.broker.protocol import Child, Exit, process_name
 from vpctl.errors import NotFoundError, QmpError, ReadyTimeoutError, VpctlError
 from vpctl.guest import ssh as guest_ssh
-from vpctl.guest.config import write_config
 from vpctl.guest.heartbeat import Heartbeat
-from vpctl.guest.keys import run_keys
-from vpctl.links.base import Memory
-from vpctl.plan.run import Run, control_page, ram
+from vpctl.plan.run import Run
 from vpctl.process import ProcessId
-from vpctl.qemu.argv import machine_argv
 from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault, Incident, Signs
 from vpctl.recovery.state import VmState
-from vpctl.rundir import RunDir, private_directory, read_json, write_atomic
+from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.boot_report import Ended, boot_error, describe_end
 from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.parking import LOW, files_left
-from vpctl.supervisor.sharing import fill
+from vpctl.supervisor.serial import SerialLog
+from vpctl.supervisor.spawn import drop_ram, prepare, spawn
+from vpctl.supervisor.stages import STAGE_SECONDS, STAGES, Stages
 from vpctl.supervisor.ways_in import WaysIn
 
 if TYPE_CHECKING:
     import asyncssh
-
-STAGES = ("process", "qmp", "kernel", "ssh")
-
-STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
-"""Limits per stage: some thirty times what a boot under TCG on two shared cores takes."""
-
-SSH_MARK = b"vpctl: ssh"
 
 
 class Machine:
@@ -62,7 +51,7 @@ class Machine:
         self.process: ProcessId | None = None
         self.ways = WaysIn(self.spec, run, rundir, journal)
         self.boot_ms = 0.0
-        self.timings: list[dict[str, Any]] = []
+        self.stages = Stages(name, run.stage_seconds, journal)
         self.ended: asyncio.Future[Ended] | None = None
         self.changed = asyncio.Event()
         """Set, and replaced, at every change of state."""
@@ -86,7 +75,6 @@ class Machine:
         self._serial_from = 0
         """Where in the serial log the present boot of the guest begins."""
         self._entered: tuple[VmState, int] | None = None
-        self._stage = "process"
         self._argv: list[str] = []
 
     # Section: state
@@ -116,6 +104,15 @@ class Machine:
     def is_half_booted(self) -> bool:
         """Whether a boot was begun by a supervisor before this one, and its QEMU runs."""
         return self.needs_resume and self.process is not None
+
+    @property
+    def timings(self) -> list[dict[str, Any]]:
+        """How long each stage of its last boot took."""
+        return self.stages.timings
+
+    @property
+    def _serial(self) -> SerialLog:
+        return SerialLog(path=self.logs / "serial.log", begins=self._serial_from)
 
     @property
     def logs(self) -> Path:
@@ -187,8 +184,7 @@ class Machine:
         """Take in that the guest was reset: what led into it is stale, and it boots again in the same QEMU."""
         self.ways.drop_ssh()
         self.last_beat = None
-        with contextlib.suppress(OSError):
-            self._serial_from = (self.logs / "serial.log").stat().st_size
+        self._serial_from = self._serial.size()
         now = time.monotonic()
         self.incident = Incident(fault=Fault.GUEST_REBOOT, at=now, detected_at=now)
         self.set_state(VmState.BOOTING, reason="the guest reboots")
@@ -196,7 +192,7 @@ class Machine:
     async def finish_reboot(self) -> None:
         """See the reboot through to authenticated ssh; ReadyTimeoutError if the guest, or its QEMU, fails."""
         began = time.monotonic()
-        self.timings = [entry for entry in self.timings if entry["stage"] != "ssh"]
+        self.stages.forget("ssh")
         await wait.first(self._reboot(), unless=self._death())
         self.boot_ms = (time.monotonic() - began) * 1000
         self.set_state(VmState.READY)
@@ -224,12 +220,13 @@ class Machine:
         began = time.monotonic()
         self.ended = asyncio.get_running_loop().create_future()
         self._signs = Signs()
-        self.timings = [entry for entry in self.timings if adopted]
+        if not adopted:
+            self.stages.forget(*STAGES)
         try:
             await wait.first(self._stages(broker, adopted=adopted), unless=self._death())
         except VpctlError as error:
             raise boot_error(
-                error, vm=self.name, stage=self._stage, logs=self.logs, command=shlex.join(self._argv)
+                error, vm=self.name, stage=self.stages.present, logs=self.logs, command=shlex.join(self._argv)
             ) from error
         self.boot_ms = (time.monotonic() - began) * 1000
         self.set_state(VmState.READY)
@@ -237,16 +234,21 @@ class Machine:
 
     async def _stages(self, broker: BrokerClient, *, adopted: bool) -> None:
         if not adopted:
-            with self._timed("process"):
-                await self._spawn(broker)
+            with self.stages.timed("process"):
+                self._argv = prepare(self.spec, self._run, self._rundir, self.generation)
+                child = await spawn(
+                    broker, self.spec, self._run, self._rundir, generation=self.generation, argv=self._argv
+                )
+                self.process = child.process
+                self._on_change()
         self.set_state(VmState.BOOTING)
-        with self._timed("qmp") as limit:
+        with self.stages.timed("qmp") as limit:
             session = await self.ways.open_session(limit)
             await self.ways.forward_ssh(session)
             self._on_change()
-        with self._timed("kernel") as limit:
+        with self.stages.timed("kernel") as limit:
             guest_ssh.load()  # while the guest's kernel has the longest way to go
-            await wait.until(self._serial_speaks, timeout=limit, what="the guest's first serial output", every=0.02)
+            await wait.until(self._serial.speaks, timeout=limit, what="the guest's first serial output", every=0.02)
         await self._reach_ssh()
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})
@@ -262,81 +264,17 @@ class Machine:
         await (await self.qmp()).execute("set-action", {"reboot": "reset"})
 
     async def _arm_for_early_panic(self) -> None:
-        async def speaks() -> bool | None:
-            return (self.logs / "serial.log").stat().st_size > self._serial_from or None
-
         with contextlib.suppress(VpctlError, OSError):
-            await wait.until(speaks, timeout=STAGE_SECONDS["kernel"], what="serial output", every=0.05)
+            await wait.until(self._serial.speaks, timeout=STAGE_SECONDS["kernel"], what="serial output", every=0.05)
             await (await self.qmp()).execute("set-action", {"reboot": "shutdown"})
 
     async def _reach_ssh(self) -> None:
-        with self._timed("ssh") as limit:
-            await self.ways.wait_for_ssh(limit, listens=self._says_ssh)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[float]:
-        self._stage = stage
-        self._journal.write("vm.state", vm=self.name, attributes={"stage": stage, "state": "begin"})
-        began = time.monotonic()
-        yield self._run.stage_seconds.get(stage, STAGE_SECONDS[stage])
-        ms = round((time.monotonic() - began) * 1000, 1)
-        self.timings.append({"vm": self.name, "stage": stage, "ms": ms})
-        self._journal.write("vm.state", vm=self.name, attributes={"stage": stage, "state": "end", "ms": ms})
-
-    async def _spawn(self, broker: BrokerClient) -> None:
-        keys = run_keys(self._rundir)
-        topology = self._run.topology
-        config = write_config(self._rundir, topology, self.name, keys)
-        private_directory(self._rundir.state / "vms")
-        mapped = ram(topology, self.spec.vm, self.generation)
-        self._argv = machine_argv(
-            self.spec,
-            topology=topology.name,
-            rundir=self._rundir,
-            generation=self.generation,
-            config=config,
-            ram=placeholder(mapped.name) if mapped is not None else None,
-        )
-        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(self.logs / "argv", shlex.join(self._argv) + "\n")
-        for stale in (self._rundir.qmp_socket(self.name), self._rundir.people_qmp_socket(self.name)):
-            stale.unlink(missing_ok=True)  # QEMU would replace it, but until then a connect would find the old one
-        source = Path(self._run.source).parent
-        memories = self._memories()
-        for memory in memories:
-            await fill(broker, memory)  # of no other QEMU any more: the last one was fenced
-        child = await broker.spawn(
-            name=process_name(self.name),
-            generation=self.generation,
-            argv=self._argv,
-            directory=str(self.logs),
-            cwd=str(source if source.is_dir() else "/"),
-            memories=[memory.name for memory in memories],
-        )
-        self.process = child.process
-        self._on_change()
-
-    def _memories(self) -> list[Memory]:
-        """Return what its QEMU inherits from the broker."""
-        topology, vm = self._run.topology, self.spec.vm
-        return [memory for memory in (control_page(topology, vm), ram(topology, vm, self.generation)) if memory]
+        with self.stages.timed("ssh") as limit:
+            await self.ways.wait_for_ssh(limit, listens=self._serial.says_ssh)
 
     async def drop_ram(self, broker: BrokerClient, generation: int) -> None:
         """Give the memory of a life that is over back, once whoever else maps it lets go."""
-        if (mapped := ram(self._run.topology, self.spec.vm, generation)) is not None:
-            await broker.drop(mapped.name)
-
-    async def _serial_speaks(self) -> bool | None:
-        try:
-            return (self.logs / "serial.log").stat().st_size > 0 or None
-        except FileNotFoundError:
-            return None
-
-    def _says_ssh(self) -> bool:
-        """Whether the built image's init has said on the console that its ssh server listens."""
-        with (self.logs / "serial.log").open("rb") as stream:
-            stream.seek(self._serial_from)
-            return SSH_MARK in stream.read()
+        await drop_ram(broker, self.spec, self._run, generation)
 
     # Section: its end
 
