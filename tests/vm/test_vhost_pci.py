@@ -145,6 +145,18 @@ def test_a_guest_killed_under_traffic_comes_back_with_all_its_links(hub: Vpctl, 
     assert 0 < report["survivor_ms"] < report["boot_ms"]
 
 
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_device_that_somebody_removes_is_replaced(hub: Vpctl, end: int) -> None:
+    before, vm = vms(hub), ENDS["a0"][end]
+    seq = hub.last_seq("hub")
+    (generation,) = links(hub)["a0"]["plugged"][vm]
+    hub.run("qmp", vm, "device_del", f"id=a0.g{generation}")
+    hub.entry("hub", "fault", after=seq, vm=vm, link="a0", fault="device-lost")
+    hub.entry("hub", "recovery.end", after=seq, vm=vm, fault="device-lost", ok=True)
+    assert hub.json("check", "--link", "a0")["ok"]
+    assert {name: entry["pid"] for name, entry in vms(hub).items()} == {n: e["pid"] for n, e in before.items()}
+
+
 def test_ssh_connections_that_are_made_while_a_device_goes_do_not_get_in_its_place(hub: Vpctl) -> None:
     """QEMU has a descriptor for each, of the lowest number that is free, and still listens where the device was."""
     before = vms(hub)

@@ -135,7 +135,8 @@ class Alarms:
             known = self._world.links[spec.name]
             generations = known.plugged.get(machine.name, ())
             if device in [device_id(spec.name, generation) for generation in generations]:
-                if device not in known.leaving and known.state is LinkState.UP:  # else a repair's affair
+                # Else it is a repair's affair. It is `down` where rings stopped before their device had gone.
+                if (machine.name, device) not in known.leaving and known.state in (LinkState.UP, LinkState.DOWN):
                     reason = f"`{device}` was removed by somebody else"
                     self.take_link_fault(machine.name, spec.name, Fault.DEVICE_LOST, reason)
                 return

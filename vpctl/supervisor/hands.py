@@ -105,7 +105,7 @@ class Hands:
         session = await machine.qmp()
         async with self._hotplug[vm]:
             before = files_of(machine)
-            with world.links[link].taking_out(device.ids().device):
+            with world.links[link].taking_out(vm, device.ids().device):
                 await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
             if (bell := around.doorbell(vm, link, generation)) is not None:
                 await self._doorbells.unplugged(machine, bell, before)
@@ -124,7 +124,7 @@ class Hands:
         known.plugging(vm, repair.generation)
         noted = self._doorbells.plugging(machine, session, bell) if bell is not None else nullcontext()
         async with self._hotplug[vm], noted:
-            with known.taking_out(device.ids().device):  # what fails is taken back
+            with known.taking_out(vm, device.ids().device):  # what fails is taken back
                 await hotplug.plug(session, device)
         if repair.hold:
             await self.backings.until_taken_up(repair.link)

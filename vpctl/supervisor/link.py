@@ -20,8 +20,8 @@ class Link:
         self.state = LinkState.DOWN
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
-        self.leaving: set[str] = set()
-        """The devices that we take out just now: that they go is no news."""
+        self.leaving: set[tuple[str, str]] = set()
+        """The devices that we take out just now, by VM: that they go is no news. Both ends' may have the same id."""
         self.offer: int | None = None
         """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
         self.failed: frozenset[str] = frozenset()
@@ -76,13 +76,13 @@ class Link:
             self._on_change()
 
     @contextmanager
-    def taking_out(self, device: str) -> Iterator[None]:
+    def taking_out(self, vm: str, device: str) -> Iterator[None]:
         """For as long as the block lasts, that a device goes is our own doing."""
-        self.leaving.add(device)
+        self.leaving.add((vm, device))
         try:
             yield
         finally:
-            self.leaving.discard(device)
+            self.leaving.discard((vm, device))
 
     def take_policy(self) -> str | None:
         """Return the policy that was asked for, which counts once; None: the link's own."""
