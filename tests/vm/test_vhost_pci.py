@@ -264,6 +264,10 @@ def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpct
     assert hub.json("check")["ok"]
     assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
     assert generations(hub) == {name: generation + 1 for name, generation in links_before.items()}
+    left = {path.name for link in ENDS for path in hub.rundir("hub").run.glob(f"{link}.*")}
+    assert left == {f"{link}.{generation}.1" for link, generation in generations(hub).items()}, (
+        "the dead one's are gone"
+    )
 
 
 def test_a_supervisor_killed_in_the_middle_of_a_repair_is_followed_by_one_that_ends_it(hub: Vpctl) -> None:

@@ -57,6 +57,7 @@ def recovery_table(data: Mapping[str, Any]) -> RenderableType:
     links = [
         (
             entry["link"],
+            entry["policy"] or "-",
             "ok" if entry["ok"] else "failed",
             "-" if entry["outage_ms"] is None else f"{entry['outage_ms']:.0f}",
         )
@@ -78,5 +79,5 @@ def recovery_table(data: Mapping[str, Any]) -> RenderableType:
         table(("at ms", "ms", "step", "target", "result"), steps),
     ]
     if links:
-        parts += ["", table(("link", "result", "outage ms"), links)]
+        parts += ["", table(("link", "policy", "result", "outage ms"), links)]
     return Group(*parts)

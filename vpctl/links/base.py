@@ -254,6 +254,7 @@ def ivshmem_doorbell(end: SharedEnd, name: str, place: Place) -> DevicePlan:
             "id": f"{name}.server",
             "backend": {"type": "socket", "data": {"addr": address, "server": False}},
         },
+        sockets=(end.socket,),
     )
 
 

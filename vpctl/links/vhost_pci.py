@@ -139,6 +139,7 @@ def _front_device(end: Endpoint, front: FrontEnd, place: Place) -> DevicePlan:
             "id": f"{name}.user",
             "backend": {"type": "socket", "data": {"addr": address, "server": False}},
         },
+        sockets=(front.socket,),
     )
 
 

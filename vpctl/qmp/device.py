@@ -66,7 +66,8 @@ class DevicePlan:
     a guest that sends before that, on a busy host, or where the socket cannot be bound, meets no channel (SIGSEGV).
     """
     sockets: tuple[str, ...] = ()
-    """Paths of the unix sockets that QEMU binds for it and never removes: whoever unplugs it does."""
+    """Paths of the unix sockets that QEMU binds for it and never removes, and of those that a broker does, which may
+    be killed: whoever unplugs it removes them."""
 
     def commands(self) -> list[Command]:
         """Return the commands that add it, in order."""

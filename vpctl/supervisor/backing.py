@@ -75,7 +75,7 @@ class Backings(Around):
             await self._serve_front(repair.link, backed)
         else:
             if repair.hold:
-                await self._require_order(repair.link)
+                await self._require_rings(repair.link)
             await self._attach(repair.link, backed)
 
     async def _serve_front(self, link: str, backed: Backing) -> None:
@@ -123,15 +123,17 @@ class Backings(Around):
     async def hold(self, link: str) -> None:
         """Free a front end's rings of the device that worked them, whose QEMU is gone; the front end sees nothing."""
         require_nobody_holds(self._world, link, but=front_end(self._world.topology.link(link)))
+        front = await self._require_rings(link)
+        await self._broker().detach(front.name)
+
+    async def _require_rings(self, link: str) -> Front:
+        """Return the front end whose rings are to be gone on with; RecoveryError if that is not possible."""
         front = await self.front(link)
         if front is None or front.session is None:
             raise RecoveryError(f"link `{link}` has no rings any more that could be gone on with")
-        await self._broker().detach(front.name)
-
-    async def _require_order(self, link: str) -> None:
-        front = await self.front(link)
-        if front is not None and front.disorder is not None:
+        if front.disorder is not None:
             raise RecoveryError(f"link `{link}` has rings that cannot be gone on with: {front.disorder}")
+        return front
 
     async def until_taken_up(self, link: str) -> None:
         """Wait until the back end's driver says that it works the rings; HotplugError if it does not."""

@@ -106,14 +106,14 @@ class Fronts:
             raise HotplugError(f"{message} within {TAKEN_UP_SECONDS:g} s", hint="vpctl events")
 
     async def _until(self, device: str, what: Callable[[Front], bool], *, seconds: float) -> Front | None:
-        """Return a device's front end when it is as wanted, or, when time is up, as it is then."""
+        """Return a device's front end when it is as wanted, or as it is when time is up; None: there is none."""
         front: Front | None = None
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     news = self._news
                     front = await self.of(device)
-                    if front is not None and what(front):
+                    if front is None or what(front):  # one that a broker took along does not come back
                         return front
                     await _set_within(news, LOOK_AGAIN_SECONDS)
         except TimeoutError:

@@ -255,7 +255,8 @@ class Recoveries:
 
     def _healthy(self, vm: str) -> dict[str, Any]:
         """Return the report of a recovery that found nothing to do."""
-        links = [{"link": link.name, "ok": True, "outage_ms": 0.0} for link in self._world.topology.links_of(vm)]
+        well = {"ok": True, "outage_ms": 0.0, "policy": None}
+        links = [{"link": link.name, **well} for link in self._world.topology.links_of(vm)]
         times = dict.fromkeys(("detect_ms", "survivor_ms", "boot_ms", "total_ms", "overhead_ms"), 0.0)
         report = {"vm": vm, "fault": None, "policy": None, "ok": True, "steps": [], **times, "links": links}
         return {"schema_version": 1, "healthy": True, **report, "last": self._reports.get(vm)}

@@ -141,6 +141,18 @@ async def test_rings_are_not_freed_of_a_guest_that_still_has_its_device(ground: 
         assert (await front(ground))["attached"] == "lan0.g1"
 
 
+async def test_rings_whose_broker_died_after_they_were_held_are_not_waited_for(ground: Ground) -> None:
+    async with plugged(ground):
+        dies(ground)
+        repair = asyncio.create_task(act.repair_link("lan0", ground.hands, recorder()))
+        await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
+        await ground.broker.close_front("lan0.g1")
+        ground.world.machines["vm1"].set_state(VmState.READY)
+        with pytest.raises(RecoveryError, match="no rings any more"):
+            async with asyncio.timeout(fronts.RINGS_SECONDS / 4):
+                await repair
+
+
 async def test_rings_that_stop_before_they_are_held_are_an_error_and_not_waited_for(ground: Ground) -> None:
     async with plugged(ground) as frontend:
         dies(ground)

@@ -235,7 +235,7 @@ async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_
     assert "qemu-system-x86_64 -name guest=vm1" in (caught.value.details or "")
 
 
-@pytest.mark.parametrize("kind", ["stream", "dgram"])
+@pytest.mark.parametrize("kind", ["stream", "dgram", "ivshmem-doorbell", "vhost-pci"])
 def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rundir: RunDir, kind: str) -> None:
     topology = made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"), kind=kind)
     world = World(made_run(topology), rundir)
