@@ -115,8 +115,8 @@ def plan_repair(
     policy = policy or link.recovery.policy
     while policy in view.failed and policy in HARDER:
         policy = HARDER[policy]
-    if front is not None and front.vm in alive and not front.served:
-        policy = REPLUG  # QEMU makes no use of another back-end
+    if front is not None and front.vm in alive and (front.vm in view.gone or not front.served):
+        policy = REPLUG  # there is no device to keep, or QEMU makes no use of another back-end
     names = [end.vm for end in link.endpoints]
     if front is not None:
         names.sort(key=lambda vm: vm != front.vm)
@@ -128,7 +128,7 @@ def plan_repair(
     if front is None:
         names.sort(key=lambda vm: vm not in (holders if policy == RELINK else survivors))
     first, second = names
-    single = first in survivors and len(view.plugged.get(first, ())) == 1
+    single = first in survivors and first not in view.gone and len(view.plugged.get(first, ())) == 1
     # What another guest's QEMU has heard may not be signalled while its device goes, and under TCG not afterwards.
     silent = second not in survivors or not view.plugged.get(second)
     if policy == RESUME and not (front and front.served and front.live and single and silent):

@@ -45,6 +45,8 @@ class LinkView:
     plugged: Mapping[str, tuple[int, ...]]
     failed: frozenset[str] = frozenset()
     """The policies by which it was tried in vain since it was up last."""
+    gone: frozenset[str] = frozenset()
+    """The VMs whose device somebody else has removed; what was plugged beside it is there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,6 +137,7 @@ class Alarms:
             if device in [device_id(spec.name, generation) for generation in generations]:
                 # Else it is a repair's affair. It is `down` where rings stopped before their device had gone.
                 if (machine.name, device) not in known.leaving and known.state in (LinkState.UP, LinkState.DOWN):
+                    known.lost(machine.name)
                     reason = f"`{device}` was removed by somebody else"
                     self.take_link_fault(machine.name, spec.name, Fault.DEVICE_LOST, reason)
                 return

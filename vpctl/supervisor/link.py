@@ -26,6 +26,8 @@ class Link:
         """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
         self.failed: frozenset[str] = frozenset()
         """The policies by which it was tried in vain since it was up last."""
+        self.gone: set[str] = set()
+        """The VMs whose device was removed by somebody else; what was plugged beside it is there."""
         self.asked: str | None = None
         """The policy that a user has asked for, for the next repair."""
         self.lock = asyncio.Lock()
@@ -37,7 +39,8 @@ class Link:
     def view(self) -> LinkView:
         """Return what recovery plans with."""
         plugged = {vm: tuple(generations) for vm, generations in self.plugged.items()}
-        return LinkView(state=self.state, generation=self.generation, plugged=plugged, failed=self.failed)
+        gone = frozenset(self.gone)
+        return LinkView(state=self.state, generation=self.generation, plugged=plugged, failed=self.failed, gone=gone)
 
     def set_state(self, state: LinkState) -> None:
         """Enter a state; journalled unless it is the present one."""
@@ -71,9 +74,15 @@ class Link:
 
     def unplugged(self, vm: str, generation: int) -> None:
         """A device is gone for certain."""
+        self.gone.discard(vm)
         if generation in self.plugged.get(vm, []):
             self.plugged[vm].remove(generation)
             self._on_change()
+
+    def lost(self, vm: str) -> None:
+        """A device is gone, and nobody here has taken it out."""
+        self.gone.add(vm)
+        self._on_change()
 
     @contextmanager
     def taking_out(self, vm: str, device: str) -> Iterator[None]:
@@ -96,6 +105,7 @@ class Link:
 
     def forget(self, vm: str) -> None:
         """A VM's QEMU is gone, and every device with it."""
+        self.gone.discard(vm)
         if self.plugged.pop(vm, None):
             self._on_change()
 
@@ -107,6 +117,7 @@ class Link:
             "generation": self.generation,
             "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
             "offer": self.offer,
+            "gone": sorted(self.gone),
         }
 
     def restore(self, entry: Mapping[str, Any]) -> None:
@@ -115,4 +126,5 @@ class Link:
         self.state = state if state is LinkState.UP else LinkState.DOWN
         self.generation = entry["generation"]
         self.offer = entry["offer"]
+        self.gone = set(entry["gone"])
         self.plugged = {vm: list(generations) for vm, generations in entry["plugged"].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +161,17 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
 def resumed(view: LinkView, alive: list[str], **front: bool) -> Repair:
     link = made_topology(("ab0", "a", "b")).links[0]
     return plan_repair(link, view, alive, FrontView(vm="b", **front), policy="resume")
+
+
+@pytest.mark.parametrize("policy", ["relink", "resume", "replug"])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_front_ends_device_that_somebody_has_removed_is_not_kept(policy: str, *, fresh: bool) -> None:
+    view = LinkView(state=LinkState.DOWN, generation=3, plugged={"a": (3,), "b": (2,)}, gone=frozenset({"b"}))
+    (link,) = made_topology(("ab0", "a", "b")).links
+    repair = plan_repair(link, view, ["a", "b"], FrontView(vm="b", fresh=fresh, live=not fresh), policy=policy)
+    assert (repair.policy, repair.keep, repair.hold, repair.unlink) == ("replug", (), (), ())
+    assert sorted(repair.unplug) == [("a", 3), ("b", 2)], "what was plugged beside the device is taken out"
+    assert repair.plugs == ("b", "a")
 
 
 def test_by_resume_a_front_end_that_lives_is_held_as_it_is_and_the_other_guest_goes_on_with_its_rings() -> None:
