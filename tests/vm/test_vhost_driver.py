@@ -64,6 +64,7 @@ class Pair:
     async def plug(self) -> None:
         """Plug the device into vm1, for the rings as they are now."""
         host = self.host
+        await self.vm2.session.execute("set_link", {"name": "nic0", "up": True})
         device = host.begin(await host.wait_ready())
         name = f"link{host.generation}"
         address = {"type": "unix", "data": {"path": str(device.path)}}
@@ -77,11 +78,12 @@ class Pair:
         device.handlers = await parking.find_interrupts(self.vm1.process.pid, served, 0)
 
     async def unplug(self) -> None:
-        """Unplug it; the freed descriptors' places are taken by idle ones (TCG)."""
+        """Stop vm2's rings, which would ring a device that is gone (11.1 dies of that), and unplug it; park (TCG)."""
         device, name = self.host.device, f"link{self.host.generation}"
         if device is None:
             return
         await self.host.off()
+        await self.vm2.session.execute("set_link", {"name": "nic0", "up": False})
         session = self.vm1.session
         with session.expect("DEVICE_DELETED", match=lambda event: event["data"].get("device") == name) as gone:
             await session.execute("device_del", {"id": name})
