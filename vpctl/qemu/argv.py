@@ -75,8 +75,8 @@ def accel_option(accelerator: str) -> str:
     TCG: QEMU keeps up to 1 GiB of translated code, beside what `memory` reckons with. QEMU 7.2 translates a program
     anew for each process, since its addresses are others. All that stays until its page is written to, as a
     reboot does, and each write goes through all that was translated of the page: after 300 processes a reset took
-    227 s instead of 3 or 4 (7.2.22; 4 on 11.1.3, which translates without addresses). With less room everything
-    is thrown away at once before it is much, and boots and processes take no longer.
+    227 s instead of the 3 to 6 of a boot (7.2.22; 4 on 11.1.3, which translates without addresses). With less room
+    everything is thrown away at once before it is much, and boots and processes take no longer.
     """
     return f"tcg,thread=multi,tb-size={TCG_CODE >> 20}" if accelerator == "tcg" else accelerator
 
