@@ -165,6 +165,9 @@ class Recoveries:
 
     def _series_of(self, machine: Machine, *, automatic: bool) -> Series:
         health_spec = machine.spec.vm.health
+        if machine.incident is not None and machine.incident.fault is Fault.DEVICE_LOST:
+            # Somebody's will each time, and no sign that the VM will not live.
+            return Series(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
         old = self._series.get(machine.name)
         died = machine.incident.at if machine.incident is not None else time.monotonic()
         if old is None or not automatic or not old.goes_on(died) or machine.name in self.forgiven:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 from vpctl.topology.model import HealthSpec, VmSpec
+from vpctl.wait import until
 
 HEALTH = HealthSpec(retries=3, backoff=0.0)
 VMS = ("a", "b", "c")
@@ -127,11 +129,17 @@ class Hit(Hands):
 
 
 async def struck(
-    directories: Directories, first: Strike, strikes: dict[int, Strike], *, asked: str | None = None
+    directories: Directories,
+    first: Strike | None,
+    strikes: dict[int, Strike],
+    *,
+    asked: str | None = None,
+    removed: int = 0,
 ) -> World:
     """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
 
-    `asked`: a VM that somebody has asked to be recovered just before.
+    `asked`: a VM that somebody has asked to be recovered just before. `removed`: how often a device of `a` is removed
+    as soon as its link is up again.
     """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
@@ -153,8 +161,16 @@ async def struck(
         if asked is not None:
             recoveries.start(asked)
             await asyncio.sleep(0.01)
-        hands.strike(*first)
+        if first is not None:
+            hands.strike(*first)
+        for count in range(removed):
+            hands.alarms.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
+            await until(partial(_ended, world, count + 1), timeout=10, what="the recovery's end")
     return world
+
+
+async def _ended(world: World, count: int) -> bool | None:
+    return len(ends(world)) >= count or None
 
 
 def ends(world: World) -> list[dict[str, Any]]:
@@ -218,6 +234,13 @@ async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Di
     assert [machine.state for machine in world.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
     assert {link.state for link in world.links.values()} == {LinkState.DOWN}
     assert ends(world) == []
+
+
+async def test_a_device_that_is_removed_again_and_again_is_put_back_each_time(directories: Directories) -> None:
+    world = await struck(directories, None, {}, removed=2 * HEALTH.retries)
+    assert_at_rest(world)
+    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("device-lost", True)] * 2 * HEALTH.retries
+    assert world.links["ab0"].state is LinkState.UP
 
 
 @pytest.mark.parametrize("fault", DEATHS)
