@@ -145,11 +145,13 @@ def test_check_covers_every_protocol_and_size_both_ways(shared: Vpctl) -> None:
         assert len({test["from"] for test in link["tests"]}) == 2
 
 
-def test_checks_that_are_asked_for_at_the_same_time_take_turns(shared: Vpctl) -> None:
+def test_checks_that_are_asked_for_at_the_same_time_are_one(shared: Vpctl) -> None:
     seq = shared.last_seq("chain")
     commands = [shared.start("check", "-t", "chain", "-f", "json", "--link", "west0") for _ in range(3)]
     assert [command.wait().data["ok"] for command in commands] == [True] * 3
-    assert len([e for e in shared.journal("chain") if e["seq"] > seq and e["type"] == "check"]) == 3
+    checks = [e["attributes"]["ok"] for e in shared.journal("chain") if e["seq"] > seq and e["type"] == "check"]
+    assert 1 <= len(checks) <= 3, "a command that comes late begins another"
+    assert all(checks)
 
 
 def test_check_fails_where_frames_do_not_get_through_and_one_link_can_be_chosen(shared: Vpctl) -> None:
