@@ -565,8 +565,11 @@ def mutate(host: Host, dice: random.Random) -> tuple[int, bytes]:
 
 async def renew(pair: Pair) -> None:
     """Give vm2's driver a new start, or all of vm2 if that is not enough, and the link a new generation."""
+    end_floods = "pkill -x ping || true"  # their answers would fill the sockets that others wait for answers at
+    await pair.vm1.run(end_floods)
     try:
         async with asyncio.timeout(8):
+            await pair.vm2.run(end_floods)
             await pair.vm2.run(VM2_RESTARTS["the driver"])
             await pair.replug()
             await pair.ping()
