@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,18 @@ class Around(Protocol):
     async def after_unplug(self, vm: str, link: str, generation: int) -> None:
         """Take away what was there for a device that is gone."""
         return
+
+    async def part(self, vm: str, link: str, generation: int) -> None:
+        """Have a device that stays let go of the other end, its carrier off; only of kinds that can keep one."""
+        return
+
+    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+        """Let a device that stays, of this generation, begin anew with the other end that is to come."""
+        return
+
+    async def deaf(self, link: str) -> Collection[str]:
+        """Return the VMs whose device of a link can be given no other peer."""
+        return ()
 
     def doorbell(self, vm: str, link: str, generation: int) -> Doorbell | None:
         """Return the doorbell device that an end is; None: it is none."""

@@ -11,7 +11,7 @@ from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import SlotState
 from vpctl.errors import NotFoundError, RecoveryError, UsageError
 from vpctl.links.base import Backing, control_memory, device_id, ram_memory
-from vpctl.plan.run import backing, front_end
+from vpctl.plan.run import backing, front_end, plugged_device
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import FrontView
 from vpctl.supervisor.around import Around, Doorbell, require_nobody_holds
@@ -139,6 +139,22 @@ class Backings(Around):
         """Wait until the back end's driver says that it works the rings; HotplugError if it does not."""
         if (device := self._front_device(link)) is not None:
             await self._fronts.until_taken_up(device)
+
+    # Section: a device that stays
+
+    async def part(self, vm: str, link: str, generation: int) -> None:
+        await self.before_unplug(vm, link, generation)
+        await self._set_link(vm, link, generation, up=False)
+
+    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+        await self._set_link(vm, repair.link, generation, up=True)
+
+    async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
+        """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""
+        world = self._world
+        device = plugged_device(world.run, world.topology.link(link), generation, vm=vm, rundir=world.rundir)
+        session = await world.machines[vm].qmp()
+        await session.execute("set_link", {"name": device.ids().netdev, "up": up})
 
     # Section: unplugging
 

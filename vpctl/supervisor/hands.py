@@ -87,7 +87,7 @@ class Hands:
         if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
         view = self.backings.view(link, front)
-        deaf = await self._regions.deaf(link) if self._around(link) is self._regions else ()
+        deaf = await self._around(link).deaf(link)
         repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), deaf=deaf)
         known.begin(repair.generation)
         return repair
@@ -141,25 +141,11 @@ class Hands:
         await self.backings.hold(link)
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
-        if self._around(link) is self._regions:
-            await self._regions.part(vm, link, generation)
-        else:
-            await self.backings.before_unplug(vm, link, generation)
-            await self._set_link(vm, link, generation, up=False)
+        await self._around(link).part(vm, link, generation)
 
     async def link(self, vm: str, repair: Repair) -> None:
         (generation,) = self._world.links[repair.link].plugged[vm]
-        if self._around(repair.link) is self._regions:
-            await self._regions.join(vm, repair, generation)
-        else:
-            await self._set_link(vm, repair.link, generation, up=True)
-
-    async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
-        """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""
-        world = self._world
-        device = plugged_device(world.run, world.topology.link(link), generation, vm=vm, rundir=world.rundir)
-        session = await world.machines[vm].qmp()
-        await session.execute("set_link", {"name": device.ids().netdev, "up": up})
+        await self._around(repair.link).join(vm, repair, generation)
 
     def _around(self, link: str) -> Around:
         """Return what does the part of a link's kind that is not QEMU's."""
