@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from vpctl.broker.service import known_children
+from vpctl.process import memory_mib
 from vpctl.rundir import Directories
 from vpctl.supervisor.lifetime import running_topologies
 
@@ -24,14 +25,6 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def pss_mib(pid: int) -> float:
-    """Return the proportional set size of a process in MiB."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    raise ValueError("no Pss in smaps_rollup")
-
-
 def measure(name: str, seconds: float) -> dict[str, object]:
     """Return CPU per cent and MiB, each and together."""
     rundir = Directories.from_environment().topology(name)
@@ -40,7 +33,7 @@ def measure(name: str, seconds: float) -> dict[str, object]:
     before = {who: cpu_seconds(pid) for who, pid in pids.items()}
     time.sleep(seconds)
     cpu = {who: (cpu_seconds(pid) - before[who]) / seconds * 100 for who, pid in pids.items()}
-    memory = {who: pss_mib(pid) for who, pid in pids.items()}
+    memory = {who: memory_mib(pid, "Pss") for who, pid in pids.items()}
     return {
         "seconds": seconds,
         "cpu_percent": {who: round(value, 2) for who, value in cpu.items()},

@@ -108,6 +108,14 @@ def read_threads(pid: int, numbers: Iterable[int]) -> dict[int, ThreadTimes]:
     return found
 
 
+def memory_mib(pid: int, what: str) -> float:
+    """Return MiB of a process's memory, `Pss` or `Private_Dirty` for instance; OSError if it is gone or not ours."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"no {what} in smaps_rollup")
+
+
 def _read(path: str) -> bytes:
     """Return what a short file of /proc says: at a fraction of what `Path.read_text` costs, for the health watch."""
     fd = os.open(path, os.O_RDONLY)

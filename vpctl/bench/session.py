@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import vpctl
@@ -49,15 +48,13 @@ MANY_OBSERVATIONS = 10_000
 
 def open_guest(entry: Mapping[str, Any], raw: Raw) -> Guest:
     """Return a guest from its entry in `status`; NotFoundError if it does not run."""
-    vm, ssh = entry["name"], entry["ssh"]
+    vm = entry["name"]
     process = identify(entry["pid"]) if entry["pid"] else None
     if entry["state"] != "ready":
         raise NotFoundError(f"VM `{vm}` is {entry['state']}, not ready", hint=f"vpctl recover {vm}")
     if process is None:
         raise NotFoundError(f"the QEMU of VM `{vm}` has ended", hint=f"vpctl recover {vm}")
-    address = guest_ssh.Address(
-        vm=vm, port=ssh["port"], user=ssh["user"], identity=Path(ssh["identity"]), host_key=ssh["host_key"]
-    )
+    address = guest_ssh.Address.from_status(entry)
     return Guest(vm, address=address, process=process, agent=entry.get("agent") or guest_agent.BUILT_IN, raw=raw)
 
 

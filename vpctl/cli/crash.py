@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from vpctl.cli.verb import Context, Result
-
-
-class How(StrEnum):
-    """Ways to crash a VM."""
-
-    KILL = "kill"
-    PANIC = "panic"
-    HANG = "hang"
-    STOP = "stop"
-
+from vpctl.recovery.faults import How
 
 HOW_HELP = (
     "kill: SIGKILL of its QEMU. panic: of the guest's kernel. hang: no thread of the guest runs any more. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from vpctl.cli import choose
@@ -28,9 +27,6 @@ def address(context: Context, vm: str) -> Address:
         entry = vm_entry(choose.vm(context, vm), vm)
     except VpctlError as error:
         raise GuestSshError(error.message, hint=error.hint) from error
-    ssh = entry["ssh"]
-    if not ssh["port"] or entry["state"] in ("crashed", "stopped", "failed"):
+    if not entry["ssh"]["port"] or entry["state"] in ("crashed", "stopped", "failed"):
         raise GuestSshError(f"VM `{vm}` is {entry['state']}", hint=f"vpctl recover {vm}")
-    return Address(
-        vm=vm, port=ssh["port"], user=ssh["user"], identity=Path(ssh["identity"]), host_key=ssh["host_key"]
-    )
+    return Address.from_status(entry)

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vpctl import wait
 from vpctl.errors import ReadyTimeoutError, VpctlError
@@ -64,6 +64,18 @@ class Address:
     user: str
     identity: Path
     host_key: str | None
+
+    @classmethod
+    def from_status(cls, entry: Mapping[str, Any]) -> Address:
+        """Return it from a VM's entry in `status`."""
+        ssh = entry["ssh"]
+        return cls(
+            vm=entry["name"],
+            port=ssh["port"],
+            user=ssh["user"],
+            identity=Path(ssh["identity"]),
+            host_key=ssh["host_key"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

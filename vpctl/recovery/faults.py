@@ -29,6 +29,15 @@ class Fault(StrEnum):
     BROKER_EXIT = "broker-exit"
 
 
+class How(StrEnum):
+    """Ways to crash a VM on purpose."""
+
+    KILL = "kill"
+    PANIC = "panic"
+    HANG = "hang"
+    STOP = "stop"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Incident:
     """A fault that is to be recovered: what, when it was, when it was seen (CLOCK_MONOTONIC of the host)."""

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from vpctl.errors import UsageError
+from vpctl.recovery.faults import How
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.control import Jobs
-from vpctl.supervisor.crashes import Crashes, How
+from vpctl.supervisor.crashes import Crashes
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 

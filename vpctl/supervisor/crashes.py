@@ -7,11 +7,11 @@ import contextlib
 import signal
 import time
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 from vpctl.errors import NotFoundError, ReadyTimeoutError, UsageError, VpctlError
 from vpctl.guest import ssh as guest_ssh
+from vpctl.recovery.faults import How
 from vpctl.recovery.state import VmState
 from vpctl.supervisor.alarms import Alarms
 from vpctl.supervisor.machine import Machine
@@ -36,15 +36,6 @@ SENT_SECONDS = 5.0
 
 PATIENCE = 5.0
 """How much longer than its limits say a fault may take to be detected: a guest's own time is slow on a busy host."""
-
-
-class How(StrEnum):
-    """Ways to crash a VM."""
-
-    KILL = "kill"
-    PANIC = "panic"
-    HANG = "hang"
-    STOP = "stop"
 
 
 class Crashes:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -69,12 +69,9 @@ def lowest_free(taken: Collection[int], count: int) -> frozenset[int]:
 @asynccontextmanager
 async def low_numbers_left_free(session: Session) -> AsyncIterator[None]:
     """Have what QEMU opens in the block get numbers that are above MOST_FDS free ones."""
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
+    with _idle_eventfd() as fd:
         async with session.numbers_taken(fd, MOST_FDS):
             yield
-    finally:
-        os.close(fd)
 
 
 async def park(session: Session, pid: int, numbers: Collection[int], *, name: str) -> int:
@@ -102,10 +99,17 @@ async def park(session: Session, pid: int, numbers: Collection[int], *, name: st
 
 async def _send(session: Session, name: str, above: int) -> tuple[int | None, str]:
     """Send an idle eventfd; return the kernel's id of it, which stays while QEMU has it, and its name."""
-    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    try:
+    with _idle_eventfd() as fd:
         await session.send_fd(name, fd, above=above)
         return eventfd_id(os.getpid(), fd), name
+
+
+@contextmanager
+def _idle_eventfd() -> Iterator[int]:
+    """Have an eventfd that nobody signals, to send copies of."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        yield fd
     finally:
         os.close(fd)
 

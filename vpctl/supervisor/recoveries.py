@@ -164,16 +164,16 @@ class Recoveries:
         raise self._failed(machine, recorder, error or series.exhausted(machine.name)) from error
 
     def _series_of(self, machine: Machine, *, automatic: bool) -> Series:
-        health_spec = machine.spec.vm.health
-        if machine.incident is not None and machine.incident.fault is Fault.DEVICE_LOST:
-            # Somebody's will each time, and no sign that the VM will not live.
-            return Series(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
+        health_spec, incident = machine.spec.vm.health, machine.incident
+        fresh = Series(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
+        if incident is not None and incident.fault is Fault.DEVICE_LOST:
+            return fresh  # somebody's will each time, and no sign that the VM will not live
         old = self._series.get(machine.name)
-        died = machine.incident.at if machine.incident is not None else time.monotonic()
-        if old is None or not automatic or not old.goes_on(died) or machine.name in self.forgiven:
-            old = Series(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
+        died = incident.at if incident is not None else time.monotonic()
+        goes_on = automatic and machine.name not in self.forgiven and old is not None and old.goes_on(died)
         self.forgiven.discard(machine.name)
-        self._series[machine.name] = old
+        if old is None or not goes_on:
+            old = self._series[machine.name] = fresh
         return old
 
     def _failed(self, machine: Machine, recorder: Recorder, error: VpctlError) -> RecoveryError:

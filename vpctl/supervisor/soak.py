@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vpctl import wait
@@ -22,7 +21,7 @@ from vpctl.errors import NotFoundError, ReadyTimeoutError, VerificationError, Vp
 from vpctl.guest import ssh as guest_ssh
 from vpctl.links.base import device_id
 from vpctl.plan.run import Run
-from vpctl.process import ProcessId, find_by_argument, identify, open_files
+from vpctl.process import ProcessId, find_by_argument, identify, memory_mib, open_files
 from vpctl.qmp.session import connect as connect_qmp
 from vpctl.recovery.soak import Blow, Census, Strike, false_alarms, leaks, missed, percentiles, strikes_of_round
 from vpctl.recovery.soak_report import Outage, Round, SoakReport
@@ -253,11 +252,7 @@ class Soak:
         return found
 
     async def _guest(self, vm: str, script: str) -> str:
-        ssh = self._entry(vm)["ssh"]
-        address = guest_ssh.Address(
-            vm=vm, port=ssh["port"], user=ssh["user"], identity=Path(ssh["identity"]), host_key=ssh["host_key"]
-        )
-        async with guest_ssh.connection(address) as connection:
+        async with guest_ssh.connection(guest_ssh.Address.from_status(self._entry(vm))) as connection:
             done = await guest_ssh.run(connection, ["sh", "-c", script], vm=vm, timeout=30.0)
         if done.status != 0:
             raise ReadyTimeoutError(f"`{vm}`: {done.stderr.strip() or f'exit code {done.status}'}")
@@ -287,7 +282,5 @@ def _kill(process: ProcessId | None) -> None:
 def _private_mib(pid: int) -> float:
     """Return the memory of a process that it shares with nobody."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Private_Dirty:"):
-                return int(line.split()[1]) / 1024
+        return memory_mib(pid, "Private_Dirty")
     return 0.0
