@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.vm.commandline import Vpctl, user
-from tests.vm.traffic import links, vms
+from tests.vm.traffic import links, other_end, vms
 
 pytestmark = [pytest.mark.vm, pytest.mark.long]
 
@@ -26,10 +26,10 @@ def pair() -> Iterator[Vpctl]:
         yield vpctl
 
 
-def address(vpctl: Vpctl, vm: str) -> str:
-    ends = links(vpctl.json("status"))["lan0"]["endpoints"]
-    found: str = next(end["address"].partition("/")[0] for end in ends if end["vm"] == vm)
-    return found
+def peer_address(vpctl: Vpctl, vm: str) -> str:
+    """Return where a VM finds the other one."""
+    found: str = other_end(vpctl.json("status"), "lan0", vm)["address"]
+    return found.partition("/")[0]
 
 
 @pytest.mark.parametrize(("source", "target"), [("vm1", "vm2"), ("vm2", "vm1")])
@@ -37,7 +37,7 @@ def test_256_mib_arrive_as_they_were_sent(pair: Vpctl, source: str, target: str)
     pair.guest(source, "head -c 1048576 /dev/urandom >/tmp/chunk")
     receiving = pair.start("exec", target, "--", "nc -l 7777 | sha256sum")
     pair.guest(target, "while ! grep -q ':1E61 ' /proc/net/tcp /proc/net/tcp6; do sleep 0.1; done")
-    pair.guest(source, f"({DATA}) | nc -N {address(pair, target)} 7777")
+    pair.guest(source, f"({DATA}) | nc -N {peer_address(pair, source)} 7777")
     sent = pair.guest(source, f"({DATA}) | sha256sum")
     assert receiving.wait().stdout == sent
     assert int(pair.guest(target, "cat /sys/class/net/lan0/statistics/rx_bytes")) > CHUNKS << 20
@@ -47,7 +47,7 @@ def test_interrupts_that_are_moved_from_cpu_to_cpu_under_traffic_cost_nothing(pa
     """Masked for it, a queue may get another eventfd: the back end's device rings that one from then on."""
     before = pair.json("status")
     pair.guest("vm2", "iperf3 --server --daemon --one-off")
-    iperf = f"iperf3 -c {address(pair, 'vm2')} --bidir --time 20 --interval 0.5 --json"
+    iperf = f"iperf3 -c {peer_address(pair, 'vm1')} --bidir --time 20 --interval 0.5 --json"
     running = pair.start("exec", "vm1", "--", iperf)
     moves = "for cpu in 1 2; do for irq in $irqs; do echo $cpu >/proc/irq/$irq/smp_affinity; done; sleep 0.1; done"
     irqs = pair.guest("vm2", VIRTIO_IRQS).split()

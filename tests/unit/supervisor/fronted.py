@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.fakes.broker import broker_running, made
-from tests.fakes.qmp_server import FakeQemu, serving
+from tests.fakes.qmp_server import FakeQemu
+from tests.fakes.reached import reached
 from tests.fakes.vhost_user_frontend import Dialect, Frontend
 from tests.made import made_run, made_topology
 from vpctl.broker import ivshmem
@@ -22,14 +23,12 @@ from vpctl.broker.control_page import ANSWER, SLOT, AnswerState
 from vpctl.broker.protocol import FrontNews
 from vpctl.links.base import Backing, control_memory
 from vpctl.plan.run import backing, control_page, ram
-from vpctl.qmp.session import Session, connect
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.hands import Hands
-from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
 from vpctl.wait import until
@@ -38,15 +37,6 @@ TOPOLOGY = made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci")
 LINK = TOPOLOGY.links[0]
 RUN = made_run(TOPOLOGY)
 QEMU = Dialect(name="7.2")
-
-
-class Reached(Machine):
-    """A VM whose QMP session is given."""
-
-    session: Session
-
-    async def qmp(self) -> Session:
-        return self.session
 
 
 class TrustingHands(Hands):
@@ -128,10 +118,7 @@ async def ground_in(directories: Directories) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(broker_running(rundir))
         for vm, fake in qemus.items():
-            machine = world.machines[vm] = Reached(vm, world.run, rundir, world.journal, world.save)
-            path = rundir.qmp_socket(vm)
-            await stack.enter_async_context(serving(path, fake))
-            machine.session = await stack.enter_async_context(connect(path, vm=vm, timeout=5))
+            machine = await stack.enter_async_context(reached(world, vm, fake))
             machine.generation = 1
             machine.set_state(VmState.READY)
         for given in (control_page(TOPOLOGY, TOPOLOGY.vm("vm1")), ram(TOPOLOGY, TOPOLOGY.vm("vm2"), 1)):

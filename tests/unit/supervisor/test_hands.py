@@ -10,35 +10,25 @@ from dataclasses import dataclass
 import pytest
 
 from tests.fakes.broker import broker_running, made
-from tests.fakes.qmp_server import FakeQemu, Refuse, serving
+from tests.fakes.qmp_server import FakeQemu, Refuse
+from tests.fakes.reached import reached
 from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import SLOT, SlotState
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.links.base import control_memory
 from vpctl.plan.run import control_page, sharing
-from vpctl.qmp.session import Session, connect
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
-from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
 from vpctl.wait import until
 
 TOPOLOGY = made_topology(("shm0", "vm1", "vm2"), kind="ivshmem-doorbell")
 RUN = made_run(TOPOLOGY)
-
-
-class Reached(Machine):
-    """A VM whose QMP session is given."""
-
-    session: Session
-
-    async def qmp(self) -> Session:
-        return self.session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +72,7 @@ async def ground(directories: Directories) -> AsyncIterator[Ground]:
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(broker_running(rundir))
         for vm, fake in qemus.items():
-            machine = world.machines[vm] = Reached(vm, world.run, rundir, world.journal, world.save)
-            path = rundir.qmp_socket(vm)
-            await stack.enter_async_context(serving(path, fake))
-            machine.session = await stack.enter_async_context(connect(path, vm=vm, timeout=5))
-            machine.set_state(VmState.READY)
+            (await stack.enter_async_context(reached(world, vm, fake))).set_state(VmState.READY)
             page = control_page(TOPOLOGY, TOPOLOGY.vm(vm))
             assert page is not None
             await fill(broker, page)

@@ -1,0 +1,29 @@
+"""A VM of a world whose QEMU is played."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.fakes.qmp_server import FakeQemu, serving
+from vpctl.qmp.session import Session, connect
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.world import World
+
+
+class Reached(Machine):
+    """A VM whose QMP session is given."""
+
+    session: Session
+
+    async def qmp(self) -> Session:
+        return self.session
+
+
+@asynccontextmanager
+async def reached(world: World, vm: str, qemu: FakeQemu) -> AsyncIterator[Reached]:
+    """Have a VM of a world reach this QEMU for as long as the block lasts."""
+    machine = world.machines[vm] = Reached(vm, world.run, world.rundir, world.journal, world.save)
+    path = world.rundir.qmp_socket(vm)
+    async with serving(path, qemu), connect(path, vm=vm, timeout=5) as machine.session:
+        yield machine
