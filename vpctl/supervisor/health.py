@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vpctl import wait
-from vpctl.errors import VpctlError
+from vpctl.errors import QmpLostError, VpctlError
 from vpctl.guest import heartbeat
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.process import read_stat
@@ -18,6 +18,9 @@ BEAT_SECONDS = 5.0
 
 PROBE_SECONDS = 5.0
 """For a packet over a link that is said to be up."""
+
+END_SECONDS = 1.0
+"""For the end of a QEMU that has closed its QMP connection: a process that ends closes its sockets first."""
 
 
 async def broken_links(world: World, vm: str) -> dict[str, str]:
@@ -34,7 +37,8 @@ async def broken_links(world: World, vm: str) -> dict[str, str]:
 async def unresponsive(machine: Machine) -> tuple[Fault, str] | None:
     """Return how and why a VM does not respond, or None if it does.
 
-    A VM whose image is the user's own need not run the agent: there ssh stands for the heartbeat.
+    A VM whose image is the user's own need not run the agent: there ssh stands for the heartbeat. A lost connection
+    is told only after `END_SECONDS`: whoever sees QEMU end until then knows more of it, and need not wait for this.
     """
     if machine.process is not None and is_stopped(machine.process.pid):
         return Fault.QEMU_STOPPED, f"{machine.name}: its QEMU is stopped"
@@ -54,6 +58,9 @@ async def unresponsive(machine: Machine) -> tuple[Fault, str] | None:
             return await last_beat(machine) != before or None
 
         await wait.until(newer, timeout=BEAT_SECONDS, what=f"{machine.name}: a new heartbeat", every=0.1)
+    except QmpLostError as error:
+        await wait.pause(END_SECONDS)
+        return fault, error.message
     except VpctlError as error:
         return fault, error.message
     return None

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.errors import QmpLostError, ReadyTimeoutError, VerificationError
+from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
@@ -255,3 +256,20 @@ async def test_a_vm_that_dies_while_it_is_examined_is_not_examined_to_the_end(
     assert_at_rest(world)
     assert {machine.state for machine in world.machines.values()} == {VmState.READY}
     assert [end["ok"] for end in ends(world)] == [True]
+
+
+@pytest.mark.parametrize("first", ["its connection closes", "its end is seen"])
+async def test_a_qemu_that_ends_while_it_is_asked_has_ended_and_is_not_silent(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    async def closes(machine: Machine) -> Session:
+        if first == "its end is seen":
+            await machine.changed.wait()
+        raise QmpLostError(f"{machine.name}: QEMU closed the QMP connection, with `query-status` under way")
+
+    monkeypatch.setattr(Machine, "qmp", closes)
+    world = await struck(directories, ("a", Fault.QEMU_EXIT), {}, asked="a")
+    assert_at_rest(world)
+    faults = [e["attributes"]["fault"] for e in read(world.journal._path) if e["type"] == "fault"]
+    assert faults == ["qemu-exit"]
+    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("qemu-exit", True)]
