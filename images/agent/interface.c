@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "asker.h"
 #include "clock.h"
 
 #define LOOK_AGAIN_US 5000
@@ -76,7 +77,7 @@ static const char *what_is_missing(const char *name, struct in_addr *address)
 int interface_wait(const char *name, int64_t deadline_us, struct in_addr *address, const char **missing)
 {
 	while ((*missing = what_is_missing(name, address))) {
-		if (now_us() >= deadline_us)
+		if (now_us() >= deadline_us || asker_is_gone())
 			return -1;
 		sleep_us(LOOK_AGAIN_US);
 	}

@@ -12,6 +12,7 @@
 
 #include "agent.h"
 #include "arguments.h"
+#include "asker.h"
 #include "clock.h"
 #include "interface.h"
 #include "pattern.h"
@@ -111,7 +112,7 @@ static int await_reply(struct probe *probe, uint16_t from, int64_t until_us)
 
 static bool first_reply(struct probe *probe)
 {
-	while (now_us() < probe->deadline_us) {
+	while (now_us() < probe->deadline_us && !asker_is_gone()) {
 		int64_t until_us = now_us() + RETRY_US;
 
 		send_request(probe);

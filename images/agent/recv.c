@@ -12,6 +12,7 @@
 
 #include "agent.h"
 #include "arguments.h"
+#include "asker.h"
 #include "check.h"
 #include "clock.h"
 #include "interface.h"
@@ -228,7 +229,7 @@ static int open_all(struct receiver *receiver)
 {
 	for (size_t i = 0; i <= FRAMES; i++)
 		receiver->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
-	receiver->polled[ASKER] = (struct pollfd){.fd = STDOUT_FILENO};
+	receiver->polled[ASKER] = ASKER_POLLED;
 	receiver->polled[FRAMES].fd = open_frames(receiver->link);
 	if (receiver->polled[FRAMES].fd < 0)
 		return -1;

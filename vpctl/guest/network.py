@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +72,21 @@ async def probe(
     """
     argv = [source.agent, "probe", link, str(target.address.ip), "--count", str(count)]
     argv += ["--timeout-ms", f"{seconds * 1000:.0f}"]
-    entry: dict[str, Any] = {"link": link, "from": source.end.vm, "to": target.vm}
     try:
         done = await guest_ssh.run(source.ssh, argv, vm=source.end.vm, timeout=seconds + 10)
         result = _object(done.stdout)
     except (VpctlError, ValueError) as error:
-        return {**entry, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": str(error)}
+        return unanswered(link, source.end.vm, target.vm, str(error))
     ok = done.status == 0 and bool(result.get("ok")) and not result.get("corrupt")
-    entry |= {"ok": ok, "loss_percent": result.get("loss_percent", 100.0), "rtt_ms": result.get("rtt_ms")}
+    entry: dict[str, Any] = {"link": link, "from": source.end.vm, "to": target.vm, "ok": ok}
+    entry |= {"loss_percent": result.get("loss_percent", 100.0), "rtt_ms": result.get("rtt_ms")}
     return entry if ok else entry | {"reason": result.get("error") or done.stderr.strip() or "no intact reply"}
+
+
+def unanswered(link: str, source: str, target: str, reason: str) -> dict[str, Any]:
+    """Return the entry of a probe to which no reply came."""
+    entry: dict[str, Any] = {"link": link, "from": source, "to": target}
+    return entry | {"ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": reason}
 
 
 async def probe_both_ways(
@@ -97,13 +103,12 @@ async def probe_both_ways(
     return [task.result() for task in tasks]
 
 
-def require(checks: Sequence[dict[str, Any]]) -> None:
-    """Raise VerificationError if a probe failed."""
-    for check in checks:
-        if not check["ok"]:
-            what = f"link `{check['link']}`: no packets from `{check['from']}` to `{check['to']}`"
-            hint = check.get("hint") or f"vpctl check --link {check['link']}"
-            raise VerificationError(f"{what}: {check['reason']}", hint=hint)
+def no_packets(check: Mapping[str, Any]) -> VerificationError:
+    """Return the error of a probe that failed."""
+    what = f"link `{check['link']}`: no packets from `{check['from']}` to `{check['to']}`"
+    return VerificationError(
+        f"{what}: {check['reason']}", hint=check.get("hint") or f"vpctl check --link {check['link']}"
+    )
 
 
 def frame_sizes(mtu: int) -> list[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from functools import partial
 from typing import Protocol
 
 from vpctl.errors import RecoveryError, VpctlError
@@ -51,8 +52,11 @@ class Hands(Protocol):
     async def plug(self, vm: str, repair: Repair) -> None:
         """Put a link's end into a VM; where a repair holds rings, see that its guest goes on with them."""
 
-    async def prove(self, link: str) -> None:
-        """See verified packets each way over a link; raises VerificationError if none come."""
+    def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
+        """Have these VMs, which live, look for packets over a link until the block ends, for `prove`."""
+
+    async def prove(self, link: str) -> float:
+        """See a verified packet each way over a link; return when (CLOCK_MONOTONIC), or raise VerificationError."""
 
     def link_lock(self, link: str) -> asyncio.Lock:
         """Return the lock that whoever repairs a link holds."""
@@ -85,11 +89,11 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
             recorder.outages.setdefault(link, recorder.since_fault())
             return
         recorder.policies[link] = repair.policy
-        await _repair(repair, hands, recorder)
+        proved_at = await _repair(repair, hands, recorder)
     except BaseException:
         hands.link_broken(link)
         raise
-    recorder.outages[link] = recorder.since_fault()
+    recorder.outages[link] = recorder.since_fault(proved_at)
 
 
 @contextmanager
@@ -106,10 +110,15 @@ def _step(
             raise
 
 
-async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
-    def step(name: str, vm: str, generation: int) -> AbstractContextManager[None]:
-        return _step(name, f"{vm}/{repair.link}.g{generation}", [vm], repair, hands, recorder)
+def _device_step(
+    repair: Repair, hands: Hands, recorder: Recorder, name: str, vm: str, generation: int
+) -> AbstractContextManager[None]:
+    """Time a step at one of the link's devices."""
+    return _step(name, f"{vm}/{repair.link}.g{generation}", [vm], repair, hands, recorder)
 
+
+async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> float:
+    step = partial(_device_step, repair, hands, recorder)
     survivors = [vm for vm in (repair.first, repair.second) if hands.is_alive(vm)]
     for vm, generation in repair.hold:
         with step("hold", vm, generation):
@@ -120,6 +129,14 @@ async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
     for vm, generation in repair.unplug:
         with step("unplug", vm, generation):
             await hands.unplug(vm, repair.link, generation)
+    async with hands.expecting(repair.link, survivors):
+        await _connect(repair, survivors, hands, recorder)
+        with _step("verify", repair.link, [repair.first, repair.second], repair, hands, recorder):
+            return await hands.prove(repair.link)
+
+
+async def _connect(repair: Repair, survivors: Sequence[str], hands: Hands, recorder: Recorder) -> None:
+    """Put a link together of which nothing is left that is to go."""
     if repair.first not in survivors or repair.unlink or repair.hold:
         # The rest of a survivor's part can be done only when the other's guest is there.
         recorder.survivor_repaired(survivors)
@@ -131,11 +148,9 @@ async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> None:
     for vm in repair.plugs:
         if vm not in survivors:
             await hands.until_ready(vm)
-        with step(repair.plug_step, vm, repair.generation):
+        with _device_step(repair, hands, recorder, repair.plug_step, vm, repair.generation):
             await hands.plug(vm, repair)
         recorder.survivor_repaired([vm] if vm in survivors else [])
-    with _step("verify", repair.link, [repair.first, repair.second], repair, hands, recorder):
-        await hands.prove(repair.link)
 
 
 async def connect_links(links: Sequence[str], hands: Hands, recorder: Recorder) -> list[VpctlError]:

@@ -37,9 +37,9 @@ class Recorder:
         if vms:
             self.survivor_ms = max(self.survivor_ms, self.since_fault())
 
-    def since_fault(self) -> float:
-        """Return the milliseconds since the fault."""
-        return (time.monotonic() - self.fault_at) * 1000
+    def since_fault(self, at: float | None = None) -> float:
+        """Return the milliseconds from the fault to now, or to a moment of CLOCK_MONOTONIC."""
+        return ((time.monotonic() if at is None else at) - self.fault_at) * 1000
 
     @contextmanager
     def step(self, name: str, target: str) -> Iterator[None]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
-from vpctl.guest import network
 from vpctl.plan.run import front_end, host_network, plug_steps, plugged_device, sharing
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
@@ -19,6 +18,7 @@ from vpctl.supervisor.doorbells import Doorbells, files_of
 from vpctl.supervisor.fronts import Front, Fronts
 from vpctl.supervisor.host_network import create
 from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.proofs import Proofs
 from vpctl.supervisor.regions import Regions
 from vpctl.supervisor.world import World
 
@@ -37,6 +37,7 @@ class Hands:
         self.fronts = Fronts(broker)
         self.backings = Backings(world, broker, self.fronts)
         self._regions = Regions(world, broker)
+        self._proofs = Proofs(world)
 
     async def fence(self, vm: str) -> None:
         await self._world.machines[vm].fence(self._broker())
@@ -155,8 +156,12 @@ class Hands:
             return self.backings
         return self._regions if sharing(world.run, spec, 1, rundir=world.rundir) is not None else Nothing()
 
-    async def prove(self, link: str) -> None:
+    def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
+        return self._proofs.expecting(link, vms)
+
+    async def prove(self, link: str) -> float:
         for end in self._world.topology.link(link).endpoints:
             await self.until_ready(end.vm)  # one may reboot just now
-        network.require(await self._world.probe(link, count=1))
+        seen = await self._proofs.prove(link)
         self._world.links[link].set_state(LinkState.UP)
+        return seen

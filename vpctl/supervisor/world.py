@@ -111,12 +111,26 @@ class World:
             first, second = await self.guests(link)
         except VpctlError as error:
             one, other = (end.vm for end in spec.endpoints)
-            entry = {"link": link, "ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": error.message}
-            return [{**entry, "from": one, "to": other}, {**entry, "from": other, "to": one}]
+            return [network.unanswered(link, *way, error.message) for way in ((one, other), (other, one))]
         checks = await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
-        if host_network(spec, self.rundir) is not None and firewall_sees_bridges():
-            return [entry if entry["ok"] else {**entry, **suspected(entry["reason"])} for entry in checks]
-        return checks
+        return [self._explained(entry) for entry in checks]
+
+    async def probe_from(self, link: str, vm: str, *, count: int, seconds: float) -> dict[str, Any]:
+        """Probe a link from one guest; its interface, and the other guest, may be on their way. See `probe`."""
+        spec, machine = self.topology.link(link), self.machines[vm]
+        peer = spec.peer_of(vm)
+        try:
+            source = network.Guest(end=spec.end_of(vm), ssh=await machine.ssh(), agent=machine.ways.agent)
+        except VpctlError as error:
+            return network.unanswered(link, vm, peer.vm, error.message)
+        return self._explained(await network.probe(link, source, peer, count=count, seconds=seconds))
+
+    def _explained(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Add to a probe that failed what may lie behind it."""
+        network_of_host = host_network(self.topology.link(entry["link"]), self.rundir)
+        if entry["ok"] or network_of_host is None or not firewall_sees_bridges():
+            return entry
+        return {**entry, **suspected(entry["reason"])}
 
     async def probe_all(self, *, count: int, seconds: float) -> list[dict[str, Any]]:
         """Probe every link, all at once; see `probe`."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -49,6 +51,8 @@ class FakeHands:
         self.fronts: dict[str, FrontView] = {}
         self.policy: str | None = None
         self.against: dict[str, frozenset[str]] = defaultdict(frozenset)
+        self.expected: dict[str, list[str]] = {}
+        self.seen_at: float | None = None
 
     async def step(self, what: str) -> None:
         if what in self.waits:
@@ -135,9 +139,16 @@ class FakeHands:
         await self.step(f"plug {vm}/{repair.link}.g{repair.generation}")
         self.plugged[vm, repair.link].append(repair.generation)
 
-    async def prove(self, link: str) -> None:
+    @asynccontextmanager
+    async def expecting(self, link: str, vms: Collection[str]) -> AsyncIterator[None]:
+        self.expected[link] = list(vms)
+        yield
+        del self.expected[link]
+
+    async def prove(self, link: str) -> float:
         await self.step(f"prove {link}")
         self.up.add(link)
+        return time.monotonic() if self.seen_at is None else self.seen_at
 
     def link_lock(self, link: str) -> asyncio.Lock:
         return self.locks[link]
@@ -192,6 +203,26 @@ async def test_fences_first_repairs_survivors_while_the_vm_boots_and_proves_each
     assert record.boot_ms == 900.0
     assert set(record.outages) == {"ab0", "ac0"}
     assert 0 < record.survivor_ms <= min(record.outages.values())
+
+
+async def test_a_survivor_looks_for_packets_until_they_are_proved_and_the_outage_ends_with_the_first() -> None:
+    hands, record = FakeHands("a"), recorder()
+    looking: dict[str, dict[str, list[str]]] = {}
+
+    async def note(step: str) -> None:
+        looking[step] = {link: list(vms) for link, vms in hands.expected.items() if link == "ab0"}
+
+    for step in ("unplug b/ab0.g1", "plug b/ab0.g2", "plug a/ab0.g2", "prove ab0"):
+        hands.waits[step] = partial(note, step)
+    hands.waits["boot a"] = lambda: until(
+        lambda: _done(hands, "plug b/ab0.g2"), timeout=5, what="the survivor's plug", every=0
+    )
+    hands.seen_at = record.fault_at + 0.005
+    await recover(hands, record)
+    assert looking.pop("unplug b/ab0.g1") == {}  # what goes may carry what was under way
+    assert list(looking.values()) == [{"ab0": ["b"]}] * 3
+    assert hands.expected == {}
+    assert record.outages["ab0"] == pytest.approx(5)
 
 
 async def test_a_vm_that_is_well_keeps_its_process_and_only_its_links_are_repaired() -> None:

@@ -7,7 +7,10 @@ something may die.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -118,11 +121,15 @@ class Hit(Hands):
         await self.step()
         self.require(vm)
 
-    async def prove(self, link: str) -> None:
+    def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def prove(self, link: str) -> float:
         await self.step()
         if not all(self._world.is_ready(end.vm) for end in TOPOLOGY.link(link).endpoints):
             raise VerificationError(f"no packets over `{link}`")
         self._world.links[link].set_state(LinkState.UP)
+        return time.monotonic()
 
     def require(self, vm: str) -> None:
         if not self._world.is_alive(vm):

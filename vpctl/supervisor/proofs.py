@@ -1,0 +1,97 @@
+"""Seeing packets flow over a link that is being repaired, as soon as they do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vpctl.guest import network
+from vpctl.supervisor.world import World
+
+EARLY_SECONDS = 120.0
+"""For how long at most a guest looks for one that boots; then it looks again, when that one is there."""
+
+START_SECONDS = 2.0
+"""For a probe to begin in a guest, and to tell that it has seen nothing."""
+
+Entry = Mapping[str, Any]
+"""What a probe found, see `network.probe`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """One guest's search for the first packets, and when its end was seen (CLOCK_MONOTONIC)."""
+
+    entry: Entry
+    at: float
+
+
+class Proofs:
+    """Probes of links. An echo that comes back intact crossed both ways, so one guest's are enough.
+
+    A command takes half a second to start in a guest that QEMU emulates and that has just booted. So the guests that
+    have lived through it all look from before the other end is there.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._early: dict[str, dict[str, asyncio.Task[Look]]] = {}
+
+    @contextlib.asynccontextmanager
+    async def expecting(self, link: str, vms: Collection[str]) -> AsyncIterator[None]:
+        """Have these guests look for packets over a link as long as the block lasts."""
+        looks = self._early[link] = {vm: self._look(link, vm, EARLY_SECONDS) for vm in vms}
+        try:
+            yield
+        finally:
+            del self._early[link]
+            await end(looks.values())
+
+    async def prove(self, link: str) -> float:
+        """See an echo each way over a link whose ends are both plugged, and return when that was (CLOCK_MONOTONIC).
+
+        Raises VerificationError if none comes within `network.PROBE_SECONDS`.
+        """
+        ends = [end.vm for end in self._world.topology.link(link).endpoints]
+        early = {vm: look for vm, look in self._early.get(link, {}).items() if not failed(look)}
+        fresh = {vm: self._look(link, vm, network.PROBE_SECONDS) for vm in ends if vm not in early}
+        try:
+            return await self._first(link, ends, [*early.values(), *fresh.values()])
+        finally:
+            await end(fresh.values())
+
+    async def _first(self, link: str, ends: Sequence[str], looks: Collection[asyncio.Task[Look]]) -> float:
+        entries: list[Entry] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(network.PROBE_SECONDS + START_SECONDS):
+                for next_ in asyncio.as_completed(looks):
+                    look = await next_
+                    if look.entry["ok"]:
+                        return look.at
+                    entries.append(look.entry)
+        source, target = ends
+        unseen = network.unanswered(link, source, target, f"no intact reply within {network.PROBE_SECONDS:g} s")
+        raise network.no_packets(entries[0] if entries else unseen)
+
+    def _look(self, link: str, vm: str, seconds: float) -> asyncio.Task[Look]:
+        async def look() -> Look:
+            entry = await self._world.probe_from(link, vm, count=1, seconds=seconds)
+            return Look(entry=entry, at=time.monotonic())
+
+        return asyncio.create_task(look(), name=f"look-{vm}-{link}")
+
+
+def failed(look: asyncio.Task[Look]) -> bool:
+    """Whether a look has ended without a proof."""
+    return look.done() and (look.cancelled() or look.exception() is not None or not look.result().entry["ok"])
+
+
+async def end(looks: Collection[asyncio.Task[Look]]) -> None:
+    """Cancel looks, and wait until each has ended."""
+    for look in looks:
+        look.cancel()
+    await asyncio.gather(*looks, return_exceptions=True)
