@@ -1,11 +1,11 @@
-"""Random faults under traffic, over two kinds of link: nothing stays down, nobody cries wolf, nothing leaks."""
+"""Random faults under traffic, over several kinds of link: nothing stays down, nobody cries wolf, nothing leaks."""
 
 from __future__ import annotations
 
 import pytest
 from jsonschema import validate
 
-from tests.vm.commandline import Vpctl, user
+from tests.vm.commandline import EXAMPLES, Vpctl, user
 
 pytestmark = pytest.mark.vm
 
@@ -23,11 +23,19 @@ ROUND_LIMIT = 120.0
 def test_every_fault_of_a_soak_is_recovered(rounds: int) -> None:
     with user() as vpctl:
         vpctl.run("up", str(vpctl.spare_file("pair", f"{{vm1: {HEALTH}, vm2: {HEALTH}}}", LINKS)))
-        soak(vpctl, rounds)
+        soak(vpctl, rounds, seed=3)
 
 
-def soak(vpctl: Vpctl, rounds: int) -> None:
-    words = ("soak", "-f", "json", "--rounds", str(rounds), "--seed", "3")
+@pytest.mark.long
+@pytest.mark.parametrize("example", ["vhost-pci", "all-kinds"])
+def test_every_fault_of_a_hundred_rounds_is_recovered(example: str) -> None:
+    with user() as vpctl:
+        vpctl.run("up", str(EXAMPLES / f"{example}.yaml"))
+        soak(vpctl, 100, seed=1)
+
+
+def soak(vpctl: Vpctl, rounds: int, *, seed: int) -> None:
+    words = ("soak", "-f", "json", "--rounds", str(rounds), "--seed", str(seed))
     done = vpctl.start(*words).wait(None, limit=rounds * ROUND_LIMIT)
     assert done.status == 0, done
     report = done.data
