@@ -189,10 +189,11 @@ async def recover_vm(plan: RecoveryPlan, hands: Hands, recorder: Recorder) -> No
             boot_error.append(error)
 
     async with asyncio.TaskGroup() as group:
-        group.create_task(boot(), name=f"boot-{plan.vm}")
+        # The survivors first: to prepare a boot takes some time, too.
         repairs = group.create_task(
             connect_links([repair.link for repair in plan.repairs], hands, recorder), name="repair-links"
         )
+        group.create_task(boot(), name=f"boot-{plan.vm}")
     causes = boot_error + repairs.result()
     if causes:
         cause = causes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,41 +39,38 @@ class Proofs:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._early: dict[str, dict[str, asyncio.Task[Look]]] = {}
+        self._looks: dict[str, dict[str, asyncio.Task[Look]]] = {}
+        """Of each link that is being put together: VM → its look."""
 
     @contextlib.asynccontextmanager
     async def expecting(self, link: str, vms: Collection[str]) -> AsyncIterator[None]:
         """Have these guests look for packets over a link as long as the block lasts."""
-        looks = self._early[link] = {vm: self._look(link, vm, EARLY_SECONDS) for vm in vms}
+        looks = self._looks[link] = {vm: self._look(link, vm, EARLY_SECONDS) for vm in vms}
         try:
             yield
         finally:
-            del self._early[link]
+            del self._looks[link]
             await end(looks.values())
 
     async def prove(self, link: str) -> float:
         """See an echo each way over a link whose ends are both plugged, and return when that was (CLOCK_MONOTONIC).
 
-        Raises VerificationError if none comes within `network.PROBE_SECONDS`.
+        To be called while its packets are expected. Raises VerificationError if none come within
+        `network.PROBE_SECONDS`.
         """
-        ends = [end.vm for end in self._world.topology.link(link).endpoints]
-        early = {vm: look for vm, look in self._early.get(link, {}).items() if not failed(look)}
-        fresh = {vm: self._look(link, vm, network.PROBE_SECONDS) for vm in ends if vm not in early}
-        try:
-            return await self._first(link, ends, [*early.values(), *fresh.values()])
-        finally:
-            await end(fresh.values())
-
-    async def _first(self, link: str, ends: Sequence[str], looks: Collection[asyncio.Task[Look]]) -> float:
+        looks = self._looks[link]
+        source, target = (end.vm for end in self._world.topology.link(link).endpoints)
+        for vm in (source, target):
+            if vm not in looks or failed(looks[vm]):
+                looks[vm] = self._look(link, vm, network.PROBE_SECONDS)
         entries: list[Entry] = []
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(network.PROBE_SECONDS + START_SECONDS):
-                for next_ in asyncio.as_completed(looks):
+                for next_ in asyncio.as_completed(looks.values()):
                     look = await next_
                     if look.entry["ok"]:
                         return look.at
                     entries.append(look.entry)
-        source, target = ends
         unseen = network.unanswered(link, source, target, f"no intact reply within {network.PROBE_SECONDS:g} s")
         raise network.no_packets(entries[0] if entries else unseen)
 

@@ -204,6 +204,7 @@ class Recoveries:
             raise RecoveryError(f"link `{lost[0]}` went down again")
         report = recorder.result(ok=True, total_ms=total_ms, links=dict.fromkeys(names, True))
         machine.incident = None
+        self._world.save()  # or else a successor, whenever it comes, would finish what has ended
         self._reports[machine.name] = report
         self._world.journal.write("recovery.end", vm=machine.name, attributes=report)
         return {"schema_version": 1, **report, "check": checks}

@@ -75,7 +75,7 @@ async def test_the_first_that_sees_packets_is_enough_and_the_other_is_let_off(di
         assert guests.looks == [("b", EARLY_SECONDS), ("a", network.PROBE_SECONDS)]
         guests.tell(a=True)
         await proving
-        assert guests.looking == 1  # the survivor's, until the block ends
+        assert guests.looking == 1
     assert guests.looking == 0
 
 
@@ -96,14 +96,16 @@ async def test_one_that_looked_in_vain_looks_again_when_the_other_end_is_there(d
 
 async def test_without_a_survivor_both_look(directories: Directories) -> None:
     guests = Guests(directories)
-    proving = asyncio.create_task(Proofs(guests).prove(LINK))
-    await turns()
-    assert {vm for vm, _ in guests.looks} == {"a", "b"}
-    guests.tell(a="no answer")
-    await turns()
-    assert not proving.done()
-    guests.tell(b=True)
-    await proving
+    seen = Proofs(guests)
+    async with seen.expecting(LINK, []):
+        proving = asyncio.create_task(seen.prove(LINK))
+        await turns()
+        assert {vm for vm, _ in guests.looks} == {"a", "b"}
+        guests.tell(a="no answer")
+        await turns()
+        assert not proving.done()
+        guests.tell(b=True)
+        await proving
 
 
 @pytest.mark.parametrize(

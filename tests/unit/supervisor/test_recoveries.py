@@ -7,6 +7,7 @@ something may die.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import defaultdict
 from collections.abc import Collection
@@ -25,7 +26,7 @@ from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.rundir import Directories
+from vpctl.rundir import Directories, read_json
 from vpctl.supervisor import health
 from vpctl.supervisor.alarms import Alarms, Seen
 from vpctl.supervisor.control import Jobs
@@ -152,6 +153,7 @@ async def struck(
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
     world = Checked(made_run(TOPOLOGY), rundir)
+    world.loaded = True
     for machine in world.machines.values():
         machine.generation = 1
         machine.set_state(VmState.READY)
@@ -191,6 +193,7 @@ def assert_at_rest(world: World) -> None:
         assert machine.state in (VmState.READY, VmState.STOPPED, VmState.FAILED), machine.name
         assert machine.reason or machine.state is VmState.READY
         assert machine.incident is None, machine.name
+    assert read_json(world.rundir.status) == json.loads(json.dumps(world.status())), "a successor takes that over"
     for link in TOPOLOGY.links:
         known = world.links[link.name]
         whole = all(world.is_ready(end.vm) for end in link.endpoints)
