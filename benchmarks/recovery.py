@@ -3,7 +3,9 @@
     python benchmarks/recovery.py [--rounds 5] [--kinds vhost-pci,ivshmem-doorbell,stream] [--how kill] [--json FILE]
 
 A pair per kind and policy; vm1 is the back-end of a vhost-pci link. A round counts only if the survivor's QEMU and
-its guest's boot_id are the same afterwards and the full check passed. Prints a Markdown table; what it is at: stderr.
+its guest's boot_id are the same afterwards and the full check passed. Two more ways are no crash: `rebind` (the
+driver of one end is unbound and bound, the outage is that from its return to the first reply) and `reboot` (of a
+guest; the overhead is what comes after its ssh). Prints a Markdown table; what it is at: stderr.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,11 +87,41 @@ def one(victim: str, how: str, policy: str) -> dict[str, float]:
     return {**report, "outage_ms": max(entry["outage_ms"] for entry in report["links"])}
 
 
+def rebind(victim: str) -> dict[str, float]:
+    """Take the driver from one end of the link, and give it back; the milliseconds from then to the first reply."""
+    (link,) = status()["links"]
+    address = next(end["address"].partition("/")[0] for end in link["endpoints"] if end["vm"] != victim)
+    script = (
+        "n=/sys/class/net/lan0/device; d=$(basename $(readlink -f $n)); cd $(readlink -f $n/driver) && "
+        "echo $d >unbind && sleep 0.5 && read began rest </proc/uptime && echo $d >bind && "
+        f"read bound rest </proc/uptime && vpctl-agent probe lan0 {address} --count 1 && echo $began $bound"
+    )
+    probe, times = vpctl("exec", "-t", NAME, victim, "--", script).splitlines()
+    began, bound = map(float, times.split())
+    return {"outage_ms": (bound - began) * 1000 + json.loads(probe)["first_reply_ms"]}
+
+
+def reboot(victim: str) -> dict[str, float]:
+    """Have a guest reboot; the figures of what became of its link."""
+    before = json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))["last"]
+    vpctl("exec", "-t", NAME, victim, "--", "(sleep 0.2; reboot -f) >/dev/null 2>&1 &")
+    while (report := json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))).get("last") == before:
+        time.sleep(0.2)
+    last: dict[str, Any] = report.get("last") or report
+    assert (last["fault"], last["ok"]) == ("guest-reboot", True), last
+    return {**last, "outage_ms": max(entry["outage_ms"] for entry in last["links"])}
+
+
+def median(rounds: list[dict[str, float]], figure: str) -> str:
+    """Return the median of a figure, or a dash if it makes no sense here."""
+    return f"{statistics.median(each[figure] for each in rounds):.0f}" if figure in rounds[0] else "-"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default="vhost-pci,ivshmem-doorbell,stream")
-    parser.add_argument("--how", default="kill", help="kill, panic, hang, stop; several with commas")
+    parser.add_argument("--how", default="kill", help="kill, panic, hang, stop, rebind, reboot; several with commas")
     parser.add_argument("--json", type=Path, help="every round's figures, as JSON")
     options = parser.parse_args()
     print("| kind | policy | who died | how | " + " | ".join(figure[:-3] for figure in FIGURES) + " |")
@@ -103,11 +136,12 @@ def main() -> None:
                     for how in options.how.split(","):
                         for victim in VMS:
                             print(f"{kind} {policy} {victim} {how}: round {number + 1}", file=sys.stderr, flush=True)
-                            seen.setdefault((victim, how), []).append(one(victim, how, policy))
-            for (victim, how), found in seen.items():
-                medians = {figure: statistics.median(each[figure] for each in found) for figure in FIGURES}
-                rows.append({"kind": kind, "policy": policy, "victim": victim, "how": how, "rounds": found})
-                cells = " | ".join(f"{medians[figure]:.0f}" for figure in FIGURES)
+                            way = {"rebind": rebind, "reboot": reboot}.get(how)
+                            found = way(victim) if way is not None else one(victim, how, policy)
+                            seen.setdefault((victim, how), []).append(found)
+            for (victim, how), rounds in seen.items():
+                rows.append({"kind": kind, "policy": policy, "victim": victim, "how": how, "rounds": rounds})
+                cells = " | ".join(median(rounds, figure) for figure in FIGURES)
                 print(f"| {kind} | {policy} | {victim} | {how} | {cells} |", flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

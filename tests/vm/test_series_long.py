@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.commandline import Vpctl, kill, until, user
+from tests.vm.commandline import Vpctl, kill, until
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 from vpctl.process import ProcessId
 
@@ -53,14 +53,13 @@ def comes(stream: Stream, vm: str) -> None:
 
 
 @pytest.mark.parametrize(("process", "times"), [("supervisor", 50), ("broker", 20)])
-def test_a_recovery_whose_worker_is_killed_ends_with_everything_up(process: str, times: int) -> None:
+def test_a_recovery_whose_worker_is_killed_ends_with_everything_up(vpctl: Vpctl, process: str, times: int) -> None:
     chance = random.Random(process)
-    with user() as vpctl:
-        vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", LINKS)))
-        for number in range(times):
-            victim, delay = chance.choice(("vm1", "vm2")), chance.uniform(0.0, LONGEST_DELAY)
-            print(f"{process} {number + 1}: {victim}, {delay:.2f} s", flush=True)
-            killed_in_recovery(vpctl, process, victim, delay)
+    vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", LINKS)))
+    for number in range(times):
+        victim, delay = chance.choice(("vm1", "vm2")), chance.uniform(0.0, LONGEST_DELAY)
+        print(f"{process} {number + 1}: {victim}, {delay:.2f} s", flush=True)
+        killed_in_recovery(vpctl, process, victim, delay)
 
 
 def killed_in_recovery(vpctl: Vpctl, process: str, victim: str, delay: float) -> None:
@@ -100,23 +99,22 @@ def busy_loops(count: int) -> Iterator[None]:
             loop.wait()
 
 
-def test_guests_and_a_host_that_are_busy_are_no_fault() -> None:
-    with user() as vpctl:
-        file = vpctl.spare_file("ring", "{a: {}, b: {}, c: {}, d: {}}", RING)
-        before = living(vpctl, vpctl.json("up", str(file)))
-        after = vpctl.last_seq("ring")
-        for link in vpctl.json("status")["links"]:
-            send_both_ways(vpctl, link)
-        with busy_loops(4):
-            deadline = time.monotonic() + QUIET_SECONDS
-            while (left := deadline - time.monotonic()) > 0:
-                time.sleep(min(60.0, left))
-                old = received(vpctl)
-                time.sleep(2.0)
-                assert all(new > old[end] for end, new in received(vpctl).items()), "iperf3 has ended"
-        entries = [entry for entry in vpctl.journal("ring") if entry["seq"] > after]
-        assert [e for e in entries if e["type"] in ("fault", "recovery.step", "link.state", "vm.state")] == []
-        assert living(vpctl, vpctl.json("status")) == before
+def test_guests_and_a_host_that_are_busy_are_no_fault(vpctl: Vpctl) -> None:
+    file = vpctl.spare_file("ring", "{a: {}, b: {}, c: {}, d: {}}", RING)
+    before = living(vpctl, vpctl.json("up", str(file)))
+    after = vpctl.last_seq("ring")
+    for link in vpctl.json("status")["links"]:
+        send_both_ways(vpctl, link)
+    with busy_loops(4):
+        deadline = time.monotonic() + QUIET_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(60.0, left))
+            old = received(vpctl)
+            time.sleep(2.0)
+            assert all(new > old[end] for end, new in received(vpctl).items()), "iperf3 has ended"
+    entries = [entry for entry in vpctl.journal("ring") if entry["seq"] > after]
+    assert [e for e in entries if e["type"] in ("fault", "recovery.step", "link.state", "vm.state")] == []
+    assert living(vpctl, vpctl.json("status")) == before
 
 
 def living(vpctl: Vpctl, status: Any) -> list[tuple[Any, ...]]:
