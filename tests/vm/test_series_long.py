@@ -77,7 +77,8 @@ def killed_in_recovery(vpctl: Vpctl, process: str, victim: str, delay: float) ->
     until(lambda: is_up(vpctl), "everything up", limit=RECOVERED_SECONDS)
     for stream in streams:
         comes(stream, victim)
-        stream.stop()
+    streams[0].stop()  # which ends all of that guest
+    streams[1].sender.wait(None)
     until(lambda: vpctl.supervisor("pair") and vpctl.broker("pair"), "both of vpctl's processes")
     assert vpctl.json("check")["ok"]
     now = vpctl.json("status")
