@@ -66,6 +66,7 @@ class Link:
         self.failed |= {policy}
         attributes = {"name": "fall-back", "target": self.name, "ok": True, "from": policy, "to": harder}
         self._journal.write("recovery.step", link=self.name, attributes=attributes)
+        self._on_change()
 
     def plugging(self, vm: str, generation: int) -> None:
         """A device is about to be plugged: from now on it may be there."""
@@ -118,6 +119,7 @@ class Link:
             "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
             "offer": self.offer,
             "gone": sorted(self.gone),
+            "failed": sorted(self.failed),
         }
 
     def restore(self, entry: Mapping[str, Any]) -> None:
@@ -127,4 +129,5 @@ class Link:
         self.generation = entry["generation"]
         self.offer = entry["offer"]
         self.gone = set(entry["gone"])
+        self.failed = frozenset(entry.get("failed", ()))  # a supervisor of an earlier version wrote none
         self.plugged = {vm: list(generations) for vm, generations in entry["plugged"].items()}

@@ -187,6 +187,21 @@ def test_a_successor_knows_the_devices_and_takes_an_unfinished_repair_for_none(
     assert after.view() == LinkView(state=restored, generation=7, plugged={"vm1": (6, 7)})
 
 
+def test_a_successor_knows_by_which_policies_a_repair_was_tried_in_vain(rundir: RunDir) -> None:
+    saved: list[dict[str, Any]] = []
+    before = Link("lan0", Journal(rundir.journal), lambda: saved.append(before.as_json()))
+    before.begin(2)
+    before.policy_failed("resume")
+    after = linked(rundir)
+    after.restore(json.loads(json.dumps(saved[-1])))
+    assert after.view().failed == {"resume"}
+    after.set_state(LinkState.UP)
+    assert after.view().failed == frozenset()
+    del saved[-1]["failed"]  # as an earlier version has written it
+    after.restore(saved[-1])
+    assert after.view().failed == frozenset()
+
+
 def test_a_state_is_journalled_when_it_changes_and_only_then(rundir: RunDir) -> None:
     link = linked(rundir)
     for state in (LinkState.DOWN, LinkState.UP, LinkState.UP, LinkState.FAILED):
