@@ -21,7 +21,7 @@ from tests.fakes.ivshmem_host import HOST_ID, ControlPage, sealed_memory
 from vpctl.broker import control_page, vhost_user
 from vpctl.broker.carrier import Wiring
 from vpctl.broker.control_page import PEER_RING, SLOT, Answer, AnswerState, PeerRing, SlotState
-from vpctl.broker.negotiated import OFFER, Negotiated
+from vpctl.broker.negotiated import OFFER, PROTOCOL, Negotiated
 from vpctl.broker.vhost_user import Feature, Message, Parser, Request
 from vpctl.errors import ReadyTimeoutError
 from vpctl.wait import until
@@ -141,6 +141,7 @@ class Host:
             self._negotiated = Negotiated(
                 offer=offer,
                 queue_pairs=self.queue_pairs,
+                protocol_offer=PROTOCOL,
                 ram=self.ram,
                 ram_name="ram",
                 known=lambda _: False,

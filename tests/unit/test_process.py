@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from vpctl.process import (
     read_threads,
     run,
     running,
+    stop_blocking,
     thread_names,
     wait_gone,
 )
@@ -293,3 +295,39 @@ async def test_a_process_that_waits_ends_when_it_is_dismissed_untold() -> None:
     assert identity is not None
     waiting.dismiss()
     assert not identity.is_alive()
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_what_a_process_has_accepted_stops_blocking_and_nothing_else(tmp_path: Path, blocking: bool) -> None:
+    path, other = tmp_path / "one", tmp_path / "other"
+    program = (
+        "import socket, sys\n"
+        "kept = []\n"
+        "for path in sys.argv[1:]:\n"
+        "    listener = socket.socket(socket.AF_UNIX); listener.bind(path); listener.listen()\n"
+        "    print(flush=True); kept += [listener, listener.accept()[0]]\n"
+        f"kept[1].setblocking({blocking})\n"
+        "print(flush=True)\n"
+        "for line in sys.stdin: print(*[int(end.getblocking_now()) for end in kept], flush=True)\n"
+    ).replace("end.getblocking_now()", "__import__('os').get_blocking(end.fileno())")
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(path), str(other)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child, socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as two:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        process = identify(child.pid)
+        assert process is not None
+        for connection, where in ((one, path), (two, other)):
+            child.stdout.readline()
+            assert stop_blocking(process, str(where)) == 0
+            connection.connect(str(where))
+        child.stdout.readline()
+        assert stop_blocking(process, str(path)) == 1
+        print(file=child.stdin, flush=True)
+        assert child.stdout.readline().split() == ["1", "0", "1", "1"]
+        child.stdin.close()
+    assert stop_blocking(process, str(path)) == 0

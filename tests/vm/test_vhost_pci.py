@@ -189,6 +189,23 @@ def test_a_front_ends_driver_that_is_unbound_and_bound_again_gets_new_rings_work
     assert generations(hub) == {name: entry["generation"] + (name == "a0") for name, entry in links_before.items()}
 
 
+def test_rings_that_start_again_after_another_device_has_gone_do_not_look_for_its_memory(hub: Vpctl) -> None:
+    """The hub is the front end of c0, and its device of a0, whose BAR c0's back-end was told of, goes meanwhile."""
+    before = vms(hub)
+    driver = "/sys/bus/virtio/drivers/virtio_net"
+    devices = {vm: hub.guest(vm, VIRTIO.format(link=link)).strip() for vm, link in (("hub", "c0"), ("a", "a0"))}
+    seq = hub.last_seq("hub")
+    for vm, link in (("hub", "c0"), ("a", "a0")):
+        hub.guest(vm, f"echo {devices[vm]} >{driver}/unbind")
+        hub.entry("hub", "link.state", after=seq, link=link, state="down")
+    until(lambda: True if not links(hub)["a0"]["plugged"]["hub"] else None, "the hub's device is gone")
+    for vm, link in (("hub", "c0"), ("a", "a0")):
+        hub.guest(vm, f"echo {devices[vm]} >{driver}/bind")
+        hub.entry("hub", "link.state", after=seq, link=link, state="up")
+    assert hub.json("check")["ok"]
+    assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
+
+
 def test_a_front_ends_guest_that_reboots_keeps_its_device_and_gets_its_rings_worked(hub: Vpctl) -> None:
     before, links_before = vms(hub), links(hub)
     seq = hub.last_seq("hub")

@@ -26,7 +26,7 @@ from typing import Any
 from vpctl.broker import vhost_user
 from vpctl.broker.carrier import Carrier, Wiring
 from vpctl.broker.control_page import Answer, AnswerState
-from vpctl.broker.negotiated import OFFER, Negotiated
+from vpctl.broker.negotiated import OFFER, PROTOCOL, SLOTS, Negotiated
 from vpctl.broker.vhost_user import (
     MOST_FDS,
     REPLIES,
@@ -62,6 +62,13 @@ class FrontSpec:
     features: int
     queue_pairs: int
     mtu: int = 0
+    many_regions: bool = False
+    """Whether it may have more than one table takes."""
+
+    @property
+    def protocol(self) -> ProtocolFeature:
+        """The features of the protocol that are offered."""
+        return SLOTS if self.many_regions else PROTOCOL
 
     @property
     def offer(self) -> int:
@@ -226,6 +233,7 @@ class Backend:
         self._negotiated = Negotiated(
             offer=self.spec.offer,
             queue_pairs=self.spec.queue_pairs,
+            protocol_offer=self.spec.protocol,
             ram=self._ram,
             ram_name=self.spec.ram,
             known=self._known,

@@ -69,6 +69,13 @@ class BrokerClient:
         reply = await self._request("end", name=name, generation=generation, grace=grace)
         return bool(reply["killed"])
 
+    async def stop_blocking(self, *, name: str, path: str) -> int:
+        """Make what a process has accepted at a unix socket non-blocking; return how many connections that are.
+
+        HostError if the host forbids it.
+        """
+        return int((await self._request("stop_blocking", name=name, path=path))["connections"])
+
     async def list(self) -> list[Child]:
         """Return what runs."""
         reply = await self._request("list")
@@ -139,11 +146,29 @@ class BrokerClient:
     # Section: front-ends, and devices that work their rings
 
     async def front(
-        self, *, name: str, path: str, ram: str, features: int, queue_pairs: int, mtu: int
+        self,
+        *,
+        name: str,
+        path: str,
+        ram: str,
+        features: int,
+        queue_pairs: int,
+        mtu: int,
+        many_regions: bool = False,
     ) -> dict[str, Any]:
-        """Listen for a front-end, and offer it these features; UsageError if there is one of that name."""
+        """Listen for a front-end, and offer it these features; UsageError if there is one of that name.
+
+        `many_regions`: its memory may take more than one table (`broker.negotiated.SLOTS`).
+        """
         return await self._request(
-            "front", name=name, path=path, ram=ram, features=features, queue_pairs=queue_pairs, mtu=mtu
+            "front",
+            name=name,
+            path=path,
+            ram=ram,
+            features=features,
+            queue_pairs=queue_pairs,
+            mtu=mtu,
+            many_regions=many_regions,
         )
 
     async def fronts(self) -> Sequence[dict[str, Any]]:

@@ -40,8 +40,15 @@ OFFER = (
 )
 """What a driver of ours may be asked to do, at most."""
 
-PROTOCOL = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.CONFIGURE_MEM_SLOTS
+PROTOCOL = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
 """Not STATUS: QEMU 7.2 then says 0, and only afterwards asks for the rings' bases."""
+
+SLOTS = PROTOCOL | ProtocolFeature.CONFIGURE_MEM_SLOTS
+"""For front-ends that have more regions than one table takes, and for no other.
+
+With it QEMU takes back, at the next start of the rings, what regions have gone while they were stopped, and looks for
+their memory, which is not there any more: a segmentation fault (seen in 7.2).
+"""
 
 MEMORY_SLOTS = 64
 """Regions that a front-end may have, foreign ones too."""
@@ -88,6 +95,7 @@ class Negotiated:
 
     offer: int
     queue_pairs: int
+    protocol_offer: ProtocolFeature
     ram: int
     ram_name: str
     known: Callable[[os.stat_result], bool]
@@ -127,7 +135,7 @@ class Negotiated:
         """Return the number that a request asks for."""
         return {
             Request.GET_FEATURES: self.offer,
-            Request.GET_PROTOCOL_FEATURES: int(PROTOCOL),
+            Request.GET_PROTOCOL_FEATURES: int(self.protocol_offer),
             Request.GET_QUEUE_NUM: self.queue_pairs,
             Request.GET_MAX_MEM_SLOTS: MEMORY_SLOTS,
         }[Request(request)]
@@ -225,7 +233,7 @@ class Negotiated:
                 raise RefusedError(f"{message.name} has {more:#x}, which was not offered")
             self.features = number
         else:
-            if more := number & ~int(PROTOCOL):
+            if more := number & ~int(self.protocol_offer):
                 raise RefusedError(f"{message.name} has {more:#x}, which was not offered")
             self.protocol = number
 

@@ -27,7 +27,7 @@ from vpctl.broker.memory import inherited_path, placeholder
 from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
 from vpctl.broker.shared import Shared
 from vpctl.errors import HostError, UsageError, VpctlError
-from vpctl.process import end, identify, wait_gone
+from vpctl.process import end, identify, stop_blocking, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.wait import pause
 
@@ -270,6 +270,9 @@ class Broker:
             if child is None or child.generation != arguments["generation"]:
                 return {"killed": False}
             return {"killed": await end(child.process, grace=arguments["grace"])}
+        if verb == "stop_blocking":
+            child = self._children.get(arguments["name"])
+            return {"connections": stop_blocking(child.process, arguments["path"]) if child is not None else 0}
         if verb == "stop":
             self._stop.set()
             return {}

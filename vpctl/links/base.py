@@ -130,6 +130,8 @@ class FrontEnd:
     socket: str
     queue_pairs: int
     mtu: int
+    many_regions: bool
+    """Whether its VM may have more regions of memory, with those of shared-memory devices, than one table takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,6 +35,7 @@ class StreamKind(LinkKind):
                 netdev={"type": "stream", "id": f"{name}.net", "server": server, "addr": address},
                 netdev_event=None if server else "NETDEV_STREAM_CONNECTED",
                 netdev_down=server,
+                accepts=str(path) if server else None,
                 sockets=(str(path),) if server else (),
             )
             return PlugStep(vm=end.vm, device=device)

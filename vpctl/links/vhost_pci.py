@@ -40,6 +40,9 @@ LARGEST_MEMORY = 64 << 30
 RING_SIZE = 1024
 """Descriptors in each of the front end's rings: as many as virtio-net of QEMU 7.2 takes with vhost-user."""
 
+FEW_LINKS = 5
+"""Of a front end's VM: with no more, its RAM (three regions at most) and the others' BARs fit into one table of 8."""
+
 INTX_BEFORE = (10, 0)
 """Under TCG a QEMU 7.2 dies when a vhost-user NIC with MSI-X is started (it looks for KVM's irqfds). 10.0 does not;
 what lies between was not tried."""
@@ -97,6 +100,7 @@ class VhostPciKind(LinkKind):
                 socket=str(rundir.link_socket(link.name, generation, end=1)),
                 queue_pairs=link.queues,
                 mtu=link.mtu,
+                many_regions=places[front.vm].of > FEW_LINKS,
             ),
             name=name,
             back=SharedEnd(

@@ -65,6 +65,9 @@ class DevicePlan:
     A listening `stream` of QEMU 7.2 sets it down itself, but only once its socket is bound, in a thread of its own:
     a guest that sends before that, on a busy host, or where the socket cannot be bound, meets no channel (SIGSEGV).
     """
+    accepts: str | None = None
+    """Path of the unix socket at which the netdev accepts the other end's, by a socket that blocks: see
+    `supervisor.accepted`."""
     sockets: tuple[str, ...] = ()
     """Paths of the unix sockets that QEMU binds for it and never removes, and of those that a broker does, which may
     be killed: whoever unplugs it removes them."""

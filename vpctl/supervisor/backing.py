@@ -91,6 +91,7 @@ class Backings(Around):
             features=EVERY_FEATURE if offer is None else offer,
             queue_pairs=front.queue_pairs,
             mtu=front.mtu,
+            many_regions=front.many_regions,
         )
 
     async def _attach(self, link: str, backed: Backing) -> None:

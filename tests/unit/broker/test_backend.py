@@ -24,7 +24,7 @@ from vpctl.broker import vhost_user
 from vpctl.broker.backend import PARTLY_QUIET_SECONDS, Backend, FrontSpec
 from vpctl.broker.control_page import Answer, PeerRegion
 from vpctl.broker.negotiated import OFFER, PROTOCOL
-from vpctl.broker.vhost_user import Feature, MemoryRegion, Request, RingAddress, RingState
+from vpctl.broker.vhost_user import Feature, MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
 from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
 from vpctl.wait import until
@@ -90,7 +90,13 @@ async def pair(
         path = directory / "front"
         async with frontend(path, dialect=dialect, size=size, queue_pairs=queue_pairs) as front:
             spec = FrontSpec(
-                name="lan0.g1", path=str(path), ram="ram/vm2.g1", features=features, queue_pairs=queue_pairs, mtu=1500
+                name="lan0.g1",
+                path=str(path),
+                ram="ram/vm2.g1",
+                features=features,
+                queue_pairs=queue_pairs,
+                mtu=1500,
+                many_regions=dialect.slots,
             )
             back = Backend(spec, ram=os.dup(front.ram), known=lambda file: False, tell=told.news.append)
             async with asyncio.TaskGroup() as tasks:
@@ -424,7 +430,17 @@ async def test_nobody_is_told_how_it_went_before_that_was_agreed_on() -> None:
     async with pair() as both:
         await both.front.connect()
         await both.front.say(Request.SET_OWNER, need_reply=True)
-        assert await both.front.number(Request.GET_PROTOCOL_FEATURES) == int(PROTOCOL)
+        assert await both.front.number(Request.GET_PROTOCOL_FEATURES) == int(both.back.spec.protocol)
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_regions_one_by_one_are_for_those_only_that_may_have_many(many: bool) -> None:
+    # QEMU would look for the memory of a region that went while its rings were stopped.
+    spec = FrontSpec(
+        name="lan0.g1", path="", ram="ram/vm2.g1", features=OFFER, queue_pairs=1, mtu=1500, many_regions=many
+    )
+    assert bool(spec.protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS) is many
+    assert spec.protocol & PROTOCOL == PROTOCOL
 
 
 async def test_what_is_no_eventfd_is_no_interrupt() -> None:
