@@ -1,6 +1,6 @@
 """Connections that one QEMU has accepted from another: nobody may have to wait for a peer that reads no more.
 
-The listening end of QEMU's `stream` netdev sends by a socket that blocks (seen in 7.2; the connecting end's does not).
+The listening end of QEMU's `stream` netdev sends by a socket that blocks (seen in 7.2), the connecting end does not.
 When the other guest hangs, or its QEMU is stopped, what is sent to it fills the socket, and then QEMU's main loop
 waits, with the guest, its other links and QMP, until that peer is fenced.
 """

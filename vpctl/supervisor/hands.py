@@ -103,13 +103,18 @@ class Hands:
         world = self._world
         spec, machine, around = world.topology.link(link), world.machines[vm], self._around(link)
         device = plugged_device(world.run, spec, generation, vm=vm, rundir=world.rundir)
-        await around.before_unplug(vm, link, generation)
         session = await machine.qmp()
+        bell = around.doorbell(vm, link, generation)
+        gone = bell is not None and not await hotplug.present(session, device.ids().device)
+        if bell is not None and gone:
+            # By somebody else, or a supervisor that died then: before anything else in that QEMU gets its numbers.
+            await self._doorbells.unplugged(machine, bell, frozenset())
+        await around.before_unplug(vm, link, generation)
         async with self._hotplug[vm]:
             before = files_of(machine)
             with world.links[link].taking_out(vm, device.ids().device):
                 await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
-            if (bell := around.doorbell(vm, link, generation)) is not None:
+            if bell is not None and not gone:
                 await self._doorbells.unplugged(machine, bell, before)
         await around.after_unplug(vm, link, generation)
         world.unplugged(vm, link, generation)

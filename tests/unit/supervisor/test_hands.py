@@ -18,11 +18,17 @@ from vpctl.broker.control_page import SLOT, SlotState
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.links.base import control_memory
 from vpctl.plan.run import control_page, sharing
+from vpctl.qmp import hotplug
+from vpctl.qmp.session import Session
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
+from vpctl.supervisor import regions
+from vpctl.supervisor.around import Doorbell
+from vpctl.supervisor.doorbells import Doorbells
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
+from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.sharing import fill
 from vpctl.supervisor.world import World
 from vpctl.wait import until
@@ -101,6 +107,33 @@ async def test_all_guests_let_go_before_the_first_device_goes_and_are_asked_once
     offs = [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "link.off"]
     assert [entry["attributes"] for entry in offs] == [{"device": "shm0.g1", "silent": ["vm1", "vm2"]}]
     assert ground.world.links["shm0"].plugged == {"vm1": [], "vm2": []}
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_the_places_of_a_device_that_has_gone_are_filled_before_anything_else_gets_them(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """As a supervisor leaves it that is killed between the end of a device and that."""
+    done: list[str] = []
+
+    async def present(session: Session, device: str) -> bool:
+        done.append(f"look for {device}")
+        return not gone
+
+    async def unplugged(self: Doorbells, machine: Machine, bell: Doorbell, before: frozenset[int]) -> None:
+        done.append(f"park {bell.name}")
+
+    async def switch_off(broker: BrokerClient, ends: object) -> list[str]:
+        done.append("ask guests")
+        return []
+
+    monkeypatch.setattr(hotplug, "present", present)
+    monkeypatch.setattr(Doorbells, "unplugged", unplugged)
+    monkeypatch.setattr(regions, "switch_off", switch_off)
+    await ground.plugged()
+    await ground.hands.unplug("vm1", "shm0", 1)
+    order = ["park shm0.g1", "ask guests"]
+    assert done == ["look for shm0.g1", *(order if gone else reversed(order))]
 
 
 async def test_memory_that_another_qemu_still_has_is_not_begun_anew(ground: Ground) -> None:
