@@ -156,9 +156,17 @@ static int compare(const void *left, const void *right)
 	return (a > b) - (a < b);
 }
 
+/* Of the requests that are counted; without any, whether there was an answer at all. */
+static double loss_percent(const struct probe *probe)
+{
+	if (probe->sent)
+		return 100.0 * (double)(probe->sent - probe->received) / (double)probe->sent;
+	return probe->first_reply_us ? 0.0 : 100.0;
+}
+
 static int report(struct probe *probe)
 {
-	bool ok = probe->sent > 0 && probe->received == probe->sent && !probe->corrupt;
+	bool ok = probe->first_reply_us && probe->received == probe->sent && !probe->corrupt;
 	char address[INET_ADDRSTRLEN] = "", mac[18];
 
 	if (probe->address.s_addr)
@@ -167,7 +175,7 @@ static int report(struct probe *probe)
 	qsort(probe->rtt_us, (size_t)probe->received, sizeof(*probe->rtt_us), compare);
 	printf("{\"ok\":%s,\"sent\":%lld,\"received\":%lld,\"corrupt\":%lld,\"loss_percent\":%.1f,", ok ? "true" : "false",
 	       (long long)probe->sent, (long long)probe->received, (long long)probe->corrupt,
-	       probe->sent ? 100.0 * (double)(probe->sent - probe->received) / (double)probe->sent : 100.0);
+	       loss_percent(probe));
 	if (probe->received)
 		printf("\"rtt_ms\":%.3f,", (double)probe->rtt_us[probe->received / 2] / 1000);
 	else
@@ -212,7 +220,7 @@ int probe_main(int argc, char **argv)
 
 	probe.count = 5;
 	if (arguments_parse(argc, argv, &arguments) < 0 || inet_pton(AF_INET, probe.peer_text, &probe.peer) != 1 ||
-	    probe.count < 1 || probe.count > COUNT_MAX)
+	    probe.count < 0 || probe.count > COUNT_MAX)
 		return EXIT_USAGE;
 	probe.interval_us = interval_ms * 1000;
 	probe.start_us = now_us();

@@ -128,6 +128,31 @@ def test_a_link_plugged_before_the_agent_starts_and_up_under_another_name_is_set
     assert probe["ok"]
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_probe_that_counts_none_tells_of_the_first_answer(agent: Path, tmp_path: Path, answers: bool) -> None:
+    mute = "" if answers else "ip netns exec b sysctl -qw net.ipv4.icmp_echo_ignore_all=1;"
+    [_, probe] = run(
+        agent, tmp_path, f"plug; start; {mute} $AGENT probe lan0 10.99.0.2 --count 0 --timeout-ms 300 || true"
+    )
+    assert (probe["ok"], probe["sent"], probe["received"]) == (answers, 0, 0)
+    assert probe["loss_percent"] == (0 if answers else 100)
+    assert (probe["first_reply_ms"] is not None) is answers
+
+
+def test_a_probe_whose_asker_is_gone_ends(agent: Path, tmp_path: Path) -> None:
+    run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        ip netns exec b sysctl -qw net.ipv4.icmp_echo_ignore_all=1
+        ( $AGENT probe lan0 10.99.0.2 --timeout-ms 60000 & echo $! >pid ) | head -c 0
+        while kill -0 $(cat pid) 2>/dev/null; do sleep 0.02; done
+        $AGENT probe other 10.99.0.2 --timeout-ms 60000 | head -c 0
+        """,
+    )
+
+
 def test_a_probe_of_a_mute_peer_ends_in_time_and_says_no_answer(agent: Path, tmp_path: Path) -> None:
     [probe] = run(
         agent, tmp_path, "plug; start >/dev/null; b ip link set lan0 arp off; b ip addr flush dev lan0\n"
