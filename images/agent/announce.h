@@ -4,8 +4,8 @@
 
 #include "links.h"
 
-/* Tells the other end of a link, by a gratuitous ARP request, where the address now is. The end that is ready first has
- * asked in vain, and the kernel asks again only after a second; an announcement answers it at once.
+/* Tells the other end of a link, by a gratuitous ARP request, where the address now is, and asks for the other's. Whoever
+ * was ready first has asked in vain, and the kernel asks again only after a second.
  */
 void announce(const struct link *link);
 

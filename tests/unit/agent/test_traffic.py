@@ -112,6 +112,40 @@ def test_a_link_that_goes_and_comes_back_is_set_up_again_and_beats_say_so(agent:
     ]
 
 
+LISTEN = """
+import json, socket
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+print("listening", flush=True)
+asked = set()
+while asked != {"10.99.0.1", "10.99.0.2"}:
+    packet = packets.recv(100)
+    if packet[6:12] == bytes.fromhex("%s") and packet[20:22] == bytes([0, 1]):
+        asked.add(socket.inet_ntoa(packet[38:42]))
+print(json.dumps(sorted(asked)))
+"""
+
+
+def test_when_the_carrier_comes_the_address_is_announced_and_the_other_ends_asked_for(
+    agent: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "listen.py").write_text(LISTEN % MAC_A.replace(":", ""))
+    [asked] = run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        b ip link set lan0 down
+        while [ $(cat /sys/class/net/lan0/operstate) = up ]; do sleep 0.02; done  # that is news a second later
+        b timeout 10 python3 listen.py >heard & listener=$!
+        while ! grep -q listening heard; do sleep 0.02; done
+        b ip link set lan0 up
+        wait $listener
+        cat heard
+        """,
+    )
+    assert asked == ["10.99.0.1", "10.99.0.2"]
+
+
 def test_what_people_change_on_a_link_stays_changed(agent: Path, tmp_path: Path) -> None:
     script = (
         "plug; start >/dev/null; ip addr flush dev lan0; ip link set lan0 mtu 900; sleep 1.3; ip -j address show lan0"
