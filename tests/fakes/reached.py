@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,7 @@ class Reached(Machine):
 async def reached(world: World, vm: str, qemu: FakeQemu) -> AsyncIterator[Reached]:
     """Have a VM of a world reach this QEMU for as long as the block lasts."""
     machine = world.machines[vm] = Reached(vm, world.run, world.rundir, world.journal, world.save)
+    machine.ended = asyncio.get_running_loop().create_future()
     path = world.rundir.qmp_socket(vm)
     async with serving(path, qemu), connect(path, vm=vm, timeout=5) as machine.session:
         yield machine

@@ -101,12 +101,7 @@ class Follower:
         """See whether a front end that is not connected has lost its back-end, or has ended itself."""
         if front.name in self._lost:
             return
-        try:
-            session = await self._world.machines[vm].qmp()
-            await session.execute("query-status")
-        except BrokerGoneError:
-            raise
-        except VpctlError:
+        if not await self._world.machines[vm].answers():
             return  # it is QEMU that has ended, and the next word is of that
         if all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints):
             self._lost.add(front.name)

@@ -333,6 +333,19 @@ class Machine:
             raise NotFoundError(f"VM `{self.name}` does not run", hint=f"vpctl recover {self.name}")
         return await self.ways.qmp()
 
+    async def answers(self) -> bool:
+        """Whether its QEMU answers over QMP; one whose end is seen meanwhile is not tried again."""
+        assert self.ended is not None
+
+        async def ask() -> None:
+            await (await self.qmp()).execute("query-status")
+
+        try:
+            await wait.first(ask(), unless=self._death())
+        except VpctlError:
+            return False
+        return True
+
     async def ssh(self) -> asyncssh.SSHClientConnection:
         """Return the ssh connection, logging in again if it broke."""
         if self.state is not VmState.READY:

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from tests.fakes.qmp_server import Refuse
+from tests.fakes.reached import Reached
 from tests.unit.supervisor.fronted import LINK, Ground, following, ground_in, plugged, state
+from vpctl.broker.protocol import Exit
+from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
@@ -51,6 +54,29 @@ async def test_a_front_end_whose_qemu_does_not_answer_has_lost_nothing(ground: G
         await state(ground, LinkState.DOWN)
         await asyncio.sleep(0.05)
         assert ground.faults == []
+
+
+async def test_a_front_end_whose_qemu_ends_is_asked_no_longer_and_its_link_is_free_for_the_recovery(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def never(machine: Reached) -> Session:
+        if machine.name == "vm1":
+            return machine.session
+        asked.set()  # its socket refuses, and is tried again until the limit
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async with plugged(ground) as frontend, following(ground):
+        monkeypatch.setattr(Reached, "qmp", never)
+        frontend.close()
+        await asked.wait()
+        assert ground.link.lock.locked()
+        machine = ground.world.machines["vm2"]
+        machine.take_exit(Exit(name="vm/vm2", generation=machine.generation, pid=1, status=-9, monotonic=0.0))
+        async with asyncio.timeout(5), ground.link.lock:
+            assert ground.faults == []
 
 
 async def test_a_front_end_that_died_meanwhile_has_lost_nothing(ground: Ground) -> None:
