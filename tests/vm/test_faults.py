@@ -84,6 +84,35 @@ def test_fault_is_named_and_both_links_come_back_under_traffic(
     assert len(faults) == 1, faults
 
 
+def test_a_survivor_goes_on_while_the_peer_that_it_floods_hangs(pair: Vpctl) -> None:
+    """The survivor of a crash listens for its peer, and QEMU sends from that end by a socket that blocks."""
+    pair.run("crash", "vm2", "--how", "kill")
+    assert pair.json("recover", "vm2")["ok"]
+    before, boot_id = pair.json("status"), pair.guest("vm1", BOOT_ID)
+    address = other_end(before, "lan0", "vm1")["address"].partition("/")[0]
+    pair.guest("vm2", "iperf3 --server --daemon")
+    until(lambda: ":5201" in pair.guest("vm2", "ss -ltn") or None, "iperf3's server")
+    flood = pair.start("exec", "vm1", "--", f"iperf3 -c {address} --udp --bitrate 200M --time 300")
+    counter = "cat /sys/class/net/lan0/statistics/tx_bytes"
+    idle = int(pair.guest("vm1", counter))
+    until(lambda: int(pair.guest("vm1", counter)) > idle + 10_000_000 or None, "a flood")
+    after = pair.last_seq("pair")
+    crash = pair.start("crash", "vm2", "--how", "hang")  # which waits until the fault is seen
+    pair.entry("pair", "command", after=after, command="crash")
+    answers = 0
+    while not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "fault"]:
+        pair.guest("vm1", "true")
+        answers += 1
+    assert answers > 1, "a QEMU that waits for its peer answers nobody until that is gone"
+    pair.entry("pair", "recovery.end", after=after, vm="vm2", ok=True, limit=RECOVERED_SECONDS)
+    faults = [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "fault"]
+    assert [(e["vm"], e["attributes"]["fault"]) for e in faults] == [("vm2", "guest-hang")]
+    survives(pair, before, boot_id, "vm1")
+    pair.guest("vm1", "pkill iperf3 || true")
+    flood.wait(None)
+    crash.wait()
+
+
 @contextmanager
 def mute(path: Path) -> Iterator[None]:
     """Listen at a socket, and never say a word: as a vhost-user back-end that hangs does."""
@@ -201,32 +230,3 @@ def test_guest_that_dies_again_and_again_is_given_up_and_the_others_stay(vpctl: 
 def another(vpctl: Vpctl, than: Any) -> Any:
     found = vpctl.qemu("three", "vm1")
     return found if found is not None and found != than else None
-
-
-def test_a_survivor_goes_on_while_the_peer_that_it_floods_hangs(pair: Vpctl) -> None:
-    """The survivor of a crash listens for its peer, and QEMU sends from that end by a socket that blocks."""
-    pair.run("crash", "vm2", "--how", "kill")
-    assert pair.json("recover", "vm2")["ok"]
-    before, boot_id = pair.json("status"), pair.guest("vm1", BOOT_ID)
-    address = other_end(before, "lan0", "vm1")["address"].partition("/")[0]
-    pair.guest("vm2", "iperf3 --server --daemon")
-    until(lambda: ":5201" in pair.guest("vm2", "ss -ltn") or None, "iperf3's server")
-    flood = pair.start("exec", "vm1", "--", f"iperf3 -c {address} --udp --bitrate 200M --time 300")
-    counter = "cat /sys/class/net/lan0/statistics/tx_bytes"
-    idle = int(pair.guest("vm1", counter))
-    until(lambda: int(pair.guest("vm1", counter)) > idle + 10_000_000 or None, "a flood")
-    after = pair.last_seq("pair")
-    crash = pair.start("crash", "vm2", "--how", "hang")  # which waits until the fault is seen
-    pair.entry("pair", "command", after=after, command="crash")
-    answers = 0
-    while not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "fault"]:
-        pair.guest("vm1", "true")
-        answers += 1
-    assert answers > 1, "a QEMU that waits for its peer answers nobody until that is gone"
-    pair.entry("pair", "recovery.end", after=after, vm="vm2", ok=True, limit=RECOVERED_SECONDS)
-    faults = [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "fault"]
-    assert [(e["vm"], e["attributes"]["fault"]) for e in faults] == [("vm2", "guest-hang")]
-    survives(pair, before, boot_id, "vm1")
-    pair.guest("vm1", "pkill iperf3 || true")
-    flood.wait(None)
-    crash.wait()

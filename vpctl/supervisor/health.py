@@ -20,7 +20,7 @@ PROBE_SECONDS = 5.0
 """For a packet over a link that is said to be up."""
 
 END_SECONDS = 1.0
-"""For the end of a QEMU that has closed its QMP connection: a process that ends closes its sockets first."""
+"""For the word of a QEMU's end: a process that ends closes its sockets first, and who waits for it is told last."""
 
 
 async def broken_links(world: World, vm: str) -> dict[str, str]:
@@ -58,10 +58,9 @@ async def unresponsive(machine: Machine) -> tuple[Fault, str] | None:
             return await last_beat(machine) != before or None
 
         await wait.until(newer, timeout=BEAT_SECONDS, what=f"{machine.name}: a new heartbeat", every=0.1)
-    except QmpLostError as error:
-        await wait.pause(END_SECONDS)
-        return fault, error.message
     except VpctlError as error:
+        if isinstance(error, QmpLostError) or machine.process is None:
+            await wait.pause(END_SECONDS)
         return fault, error.message
     return None
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.broker import made
 from tests.made import made_run, made_topology
-from vpctl.errors import QmpLostError, ReadyTimeoutError, VerificationError
+from vpctl.errors import NotFoundError, QmpLostError, ReadyTimeoutError, VerificationError
 from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
@@ -268,13 +268,16 @@ async def test_a_vm_that_dies_while_it_is_examined_is_not_examined_to_the_end(
     assert [end["ok"] for end in ends(world)] == [True]
 
 
-@pytest.mark.parametrize("first", ["its connection closes", "its end is seen"])
+@pytest.mark.parametrize("first", ["its connection closes", "its end is seen", "its exit is taken in"])
 async def test_a_qemu_that_ends_while_it_is_asked_has_ended_and_is_not_silent(
     directories: Directories, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     async def closes(machine: Machine) -> Session:
         if first == "its end is seen":
             await machine.changed.wait()
+        if first == "its exit is taken in":  # and whoever waits for that has not had its turn
+            assert machine.process is None
+            raise NotFoundError(f"VM `{machine.name}` does not run")
         raise QmpLostError(f"{machine.name}: QEMU closed the QMP connection, with `query-status` under way")
 
     monkeypatch.setattr(Machine, "qmp", closes)
