@@ -23,6 +23,9 @@ LINKS = """
   lan0: {kind: vhost-pci, endpoints: [vm1, vm2]}
   shm0: {kind: ivshmem-doorbell, endpoints: [vm1, vm2]}
 """
+VMS = "{vm1: {health: {retries: 100}}, vm2: {health: {retries: 100}}}"
+"""Here a VM dies as soon as it is back, which is no sign that it will not live."""
+
 RING = """
   ab0: {kind: vhost-pci, endpoints: [a, b]}
   bc0: {kind: ivshmem-doorbell, endpoints: [b, c]}
@@ -55,7 +58,7 @@ def comes(stream: Stream, vm: str) -> None:
 @pytest.mark.parametrize(("process", "times"), [("supervisor", 50), ("broker", 20)])
 def test_a_recovery_whose_worker_is_killed_ends_with_everything_up(vpctl: Vpctl, process: str, times: int) -> None:
     chance = random.Random(process)
-    vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", LINKS)))
+    vpctl.run("up", str(vpctl.spare_file("pair", VMS, LINKS)))
     for number in range(times):
         victim, delay = chance.choice(("vm1", "vm2")), chance.uniform(0.0, LONGEST_DELAY)
         print(f"{process} {number + 1}: {victim}, {delay:.2f} s", flush=True)
