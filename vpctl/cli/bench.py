@@ -293,7 +293,9 @@ async def reopened(rundir: RunDir, guest: Guest) -> None:
             (entry,) = (entry for entry in status["vms"] if entry["name"] == guest.vm)
             if entry["state"] in ("failed", "stopped"):
                 raise VerificationError(f"`{guest.vm}` is {entry['state']}", hint=f"vpctl recover {guest.vm}")
-            return entry if entry["state"] == "ready" and entry["pid"] != guest.process.pid else None
+            # Without a process it has ended a moment ago, and is about to be called so.
+            is_another = entry["pid"] not in (None, guest.process.pid)
+            return entry if entry["state"] == "ready" and is_another else None
 
         entry = await wait.until(reborn, timeout=REBIRTH_SECONDS, what=f"`{guest.vm}` to be back", every=POLL_SECONDS)
     await guest.replaced_by(open_guest(entry, guest.raw))
