@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,10 +128,13 @@ async def test_fresh_boots_again_but_once_for_all_that_ask_together(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("boot", "boots"), [(ABORTS, 2), (WORKS, 1)])
-async def test_a_bad_verdict_expires_and_a_good_one_stays(tmp_path: Path, boot: str, boots: int) -> None:
+async def test_a_bad_verdict_expires_and_a_good_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot: str, boots: int
+) -> None:
     world = World(tmp_path, boot)
     await world.decide()
-    world.rewrite(at=time.clock_gettime(time.CLOCK_BOOTTIME) - accelerator.NEGATIVE_LIFETIME - 1)
+    # Not a moment long ago, which a host that has just booted does not have.
+    monkeypatch.setattr(accelerator, "NEGATIVE_LIFETIME", 0.0)
     await world.decide()
     assert world.boots == boots
 
@@ -244,13 +247,18 @@ def real_kernel() -> Path:
     pytest.skip(f"no kernel in {cache} or /boot: run `vpctl image build`")
 
 
+def on_tcg(argv: Sequence[str]) -> list[str]:
+    """Return a trial's command line for the accelerator that works everywhere."""
+    return ["tcg" if word == "kvm" else word for word in argv]
+
+
 @pytest.mark.vm
 async def test_a_real_kernel_without_a_root_counts_as_working() -> None:
     """The same boot under TCG, which works everywhere: what is looked for is what a real kernel says."""
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         pytest.skip("qemu-system-x86_64 is not installed")
-    argv = ["tcg" if word == "kvm" else word for word in boot_argv((qemu,), real_kernel(), "max,-erms,-fsrm")]
+    argv = on_tcg(boot_argv((qemu,), real_kernel(), "max,-erms,-fsrm"))
     trial = await try_boot(argv, silence=60, limit=120)
     assert trial.works, trial.reason
 
@@ -260,6 +268,7 @@ async def test_a_real_qemu_that_refuses_to_start_is_told_from_one_that_hangs() -
     qemu = shutil.which("qemu-system-x86_64")
     if qemu is None:
         pytest.skip("qemu-system-x86_64 is not installed")
-    trial = await try_boot(boot_argv((qemu,), Path("/no/kernel"), "host"))
+    # Under TCG: a KVM that does not work may end QEMU before it looks for its kernel.
+    trial = await try_boot(on_tcg(boot_argv((qemu,), Path("/no/kernel"), "max,-erms,-fsrm")))
     assert not trial.works
     assert "ended with exit code 1 in a trial boot" in trial.reason
