@@ -60,6 +60,13 @@ def pair(kind: str, policy: str) -> Iterator[None]:
             vpctl("down", NAME, "-f", "json")
 
 
+def address_of(vm: str) -> str:
+    """Return the address of a VM's end of the link."""
+    (link,) = status()["links"]
+    (address,) = (end["address"].partition("/")[0] for end in link["endpoints"] if end["vm"] == vm)
+    return str(address)
+
+
 @contextmanager
 def traffic(source: str, address: str) -> Iterator[None]:
     """Have a guest send for as long as the block lasts."""
@@ -74,9 +81,7 @@ def one(victim: str, how: str, policy: str) -> dict[str, float]:
     """Have a VM die once; the figures of its recovery. AssertionError: it was none."""
     (survivor,) = set(VMS) - {victim}
     before, boot_id = pids(), vpctl("exec", "-t", NAME, survivor, "--", BOOT_ID)
-    (link,) = status()["links"]
-    address = next(end["address"].partition("/")[0] for end in link["endpoints"] if end["vm"] == victim)
-    with traffic(survivor, address):
+    with traffic(survivor, address_of(victim)):
         vpctl("crash", victim, "-t", NAME, "--how", how)
         report = json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))
     assert report["ok"], report
@@ -89,12 +94,11 @@ def one(victim: str, how: str, policy: str) -> dict[str, float]:
 
 def rebind(victim: str) -> dict[str, float]:
     """Take the driver from one end of the link, and give it back; the milliseconds from then to the first reply."""
-    (link,) = status()["links"]
-    address = next(end["address"].partition("/")[0] for end in link["endpoints"] if end["vm"] != victim)
+    (other,) = set(VMS) - {victim}
     script = (
         "n=/sys/class/net/lan0/device; d=$(basename $(readlink -f $n)); cd $(readlink -f $n/driver) && "
         "echo $d >unbind && sleep 0.5 && read began rest </proc/uptime && echo $d >bind && "
-        f"read bound rest </proc/uptime && vpctl-agent probe lan0 {address} --count 1 && echo $began $bound"
+        f"read bound rest </proc/uptime && vpctl-agent probe lan0 {address_of(other)} --count 1 && echo $began $bound"
     )
     probe, times = vpctl("exec", "-t", NAME, victim, "--", script).splitlines()
     began, bound = map(float, times.split())

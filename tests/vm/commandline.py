@@ -197,6 +197,10 @@ class Vpctl:
         own = {command.process.pid for command in self.commands}
         return [process for process in processes_mentioning(self.directories.run) if process.pid not in own]
 
+    def qemus(self) -> list[ProcessId]:
+        """Return the processes that are a guest's QEMU, recorded or not."""
+        return [p for p in self.processes() if b"\0-name\0" in Path(f"/proc/{p.pid}/cmdline").read_bytes()]
+
     def assert_nothing_left(self, *, logs: bool = False) -> None:
         """No process, no socket, no directory; `logs`: those a failed `up` keeps may be there."""
         # A process that was reaped by init a moment ago may still be listed.

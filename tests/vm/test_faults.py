@@ -35,16 +35,6 @@ def pair() -> Iterator[Vpctl]:
         yield vpctl
 
 
-def comes(stream: Stream, vm: str) -> dict[str, Any]:
-    """Return what a VM receives of a stream as soon as something comes."""
-
-    def look() -> dict[str, Any] | None:
-        got = stream.received(vm, ms=500)
-        return got if got["received"] else None
-
-    return until(look, f"packets at {vm}", limit=60)
-
-
 def survives(vpctl: Vpctl, before: dict[str, Any], boot_id: str, vm: str) -> None:
     """A VM is the one that it was: its QEMU, its guest."""
     now = vms(vpctl.json("status"))[vm]
@@ -63,7 +53,7 @@ def test_fault_is_named_and_both_links_come_back_under_traffic(
     survivor = next(vm for vm in vms(before) if vm != victim)
     boot_id = pair.guest(survivor, BOOT_ID)
     streams = [Stream(pair, survivor, link, other_end(before, link, survivor)["address"]) for link in links(before)]
-    flowing = [comes(stream, victim) for stream in streams]
+    flowing = [stream.comes(victim) for stream in streams]
     crashed = pair.json("crash", victim, "--how", how)
     assert (crashed["fault"], crashed["how"]) == (fault, how)
     seen = pair.entry("pair", "fault", after=after, vm=victim)["attributes"]
@@ -76,7 +66,7 @@ def test_fault_is_named_and_both_links_come_back_under_traffic(
     assert vms(pair.json("status"))[victim]["generation"] == vms(before)[victim]["generation"] + 1
     survives(pair, before, boot_id, survivor)
     for stream, was in zip(streams, flowing, strict=True):
-        again = comes(stream, victim)
+        again = stream.comes(victim)
         assert again["corrupt"] == 0
         assert again["first_seq"] > was["last_seq"], "the survivor's sender is still the same"
     pair.guest(survivor, "pkill -f stream-send")

@@ -8,14 +8,12 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.vm.commandline import Vpctl, kill, until
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
-from vpctl.process import ProcessId
 
 pytestmark = [pytest.mark.vm, pytest.mark.long]
 
@@ -47,14 +45,6 @@ def is_up(vpctl: Vpctl) -> bool | None:
     return whole or None
 
 
-def qemus(vpctl: Vpctl) -> list[ProcessId]:
-    return [p for p in vpctl.processes() if b"\0-name\0" in Path(f"/proc/{p.pid}/cmdline").read_bytes()]
-
-
-def comes(stream: Stream, vm: str) -> None:
-    until(lambda: stream.received(vm, ms=200)["received"] or None, f"packets at {vm}", limit=60)
-
-
 @pytest.mark.parametrize(("process", "times"), [("supervisor", 50), ("broker", 20)])
 def test_a_recovery_whose_worker_is_killed_ends_with_everything_up(vpctl: Vpctl, process: str, times: int) -> None:
     chance = random.Random(process)
@@ -71,7 +61,7 @@ def killed_in_recovery(vpctl: Vpctl, process: str, victim: str, delay: float) ->
     boot_id = vpctl.guest(survivor, BOOT_ID)
     streams = [Stream(vpctl, survivor, link, other_end(before, link, survivor)["address"]) for link in links(before)]
     for stream in streams:
-        comes(stream, victim)
+        stream.comes(victim)
     kill(vpctl.qemu("pair", victim))
     time.sleep(delay)
     kill(vpctl.supervisor("pair") if process == "supervisor" else vpctl.broker("pair"))
@@ -79,7 +69,7 @@ def killed_in_recovery(vpctl: Vpctl, process: str, victim: str, delay: float) ->
     assert (end["ok"], end["fault"]) == (True, "qemu-exit"), end
     until(lambda: is_up(vpctl), "everything up", limit=RECOVERED_SECONDS)
     for stream in streams:
-        comes(stream, victim)
+        stream.comes(victim)
     streams[0].stop()  # which ends all of that guest
     streams[1].sender.wait(None)
     until(lambda: vpctl.supervisor("pair") and vpctl.broker("pair"), "both of vpctl's processes")
@@ -88,7 +78,7 @@ def killed_in_recovery(vpctl: Vpctl, process: str, victim: str, delay: float) ->
     assert vms(now)[survivor]["pid"] == vms(before)[survivor]["pid"]
     assert vms(now)[survivor]["generation"] == vms(before)[survivor]["generation"]
     assert vpctl.guest(survivor, BOOT_ID) == boot_id
-    assert {p.pid for p in qemus(vpctl)} == {vm["pid"] for vm in now["vms"]}, "no orphan"
+    assert {p.pid for p in vpctl.qemus()} == {vm["pid"] for vm in now["vms"]}, "no orphan"
 
 
 @contextmanager

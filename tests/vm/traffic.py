@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.vm.commandline import Command, Vpctl
+from tests.vm.commandline import Command, Vpctl, until
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
@@ -40,6 +40,15 @@ class Stream:
             self.vpctl.guest(target, f"vpctl-agent stream-recv {self.link} --duration-ms {ms}")
         )
         return data
+
+    def comes(self, target: str) -> dict[str, Any]:
+        """Return what the other end receives as soon as something comes."""
+
+        def look() -> dict[str, Any] | None:
+            got = self.received(target, ms=500)
+            return got if got["received"] else None
+
+        return until(look, f"packets of {self.link} at {target}", limit=60)
 
     def stop(self) -> dict[str, Any]:
         """End the sender; return what it counted."""

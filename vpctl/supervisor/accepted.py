@@ -8,7 +8,6 @@ waits, with the guest, its other links and QMP, until that peer is fenced.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
@@ -34,10 +33,10 @@ async def stop_blocking(broker: BrokerClient, steps: Sequence[PlugStep], machine
         try:
             await wait.until(accepted, timeout=ACCEPTED_SECONDS, what=f"a connection at {path}", every=0.01)
         except (HostError, ReadyTimeoutError) as error:
-            machines[step.vm].warn(warning(step, error.message))
-
-
-def warning(step: PlugStep, reason: str) -> dict[str, Any]:
-    """Return what is worth knowing where an end blocks."""
-    hint = "its guest stands still while the other one is stopped or hangs, until that is recovered"
-    return {"warning": "blocking-socket", "device": step.device.device["id"], "reason": reason, "hint": hint}
+            attributes = {
+                "warning": "blocking-socket",
+                "device": step.device.device["id"],
+                "reason": error.message,
+                "hint": "its guest stands still while the other one is stopped or hangs, until that is recovered",
+            }
+            machines[step.vm].warn(attributes)

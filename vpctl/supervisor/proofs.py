@@ -50,7 +50,7 @@ class Proofs:
             yield
         finally:
             del self._looks[link]
-            await end(looks.values())
+            await cancel(looks.values())
 
     async def prove(self, link: str) -> float:
         """See an echo each way over a link whose ends are both plugged, and return when that was (CLOCK_MONOTONIC).
@@ -85,10 +85,10 @@ class Proofs:
 
 def failed(look: asyncio.Task[Look]) -> bool:
     """Whether a look has ended without a proof."""
-    return look.done() and (look.cancelled() or look.exception() is not None or not look.result().entry["ok"])
+    return look.done() and not look.result().entry["ok"]
 
 
-async def end(looks: Collection[asyncio.Task[Look]]) -> None:
+async def cancel(looks: Collection[asyncio.Task[Look]]) -> None:
     """Cancel looks, and wait until each has ended."""
     for look in looks:
         look.cancel()

@@ -18,6 +18,7 @@ from vpctl.supervisor.host_network import firewall_sees_bridges, suspected
 from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.link import Link
 from vpctl.supervisor.machine import Machine
+from vpctl.topology.model import Endpoint
 
 
 class World:
@@ -95,11 +96,12 @@ class World:
 
     async def guests(self, link: str) -> tuple[network.Guest, network.Guest]:
         """Return both ends of a link with an ssh connection each; NotFoundError if a VM is not ready."""
-        guests = []
-        for end in self.topology.link(link).endpoints:
-            machine = self.machines[end.vm]
-            guests.append(network.Guest(end=end, ssh=await machine.ssh(), agent=machine.ways.agent))
-        return guests[0], guests[1]
+        first, second = self.topology.link(link).endpoints
+        return await self._guest(first), await self._guest(second)
+
+    async def _guest(self, end: Endpoint) -> network.Guest:
+        machine = self.machines[end.vm]
+        return network.Guest(end=end, ssh=await machine.ssh(), agent=machine.ways.agent)
 
     async def probe(self, link: str, *, count: int, seconds: float = network.PROBE_SECONDS) -> list[dict[str, Any]]:
         """Probe a link both ways; entries as in `up`'s `checks`, with a `reason` where one is not ok, maybe a `hint`.
@@ -117,10 +119,10 @@ class World:
 
     async def probe_from(self, link: str, vm: str, *, count: int, seconds: float) -> dict[str, Any]:
         """Probe a link from one guest; its interface, and the other guest, may be on their way. See `probe`."""
-        spec, machine = self.topology.link(link), self.machines[vm]
+        spec = self.topology.link(link)
         peer = spec.peer_of(vm)
         try:
-            source = network.Guest(end=spec.end_of(vm), ssh=await machine.ssh(), agent=machine.ways.agent)
+            source = await self._guest(spec.end_of(vm))
         except VpctlError as error:
             return network.unanswered(link, vm, peer.vm, error.message)
         return self._explained(await network.probe(link, source, peer, count=count, seconds=seconds))
