@@ -21,15 +21,19 @@ from vpctl.supervisor.world import World
 PANIC = "echo 1 >/proc/sys/kernel/sysrq && echo c >/proc/sysrq-trigger"
 
 HANG = """
-test "$(id -u)" = 0 && command -v chrt >/dev/null && command -v taskset >/dev/null || exit 1
-echo -1 >/proc/sys/kernel/sched_rt_runtime_us || exit 1
-nohup chrt -f 50 sh -c '
+test "$(id -u)" = 0 || exit 1
+PATH=$PATH:/usr/sbin:/sbin
+modprobe -qn vpctl_fault || { command -v chrt && command -v taskset; } >/dev/null || exit 1
+nohup sh -c '
+    modprobe -q vpctl_fault how=hang
+    echo -1 >/proc/sys/kernel/sched_rt_runtime_us
+    chrt -f -p 50 $$
     for cpu in $(seq 0 $(($(nproc) - 1))); do
         taskset -c $cpu chrt -f 40 sh -c "while :; do :; done" &
     done' </dev/null >/dev/null 2>&1 &
 """
-"""Real-time loops on every CPU, with nothing held back for others: no other thread of the guest, kernel's or user's,
-runs any more. It needs no module, so that it works with any image; interrupts are still taken, by nobody who acts."""
+"""Stops all CPUs with their interrupts off, by the image's own module. In an image without it, real-time loops on
+every CPU with nothing held back for others: no other thread of the guest, kernel's or user's, runs any more."""
 
 SENT_SECONDS = 5.0
 """For a guest to take its own end in: one that dies of it says nothing."""
@@ -92,7 +96,6 @@ class Crashes:
                     done = await guest_ssh.run(ssh, ["sh", "-c", script], vm=machine.name, timeout=SENT_SECONDS)
                 if done is not None and done.status != 0:
                     self._recoveries.forgiven.discard(machine.name)
-                    message = (
-                        f"`{machine.name}` cannot be made to {how}: {done.stderr.strip() or 'no chrt, no taskset'}"
-                    )
+                    reason = done.stderr.strip() or "no module vpctl_fault, no chrt and taskset"
+                    message = f"`{machine.name}` cannot be made to {how}: {reason}"
                     raise UsageError(message, hint="its ssh user has to be root, with sysrq or util-linux there")

@@ -64,7 +64,7 @@ for headers in $(cd "$1" && echo usr/src/linux-headers-*-cloud-amd64); do
     grep -q checker-valid "$1"/usr/src/*-common/Makefile && sparse=0 || sparse=2
     chroot "$1" env PATH=/tmp/bin:/usr/sbin:/usr/bin \\
         make -s -C /tmp/driver KERNEL="/$headers" W=1 C=$sparse
-    ls "$1/tmp/driver/vpctl_ivshmem.ko"
+    ls "$1/tmp/driver/vpctl_ivshmem.ko" "$1/tmp/driver/vpctl_fault.ko"
 done
 umount "$1/proc"
 """
@@ -105,6 +105,7 @@ async def test_it_builds_without_a_warning_for_the_kernel_of(
     ours = [line for line in built.splitlines() if line.startswith(("/tmp/driver", "make", "WARNING"))]
     assert ours == [], built
     assert "vpctl_ivshmem.ko" in built
+    assert "vpctl_fault.ko" in built
     version = re.search(r"linux-headers-(\d+)\.(\d+)", built)
     assert version is not None
     assert (int(version[1]), int(version[2])) >= oldest
