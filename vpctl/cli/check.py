@@ -36,6 +36,8 @@ def check_table(data: Mapping[str, Any]) -> RenderableType:
 
     rows = []
     for link in data["links"]:
+        if "reason" in link:  # of the link as a whole: nothing of it is known
+            rows.append((link["link"], *[""] * 7, "failed", link["reason"]))
         groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
         for test in link["tests"]:
             groups.setdefault((test["from"], test["to"], test["protocol"]), []).append(test)

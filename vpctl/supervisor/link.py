@@ -30,6 +30,8 @@ class Link:
         """The VMs whose device was removed by somebody else; what was plugged beside it is there."""
         self.asked: str | None = None
         """The policy that a user has asked for, for the next repair."""
+        self.changed = asyncio.Event()
+        """Set, and replaced by a new one, at each change of its state."""
         self.lock = asyncio.Lock()
         self.checking = asyncio.Lock()
         """Held by whoever sends a check's packets over it: both guests have one set of ports for them."""
@@ -42,16 +44,25 @@ class Link:
         gone = frozenset(self.gone)
         return LinkView(state=self.state, generation=self.generation, plugged=plugged, failed=self.failed, gone=gone)
 
-    def set_state(self, state: LinkState) -> None:
-        """Enter a state; journalled unless it is the present one."""
+    def set_state(self, state: LinkState, *, reason: str | None = None) -> None:
+        """Enter a state; journalled, with the reason if there is more to it, unless it is the present one."""
         if state is self.state:
             return
         self.state = state
         if state is LinkState.UP:
             self.failed = frozenset()
-        attributes = {"state": str(state), "generation": self.generation}
+        attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
+        if reason is not None:
+            attributes["reason"] = reason
         self._journal.write("link.state", link=self.name, attributes=attributes)
         self._on_change()
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    async def until_down(self) -> None:
+        """Wait until it is up no more; by now it may be up again."""
+        if self.state is LinkState.UP:
+            await self.changed.wait()
 
     def begin(self, generation: int) -> None:
         """A repair begins, as a new generation."""

@@ -59,6 +59,8 @@ class Machine:
         self.incident: Incident | None = None
         """What is to be recovered, or being; written down, so that a successor finishes it."""
         self.last_beat: Heartbeat | None = None
+        self.reboots = 0
+        """How often its guest was reset in a QEMU that lives on."""
         self.parked_fds = 0
         """Idle descriptors that its QEMU was given to keep, see `parking`."""
         self.interrupts: dict[str, list[int]] = {}
@@ -182,6 +184,7 @@ class Machine:
 
     def begin_reboot(self) -> None:
         """Take in that the guest was reset: what led into it is stale, and it boots again in the same QEMU."""
+        self.reboots += 1
         self.ways.drop_ssh()
         self.last_beat = None
         self._serial_from = self._serial.size()

@@ -26,6 +26,10 @@ LINK_FAULTS = frozenset({Fault.GUEST_REBOOT, Fault.BACKEND_LOST, Fault.DEVICE_LO
 """Those that cost links only: the VM is not created anew."""
 
 
+PASSES = 8
+"""Of one attempt: while a VM is recovered, links of its that were up may go down as well."""
+
+
 class Recoveries:
     """Brings VMs back: by itself where the topology says so, else when asked."""
 
@@ -149,11 +153,8 @@ class Recoveries:
                 machine.set_state(VmState.RECOVERING)
             await wait.pause(pause)
             try:
-                plan = self.plan(machine.name, automatic=automatic, policy=policy)
-                for repair in plan.repairs:
-                    self._world.links[repair.link].asked = policy
-                await act.recover_vm(plan, self.hands, recorder)
-                report = await self._recovered(machine, recorder, [repair.link for repair in plan.repairs])
+                checks = await self._bring_back(machine, recorder, automatic=automatic, policy=policy)
+                report = self._recovered(machine, recorder, checks)
             except VpctlError as caught:
                 error = error or caught
                 attributes = {"attempt": series.attempt, "of": series.attempts, "error": caught.message}
@@ -162,6 +163,52 @@ class Recoveries:
                 series.recovered(time.monotonic())
                 return report
         raise self._failed(machine, recorder, error or series.exhausted(machine.name)) from error
+
+    async def _bring_back(
+        self, machine: Machine, recorder: Recorder, *, automatic: bool, policy: str | None
+    ) -> dict[str, Any]:
+        """Carry a plan out, and check its links; again where something else of the VM went meanwhile.
+
+        Returns what was checked last, all of it well.
+        """
+        names: list[str] = []
+        for _ in range(PASSES):
+            reboots = machine.reboots
+            plan = self.plan(machine.name, automatic=automatic, policy=policy)
+            names += [repair.link for repair in plan.repairs if repair.link not in names]
+            for repair in plan.repairs:
+                self._world.links[repair.link].asked = policy
+            await act.recover_vm(plan, self.hands, recorder)
+            while machine.is_rebooting:  # a survivor that was reset, or that did so by itself
+                await machine.changed.wait()
+            if machine.state is VmState.READY and machine.reboots != reboots:
+                await self._verify_after_reboot(machine, recorder)
+            names += [name for name in recorder.outages if name not in names]
+            if self._left(machine, automatic=automatic):
+                continue
+            checks = await self._world.check(names)
+            self._require_ready(machine)
+            if self._left(machine, automatic=automatic) or any("reason" in entry for entry in checks["links"]):
+                continue
+            if bad := [entry["link"] for entry in checks["links"] if not entry["ok"]]:
+                hint = f"vpctl check --link {bad[0]}"
+                raise VerificationError(f"after the recovery the check fails on `{bad[0]}`", hint=hint)
+            return checks
+        raise RecoveryError(f"links of `{machine.name}` go down again and again", hint="vpctl events")
+
+    def _left(self, machine: Machine, *, automatic: bool) -> list[str]:
+        """Return the links of a VM that are to be brought back, and could be, and are not up."""
+        return [
+            link.name
+            for link in self._world.topology.links_of(machine.name)
+            if (not automatic or link.recovery.mode == "auto")
+            and all(self._world.is_alive(end.vm) for end in link.endpoints)
+            and self._world.links[link.name].state is not LinkState.UP
+        ]
+
+    def _require_ready(self, machine: Machine) -> None:
+        if not self._world.is_ready(machine.name):
+            raise RecoveryError(f"`{machine.name}` is {machine.state} again: {machine.reason or 'it died'}")
 
     def _series_of(self, machine: Machine, *, automatic: bool) -> Series:
         health_spec, incident = machine.spec.vm.health, machine.incident
@@ -190,18 +237,10 @@ class Recoveries:
         hint = error.hint or f"vpctl logs {machine.name}; logs are in {machine.logs}"
         return RecoveryError(error.message, hint=hint, details=error.details)
 
-    async def _recovered(self, machine: Machine, recorder: Recorder, names: list[str]) -> dict[str, Any]:
-        """Verify these links with the full check, write the report down, return it."""
-        names = [*names, *(name for name in recorder.outages if name not in names)]
+    def _recovered(self, machine: Machine, recorder: Recorder, checks: dict[str, Any]) -> dict[str, Any]:
+        """Write the report of a recovery down, whose links were checked last of all, and return it."""
+        names = [entry["link"] for entry in checks["links"]]
         total_ms = max((recorder.outages.get(name, 0.0) for name in names), default=0.0) or recorder.since_fault()
-        checks = await self._world.check(names)
-        if bad := [entry["link"] for entry in checks["links"] if not entry["ok"]]:
-            hint = f"vpctl check --link {bad[0]}"
-            raise VerificationError(f"after the recovery the check fails on `{bad[0]}`", hint=hint)
-        if not self._world.is_ready(machine.name):
-            raise RecoveryError(f"`{machine.name}` is {machine.state} again: {machine.reason or 'it died'}")
-        if lost := [name for name in names if self._world.links[name].state is not LinkState.UP]:
-            raise RecoveryError(f"link `{lost[0]}` went down again")
         report = recorder.result(ok=True, total_ms=total_ms, links=dict.fromkeys(names, True))
         machine.incident = None
         self._world.save()  # or else a successor, whenever it comes, would finish what has ended

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vpctl.errors import HostError, NotFoundError, VpctlError
+from vpctl import wait
+from vpctl.errors import HostError, NotFoundError, VerificationError, VpctlError
 from vpctl.guest import network
 from vpctl.plan.run import Run, host_network, plugged_device
 from vpctl.recovery.state import LinkState, VmState
@@ -19,6 +20,10 @@ from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.link import Link
 from vpctl.supervisor.machine import Machine
 from vpctl.topology.model import Endpoint
+
+
+class LinkDownError(VerificationError):
+    """A link went down while it was checked."""
 
 
 class World:
@@ -146,16 +151,36 @@ class World:
     async def check(self, links: list[str]) -> dict[str, Any]:
         """Run the full check on some links, one after the other; `check` of the contract.
 
-        One at a time on each link, such as a user's and that of a recovery: their receivers have the same ports.
+        One at a time on each link, such as a user's and that of a recovery: their receivers have the same ports. One
+        of a link that goes down meanwhile ends there, with a `reason`, and not when its packets are given up on.
         """
         results = []
         for name in links:
             async with self.links[name].checking:
-                first, second = await self.guests(name)
-                entry = await network.check_link(self.topology.link(name), first, second)
+                entry = await self._check(name)
             results.append(entry)
-            self.journal.write("check", link=name, attributes={"ok": entry["ok"], "tests": len(entry["tests"])})
+            attributes = {"ok": entry["ok"], "tests": len(entry["tests"])}
+            self.journal.write("check", link=name, attributes=attributes | _reason(entry))
         return {"schema_version": 1, "ok": all(entry["ok"] for entry in results), "links": results}
+
+    async def _check(self, link: str) -> dict[str, Any]:
+        known = self.links[link]
+        if known.state is not LinkState.UP:  # whoever asks wants to know what comes through all the same
+            return await self.transmit(link)
+
+        async def went_down() -> LinkDownError:
+            await known.until_down()
+            return LinkDownError("the link went down while it was checked")
+
+        try:
+            return await wait.first(self.transmit(link), unless=went_down())
+        except LinkDownError as error:
+            return {"link": link, "ok": False, "tests": [], "reason": error.message}
+
+    async def transmit(self, link: str) -> dict[str, Any]:
+        """Send all that a check sends over a link, whatever is known of it; an entry of `check`'s `links`."""
+        first, second = await self.guests(link)
+        return await network.check_link(self.topology.link(link), first, second)
 
     def require_vm(self, vm: str) -> None:
         """Raise NotFoundError, with the names there are, unless there is such a VM."""
@@ -173,3 +198,7 @@ class World:
         """Pass a QMP event on to the VM that it came from."""
         if entry["type"] == "qmp.event":
             self.machines[entry["vm"]].take_event(entry["attributes"])
+
+
+def _reason(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"reason": entry["reason"]} if "reason" in entry else {}

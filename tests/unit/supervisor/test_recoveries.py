@@ -66,6 +66,14 @@ class Checked(World):
         return {"ok": all(entry["ok"] for entry in entries), "links": entries}
 
 
+class Endless(World):
+    """A world in which nothing that a check sends ever comes."""
+
+    async def transmit(self, link: str) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 class Hit(Hands):
     """Hands at whose steps VMs die."""
 
@@ -87,11 +95,22 @@ class Hit(Hands):
     def strike(self, vm: str, fault: Fault) -> None:
         """Let a VM die: of a fault that the alarms see, or in the middle of its boot."""
         machine = self._world.machines[vm]
-        if self._world.is_alive(vm):
+        if fault is Fault.DEVICE_LOST:
+            self.remove_a_device(vm)
+        elif self._world.is_alive(vm):
             ended = fault in (Fault.QEMU_EXIT, Fault.GUEST_POWEROFF)
             self.alarms.take(machine, Seen(fault=fault, at=0.0, reason="struck", process_ended=ended))
         elif machine.state is VmState.BOOTING:
             self.doomed[vm] += 1
+
+    def remove_a_device(self, vm: str) -> None:
+        """Have somebody remove a device of a link that is up."""
+        for link in TOPOLOGY.links_of(vm):
+            known = self._world.links[link.name]
+            if self._world.is_alive(vm) and known.state is LinkState.UP:
+                known.lost(vm)
+                self.alarms.take_link_fault(vm, link.name, Fault.DEVICE_LOST, "struck")
+                return
 
     async def fence(self, vm: str) -> None:
         await self.step()
@@ -207,7 +226,7 @@ def assert_at_rest(world: World) -> None:
         assert any(not end["ok"] and end["error"] and end["fault"] for end in ends(world))
 
 
-strikes_of = st.tuples(st.sampled_from(VMS), st.sampled_from(DEATHS))
+strikes_of = st.tuples(st.sampled_from(VMS), st.sampled_from((*DEATHS, Fault.DEVICE_LOST)))
 crashes_of = st.tuples(st.sampled_from(VMS), st.sampled_from([f for f in DEATHS if f is not Fault.GUEST_POWEROFF]))
 patient = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -245,6 +264,36 @@ async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Di
     assert [machine.state for machine in world.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
     assert {link.state for link in world.links.values()} == {LinkState.DOWN}
     assert ends(world) == []
+
+
+@pytest.mark.parametrize("step", range(1, 5))
+async def test_a_device_that_is_removed_while_another_is_put_back_is_put_back_too(
+    directories: Directories, step: int
+) -> None:
+    """Both links are repaired by one recovery, whose plan knew of the first only."""
+    lost = ("a", Fault.DEVICE_LOST)
+    world = await struck(directories, lost, {step: lost})
+    assert_at_rest(world)
+    assert {link.state for link in world.links.values()} == {LinkState.UP}
+    assert {link["link"] for end in ends(world) for link in end["links"]} == {"ab0", "ab1"}
+    assert all(end["ok"] for end in ends(world))
+
+
+async def test_a_check_of_a_link_that_goes_down_ends_there(directories: Directories) -> None:
+    """What is sent over it then never comes; the receiver would wait for a minute."""
+    world = Endless(made_run(TOPOLOGY), made(directories))
+    known = world.links["ab0"]
+    known.set_state(LinkState.UP)
+    async with asyncio.timeout(5):
+        checking = asyncio.create_task(world.check(["ab0"]))
+        await asyncio.sleep(0.01)
+        known.begin(2)
+        known.set_state(LinkState.UP)
+        checked = await checking
+    assert (checked["ok"], checked["links"][0]["tests"]) == (False, [])
+    assert "went down" in checked["links"][0]["reason"]
+    [entry] = [e for e in read(world.journal._path) if e["type"] == "check"]
+    assert "went down" in entry["attributes"]["reason"]
 
 
 async def test_a_device_that_is_removed_again_and_again_is_put_back_each_time(directories: Directories) -> None:
