@@ -28,19 +28,9 @@ static struct ether_arp who_has(const struct link *link, struct in_addr target)
 	return arp;
 }
 
-/* The other host's address, where there is only one: in a network of four addresses, or of two. */
-static bool other_host(const struct link *link, struct in_addr *other)
+/* Without carrier this fails; it is done again when the carrier comes. */
+static void ask(const struct link *link, const struct in_addr *whom, size_t count)
 {
-	if (link->prefix != 30 && link->prefix != 31)
-		return false;
-	other->s_addr = link->address.s_addr ^ htonl(link->prefix == 30 ? 3 : 1);
-	return true;
-}
-
-void announce(const struct link *link)
-{
-	struct ether_arp arp = who_has(link, link->address);
-	struct in_addr other;
 	struct sockaddr_ll everybody = {
 		.sll_family = AF_PACKET,
 		.sll_protocol = htons(ETHERTYPE_ARP),
@@ -52,15 +42,26 @@ void announce(const struct link *link)
 	if (fd < 0)
 		return;
 	memset(everybody.sll_addr, 0xff, ETH_ALEN);
-	/* Without carrier this fails; it is done again when the carrier comes. */
-	sendto(fd, &arp, sizeof(arp), MSG_DONTWAIT, (struct sockaddr *)&everybody, sizeof(everybody));
-	/*
-	 * The kernel may have asked for the other's before the news of the carrier, which is when it begins to send;
-	 * that question was dropped, and it would be a second until the next one.
-	 */
-	if (other_host(link, &other)) {
-		arp = who_has(link, other);
+	for (size_t i = 0; i < count; i++) {
+		struct ether_arp arp = who_has(link, whom[i]);
+
 		sendto(fd, &arp, sizeof(arp), MSG_DONTWAIT, (struct sockaddr *)&everybody, sizeof(everybody));
 	}
 	close(fd);
+}
+
+void announce(const struct link *link)
+{
+	/*
+	 * One's own, which nobody answers. The other's too: the kernel may have asked for it before the news of the
+	 * carrier, which is when it begins to send; that question was dropped, and it would be a second until the next.
+	 */
+	const struct in_addr whom[] = {link->address, link->peer};
+
+	ask(link, whom, link->peer.s_addr ? 2 : 1);
+}
+
+void ask_peer(const struct link *link)
+{
+	ask(link, &link->peer, 1);
 }

@@ -8,5 +8,7 @@
  * was ready first has asked in vain, and the kernel asks again only after a second.
  */
 void announce(const struct link *link);
+/* Asks for the other end's address, which its kernel answers by itself; for links that have one. */
+void ask_peer(const struct link *link);
 
 #endif

@@ -15,10 +15,14 @@
 #include "agent.h"
 #include "announce.h"
 #include "heartbeat.h"
+#include "interface.h"
 #include "netlink.h"
 
 #define DEFAULT_LINKS "/run/vpctl/links"
 #define BEAT_MS 1000
+
+/* Of beats: more would not tell more. */
+#define SILENT_MAX 9999
 
 struct watch {
 	struct links links;
@@ -45,7 +49,7 @@ static int read_links(const char *path, struct links *links)
 	text[length] = '\0';
 	line = links_parse(text, links);
 	if (line)
-		fprintf(stderr, "vpctl-agent: %s:%d: not MAC NAME ADDRESS/PREFIX MTU\n", path, line);
+		fprintf(stderr, "vpctl-agent: %s:%d: not MAC NAME ADDRESS/PREFIX MTU [PEER]\n", path, line);
 	return line ? -1 : 0;
 }
 
@@ -70,11 +74,48 @@ static int set_up(int fd, const struct interface *interface, const struct link *
 	return netlink_set_up(fd, interface->index);
 }
 
-static void follow_carrier(struct link *link, const struct interface *interface)
+static void follow(struct link *link, const struct interface *interface, struct watch *watch)
 {
+	bool up = interface->flags & IFF_UP;
+
 	if (interface->carrier && !link->carrier)
 		announce(link);
+	if (link->up != up || link->carrier != interface->carrier) {
+		link->silent = 0;
+		watch->changed = true;
+	}
+	link->up = up;
 	link->carrier = interface->carrier;
+}
+
+/* Whether anything has come since the last beat. Where nothing has, the other end is asked for its address: if there is
+ * an answer, or a question from there, it has come by the next beat.
+ */
+static void listen_to(struct link *link)
+{
+	struct in_addr address;
+	uint64_t received;
+	char name[IFNAMSIZ];
+
+	if (!link->carrier || !link->peer.s_addr || !if_indextoname((unsigned int)link->index, name))
+		return;
+	link->readdressed = !interface_has_address(name, &address) || address.s_addr != link->address.s_addr;
+	received = interface_received(name);
+	if (received != link->received || link->readdressed) {
+		link->received = received;
+		link->silent = 0;
+		return;
+	}
+	if (link->silent < SILENT_MAX)
+		link->silent++;
+	ask_peer(link);
+}
+
+static void listen_to_all(struct links *links)
+{
+	for (size_t i = 0; i < links->count; i++)
+		if (links->link[i].index)
+			listen_to(&links->link[i]);
 }
 
 /* Sets a link up once per interface: what people change on a running one later is theirs. */
@@ -85,7 +126,7 @@ static void meet(const struct interface *interface, struct watch *watch)
 	if (!link)
 		return;
 	if (link->index == interface->index) {
-		follow_carrier(link, interface);
+		follow(link, interface, watch);
 		return;
 	}
 	if (set_up(watch->requests, interface, link) < 0) {
@@ -95,7 +136,9 @@ static void meet(const struct interface *interface, struct watch *watch)
 	}
 	link->index = interface->index;
 	/* That it is up, and with carrier, is news that is still to come; then it is announced. */
-	link->carrier = false;
+	link->up = link->carrier = link->readdressed = false;
+	link->silent = 0;
+	link->received = 0;
 	watch->changed = true;
 }
 
@@ -212,6 +255,8 @@ static int watch_forever(struct watch *watch)
 			read_events(watch);
 		if (beat && !all_are_set_up(&watch->links))
 			survey(watch);
+		if (beat)
+			listen_to_all(&watch->links);
 		if (beat || watch->changed)
 			heartbeat_beat(&watch->heartbeat, &watch->links);
 	}

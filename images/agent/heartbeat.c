@@ -13,6 +13,17 @@
 #define PORT_NAME "org.vpctl.heartbeat"
 #define PORTS "/sys/class/virtio-ports"
 
+static int format_link(char *text, size_t size, const struct link *link)
+{
+	if (!link->up)
+		return snprintf(text, size, "%s:down", link->name);
+	if (!link->carrier)
+		return snprintf(text, size, "%s:no-carrier", link->name);
+	if (link->readdressed)
+		return snprintf(text, size, "%s:readdressed", link->name);
+	return snprintf(text, size, "%s:%u", link->name, link->silent);
+}
+
 size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
 			const struct links *links)
 {
@@ -23,7 +34,9 @@ size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t upt
 	for (size_t i = 0; i < links->count && used >= 0 && (size_t)used < size; i++) {
 		if (!links->link[i].index)
 			continue;
-		used += snprintf(line + used, size - (size_t)used, "%s%s", separator, links->link[i].name);
+		used += snprintf(line + used, size - (size_t)used, "%s", separator);
+		if ((size_t)used < size)
+			used += format_link(line + used, size - (size_t)used, &links->link[i]);
 		separator = ",";
 	}
 	if (used < 0 || (size_t)used > size - 2)

@@ -15,7 +15,8 @@ struct heartbeat {
 	char boot_id[37];
 };
 
-/* Pure: writes the line, newline included, and returns its length. */
+/* Pure: writes the line, newline included, and returns its length. Each link that is set up is NAME:STATE, its state
+ * `down`, `no-carrier`, `readdressed`, or the beats for which nothing has come. */
 size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
 			const struct links *links);
 

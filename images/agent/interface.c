@@ -114,6 +114,11 @@ struct counters interface_counters(const char *name, enum direction direction)
 	};
 }
 
+uint64_t interface_received(const char *name)
+{
+	return read_counter(name, RECEIVED, "packets");
+}
+
 struct counters counters_since(const struct counters *now, const struct counters *then)
 {
 	return (struct counters){

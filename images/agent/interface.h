@@ -22,6 +22,7 @@ bool interface_has_carrier(const char *name);
 int interface_wait(const char *name, int64_t deadline_us, struct in_addr *address, const char **missing);
 void interface_mac(const char *name, char text[18]);
 struct counters interface_counters(const char *name, enum direction direction);
+uint64_t interface_received(const char *name); /* packets */
 struct counters counters_since(const struct counters *now, const struct counters *then);
 /* Prints `"counters":{"rx_packets":N,…}`. */
 void counters_print(const struct counters *counters, enum direction direction);

@@ -17,10 +17,15 @@ int parse_mac(const char *text, uint8_t mac[6])
 
 static int parse_line(const char *line, struct link *link)
 {
-	char mac[18], address[16], rest;
+	char mac[18], address[16], peer[16], rest;
+	int found;
 
 	memset(link, 0, sizeof(*link));
-	if (sscanf(line, "%17s %15s %15[0-9.]/%u %u %c", mac, link->name, address, &link->prefix, &link->mtu, &rest) != 5)
+	found = sscanf(line, "%17s %15s %15[0-9.]/%u %u %15s %c", mac, link->name, address, &link->prefix, &link->mtu, peer,
+		       &rest);
+	if (found != 5 && found != 6)
+		return -1;
+	if (found == 6 && inet_pton(AF_INET, peer, &link->peer) != 1)
 		return -1;
 	if (parse_mac(mac, link->mac) < 0 || inet_pton(AF_INET, address, &link->address) != 1)
 		return -1;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The table of a VM's links, plugged or not: one line each, "MAC NAME ADDRESS/PREFIX MTU". Pure. */
+/* The table of a VM's links, plugged or not: one line each, "MAC NAME ADDRESS/PREFIX MTU [PEER]". Pure. */
 #ifndef VPCTL_LINKS_H
 #define VPCTL_LINKS_H
 
@@ -17,10 +17,16 @@ struct link {
 	struct in_addr address;
 	unsigned int prefix;
 	unsigned int mtu;
+	/* The other end's address; 0: it is nobody's. */
+	struct in_addr peer;
 	/* The interface that was set up for it; 0 while there is none. */
 	int index;
-	/* It had carrier when last heard of. */
-	bool carrier;
+	/* It was up, and had carrier, when last heard of; and its first address was another one at the last beat. */
+	bool up, carrier, readdressed;
+	/* Beats in a row at which nothing had come since the one before, though the other end was asked. */
+	unsigned int silent;
+	/* Packets that had come by the last beat. */
+	uint64_t received;
 };
 
 struct links {

@@ -85,7 +85,7 @@ class Guest:
 
         async def look() -> Heartbeat | None:
             seen.extend(await self.beats())
-            return next((beat for beat in seen if beat.links == links), None)
+            return next((beat for beat in seen if tuple(beat.links) == links), None)
 
         return await until(look, timeout=10, what=f"a beat with {links}", last_seen=lambda: f"{seen[-3:]}")
 

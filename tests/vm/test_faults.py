@@ -151,6 +151,54 @@ def test_device_that_somebody_removes_is_replaced_and_nothing_else(pair: Vpctl, 
     assert pair.json("check", "--link", link)["ok"]
 
 
+@pytest.mark.parametrize(("link", "victim"), [("lan0", "vm1"), ("shm0", "vm2")])
+def test_driver_that_is_wedged_under_traffic_is_found_and_its_link_repaired(
+    pair: Vpctl, link: str, victim: str
+) -> None:
+    """A NAPI that never runs: nothing comes in at that end, and its driver holds up its own removal meanwhile."""
+    before, after = pair.json("status"), pair.last_seq("pair")
+    boot_ids = {vm: pair.guest(vm, BOOT_ID) for vm in vms(before)}
+    sender = next(vm for vm in vms(before) if vm != victim)
+    other = next(name for name in links(before) if name != link)
+    stream = Stream(pair, sender, link, other_end(before, link, sender)["address"])
+    flowing = stream.comes(victim)
+    pair.guest(victim, f"modprobe vpctl_fault how=wedge interface={link} seconds=25")
+    fault = pair.entry("pair", "fault", after=after, vm=victim, link=link, limit=60)["attributes"]
+    assert fault["fault"] == "driver-wedged", fault
+    end = pair.entry("pair", "recovery.end", after=after, vm=victim, limit=RECOVERED_SECONDS)["attributes"]
+    assert (end["fault"], end["ok"], [entry["link"] for entry in end["links"]]) == ("driver-wedged", True, [link])
+    assert [step["name"] for step in end["steps"]] == ["unplug", "unplug", "plug", "plug", "verify"]
+    assert end["detect_ms"] >= HEARTBEAT * 1000
+    again = stream.comes(victim)
+    assert again["corrupt"] == 0
+    assert again["first_seq"] > flowing["last_seq"], "the sender is still the same"
+    stream.stop()
+    for vm, boot_id in boot_ids.items():
+        survives(pair, before, boot_id, vm)
+    now = links(pair.json("status"))
+    assert now[link]["generation"] == links(before)[link]["generation"] + 1
+    assert now[other]["generation"] == links(before)[other]["generation"]
+    assert pair.json("check")["ok"]
+    pair.guest(victim, "rmmod vpctl_fault")
+    faults = [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "fault"]
+    assert [(e["vm"], e["attributes"]["fault"]) for e in faults] == [(victim, "driver-wedged")]
+
+
+@pytest.mark.parametrize("link", ["lan0", "shm0"])
+def test_link_whose_interface_a_user_has_set_down_is_down_until_that_is_up(pair: Vpctl, link: str) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    pair.guest("vm2", f"ip link set {link} down")
+    down = pair.entry("pair", "link.state", after=after, link=link, limit=30)["attributes"]
+    assert (down["state"], down["reason"]) == ("down", "vm2 has set its interface down")
+    shown = pair.json("status", status=1)
+    assert (shown["state"], links(shown)[link]["state"]) == ("degraded", "down")
+    pair.guest("vm2", f"ip link set {link} up")
+    pair.entry("pair", "link.state", after=after, link=link, state="up", limit=30)
+    assert pair.json("check", "--link", link)["ok"]
+    assert links(pair.json("status"))[link]["generation"] == links(before)[link]["generation"], "nothing was repaired"
+    assert not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] in ("fault", "recovery.step")]
+
+
 def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
     before, after = pair.json("status"), pair.last_seq("pair")
     pair.run("qmp", "vm1", "stop")
@@ -163,6 +211,14 @@ def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> 
     assert pair.json("check")["ok"]
     assert [vm["pid"] for vm in pair.json("status")["vms"]] == [vm["pid"] for vm in before["vms"]]
     assert not [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]
+
+
+@pytest.mark.long
+def test_guest_without_the_fault_module_is_made_to_hang_all_the_same(pair: Vpctl) -> None:
+    after = pair.last_seq("pair")
+    pair.guest("vm2", "rm /lib/modules/*/updates/vpctl_fault.ko && ! modprobe vpctl_fault how=hang")
+    assert pair.json("crash", "vm2", "--how", "hang")["fault"] == "guest-hang"
+    pair.entry("pair", "recovery.end", after=after, vm="vm2", ok=True, limit=RECOVERED_SECONDS)
 
 
 @pytest.mark.long

@@ -216,7 +216,7 @@ async def test_without_any_setting_it_boots_and_the_console_is_a_root_shell(imag
             async with asyncio.timeout(20):
                 await reader.readuntil(b"42root on /dev/ttyS0")
                 await reader.readuntil(b"press Enter for a root shell")
-        assert (await guest.beats())[-1].links == ()
+        assert (await guest.beats())[-1].links == {}
         writer.close()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm.commandline import Vpctl, user
+from tests.vm.commandline import Vpctl, until, user
 from tests.vm.traffic import BOOT_ID, links, vms
 
 pytestmark = [pytest.mark.vm, pytest.mark.long]
@@ -50,6 +50,20 @@ def test_a_recovery_fails_at_a_survivor_that_does_not_let_go_and_leaves_it_as_it
     trio.guest("hub", f"echo enable >{GPE}")
     assert trio.json("recover", "a")["ok"], "once it lets go, whoever asks is helped"
     assert trio.guest("hub", BOOT_ID) == boot_id
+
+
+def test_a_driver_that_is_wedged_for_good_is_ended_by_a_reset_where_that_is_allowed(trio: Vpctl) -> None:
+    before, after, boot_id = trio.json("status"), trio.last_seq("trio"), trio.guest("hub", BOOT_ID)
+    trio.guest("hub", "modprobe vpctl_fault how=wedge interface=b0")
+    faults = [trio.entry("trio", "fault", after=after, link="b0", limit=RECOVERED_SECONDS)["attributes"]["fault"]]
+    faults += [trio.entry("trio", "fault", after=after, fault="guest-reboot", limit=RECOVERED_SECONDS)["vm"]]
+    assert faults == ["driver-wedged", "hub"]
+    trio.entry("trio", "link.state", after=trio.last_seq("trio"), link="b0", state="up", limit=RECOVERED_SECONDS)
+    until(lambda: trio.recorded("trio")["state"] == "up" or None, "everything up", limit=RECOVERED_SECONDS)
+    status = trio.json("status")
+    assert vms(status)["hub"]["pid"] == vms(before)["hub"]["pid"], "its QEMU stays"
+    assert trio.guest("hub", BOOT_ID) != boot_id
+    assert trio.json("check")["ok"]
 
 
 def test_a_survivor_that_does_not_let_go_is_reset_where_that_is_allowed(trio: Vpctl) -> None:

@@ -24,11 +24,11 @@ ITEMS = (
 
 
 def links_table(topology: Topology, vm: str) -> str:
-    """Return a line for each link of a VM, plugged or not: `MAC NAME ADDRESS/PREFIX MTU`."""
+    """Return a line for each link of a VM, plugged or not: `MAC NAME ADDRESS/PREFIX MTU PEER`."""
     lines = []
     for link in topology.links_of(vm):
         end = link.end_of(vm)
-        lines.append(f"{end.mac} {link.name} {end.address} {link.mtu}\n")
+        lines.append(f"{end.mac} {link.name} {end.address} {link.mtu} {link.peer_of(vm).address.ip}\n")
     return "".join(lines)
 
 

@@ -63,6 +63,10 @@ class CheckTest:
         return entry | ({"reason": self.reason} if self.reason else {})
 
 
+NO_ANSWER = "no answer"
+"""The agent's word for a probe that has asked for all of its time, over an interface that is there, in vain."""
+
+
 async def probe(
     link: str, source: Guest, target: Endpoint, *, count: int, seconds: float = PROBE_SECONDS
 ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from vpctl.recovery.detect import Finding
 from vpctl.recovery.faults import Fault, Incident, fault_of_exit
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.boot_report import Ended, describe_end
+from vpctl.supervisor.ends import Ends
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.watch import Watch
 from vpctl.supervisor.world import World
@@ -51,6 +52,7 @@ class Alarms:
         self._world = world
         self._group = group
         self._recoveries = recoveries
+        self._ends = Ends(world, group, self.take_link_fault)
         self.injected: dict[str, float] = {}
         """VM → when `crash` hit it (CLOCK_MONOTONIC): the fault's true time."""
 
@@ -60,7 +62,11 @@ class Alarms:
         machine.on_reset = lambda: self._take_reset(machine)
         machine.on_device_deleted = lambda device: self._take_deleted(machine, device)
         self._group.create_task(self._await_end(machine, generation), name=f"watch-{machine.name}")
-        look = Watch(machine, lambda finding: self._take_finding(machine, generation, finding))
+        look = Watch(
+            machine,
+            lambda finding: self._take_finding(machine, generation, finding),
+            lambda: self._ends.take(machine),
+        )
         self._group.create_task(look.run(), name=f"look-{machine.name}")
 
     # Section: VMs
@@ -142,15 +148,19 @@ class Alarms:
                     self.take_link_fault(machine.name, spec.name, Fault.DEVICE_LOST, reason)
                 return
 
-    def take_link_fault(self, vm: str, link: str, fault: Fault, reason: str) -> None:
-        """A link has lost something at a VM that lives: it is repaired, and nothing else."""
+    def take_link_fault(self, vm: str, link: str, fault: Fault, reason: str, at: float | None = None) -> None:
+        """A link has lost something at a VM that lives: it is repaired, and nothing else.
+
+        `at`: since when, if that is longer ago than now (CLOCK_MONOTONIC).
+        """
         machine, known = self._world.machines[vm], self._world.links[link]
         attributes: Mapping[str, Any] = {"fault": str(fault), "reason": reason}
         self._world.journal.write("fault", vm=vm, link=link, attributes=attributes)
         known.set_state(LinkState.DOWN)
         now = time.monotonic()
         if machine.incident is None:
-            machine.incident = Incident(fault=fault, at=self.injected.pop(vm, now), detected_at=now)
+            began = self.injected.pop(vm, now if at is None else at)
+            machine.incident = Incident(fault=fault, at=began, detected_at=now)
         if self._world.topology.link(link).recovery.mode == "auto" and self._world.is_ready(vm):
             self._recoveries.start(vm, automatic=True)
 

@@ -30,9 +30,11 @@ VCPU = "CPU "
 class Watch:
     """Of one generation of one VM; `run` ends with the first fault that it finds, or with the generation."""
 
-    def __init__(self, machine: Machine, found: Callable[[Finding], None]) -> None:
+    def __init__(self, machine: Machine, found: Callable[[Finding], None], heard: Callable[[], None]) -> None:
         self._machine = machine
         self._found = found
+        self._heard = heard
+        """Called when there may be a new heartbeat."""
         self._qmp = Question()
         self._ssh = Question()
         self._status: str | None = None
@@ -53,6 +55,8 @@ class Watch:
                     return
                 if machine.state is VmState.READY or machine.is_rebooting:
                     look = await self._look(process, detector)
+                    if look.asked and look.answers and machine.state is VmState.READY:
+                        self._heard()
                     if (finding := detector.take(look)) is not None:
                         self._found(finding)
                         return

@@ -7,7 +7,7 @@ import ctypes
 import pytest
 
 from tests.unit.agent import wire
-from vpctl.guest.heartbeat import Heartbeat, parse
+from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd, parse
 
 OK, CORRUPT, FOREIGN = 0, 1, 2
 
@@ -40,8 +40,13 @@ class Link(ctypes.Structure):
         ("address", ctypes.c_uint32),
         ("prefix", ctypes.c_uint),
         ("mtu", ctypes.c_uint),
+        ("peer", ctypes.c_uint32),
         ("index", ctypes.c_int),
+        ("up", ctypes.c_bool),
         ("carrier", ctypes.c_bool),
+        ("readdressed", ctypes.c_bool),
+        ("silent", ctypes.c_uint),
+        ("received", ctypes.c_uint64),
     )
 
 
@@ -191,13 +196,25 @@ def format_beat(pure: ctypes.CDLL, links: Links, size: int = 2048) -> str:
 
 
 def test_a_heartbeat_names_the_links_that_are_set_up_and_the_host_understands_it(pure: ctypes.CDLL) -> None:
-    text = "".join(f"52:56:00:00:00:1{i} lan{i} 10.77.{i}.1/30 1500\n" for i in range(3))
+    text = "".join(f"52:56:00:00:00:1{i} lan{i} 10.77.{i}.1/30 1500\n" for i in range(6))
     _, links = parse_links(pure, text)
     assert format_beat(pure, links) == "vpctl1 seq=7 uptime_ms=1099511627776 boot_id=boot links=\n"
-    links.link[0].index = 4
-    links.link[2].index = 9
-    line = format_beat(pure, links)
-    assert parse(line) == [Heartbeat(seq=7, uptime_ms=1 << 40, boot_id="boot", links=("lan0", "lan2"))]
+    for number in (0, 2, 3, 4, 5):
+        links.link[number].index = 4 + number
+        links.link[number].up = number != 2
+        links.link[number].carrier = number not in (2, 3)
+    links.link[4].readdressed = True
+    links.link[5].silent = 31
+    said = {
+        "lan0": LinkEnd(),
+        "lan2": LinkEnd(state=EndState.DOWN),
+        "lan3": LinkEnd(state=EndState.NO_CARRIER),
+        "lan4": LinkEnd(state=EndState.READDRESSED),
+        "lan5": LinkEnd(silent=31),
+    }
+    [beat] = parse(format_beat(pure, links))
+    assert beat == Heartbeat(seq=7, uptime_ms=1 << 40, boot_id="boot", links=said)
+    assert beat.end("lan1").state is EndState.ABSENT
 
 
 def test_a_heartbeat_that_does_not_fit_is_cut_and_still_a_line(pure: ctypes.CDLL) -> None:

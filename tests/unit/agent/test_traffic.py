@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.unit.agent import wire
+from vpctl.guest.heartbeat import EndState, Heartbeat, parse
 
 MAC_A, MAC_B = "02:00:00:00:0a:01", "02:00:00:00:0b:01"
 
@@ -25,8 +26,8 @@ plug() {{
 	ip link add vetha address {MAC_A} type veth peer name vethb netns b
 	b ip link set vethb address {MAC_B}
 }}
-echo "{MAC_A} lan0 10.99.0.1/30 1400" >a.links
-echo "{MAC_B} lan0 10.99.0.2/30 1400" >b.links
+echo "{MAC_A} lan0 10.99.0.1/30 1400 10.99.0.2" >a.links
+echo "{MAC_B} lan0 10.99.0.2/30 1400 10.99.0.1" >b.links
 : >a.beats
 : >b.beats
 start() {{
@@ -103,13 +104,62 @@ def test_a_link_that_goes_and_comes_back_is_set_up_again_and_beats_say_so(agent:
     )
     assert (gone["ok"], gone["error"]) == (False, "no such interface")
     assert back["ok"]
-    beats = (tmp_path / "a.beats").read_text().split("\n")
-    links = [line.partition(" links=")[2] for line in beats if line]
-    assert [now for now, before in zip(links, [None, *links], strict=False) if now != before][:3] == [
-        "lan0",
-        "",
-        "lan0",
+    there = [bool(beat.links) for beat in beats_of(tmp_path)]
+    assert [now for now, before in zip(there, [False, *there], strict=False) if now != before][:3] == [
+        True,
+        False,
+        True,
     ]
+
+
+def beats_of(directory: Path, name: str = "a") -> list[Heartbeat]:
+    return parse((directory / f"{name}.beats").read_text())
+
+
+def changes_of(directory: Path, name: str = "a") -> list[EndState]:
+    """Return the states of the link's end in order, each once."""
+    states = [beat.end("lan0").state for beat in beats_of(directory, name)]
+    return [now for now, before in zip(states, [None, *states], strict=False) if now != before]
+
+
+def test_a_beat_tells_at_once_that_an_interface_is_down_or_has_no_carrier(agent: Path, tmp_path: Path) -> None:
+    run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        said() { while ! tail -n 1 a.beats | grep -q "$1"; do sleep 0.02; done; }
+        b ip link set lan0 down; said lan0:no-carrier
+        ip link set lan0 down; said lan0:down
+        ip link set lan0 up; b ip link set lan0 up; said lan0:0
+        ip addr flush dev lan0; ip addr add 10.98.0.1/24 dev lan0; said lan0:readdressed
+        """,
+    )
+    states = changes_of(tmp_path)
+    # In between its carrier, or that of its peer, may be seen to be on its way.
+    for state in (EndState.NO_CARRIER, EndState.DOWN, EndState.UP, EndState.READDRESSED):
+        assert state in states
+        states = states[states.index(state) :]
+
+
+def test_a_beat_counts_for_how_long_nothing_has_come_and_an_idle_peer_is_heard(agent: Path, tmp_path: Path) -> None:
+    run(
+        agent,
+        tmp_path,
+        """
+        plug; start >/dev/null
+        sleep 3.2
+        cp a.beats idle.beats
+        b ip link set lan0 arp off
+        while ! tail -n 1 a.beats | grep -q 'lan0:[3-9]'; do sleep 0.05; done
+        b ip link set lan0 arp on
+        while ! tail -n 1 a.beats | grep -q lan0:0; do sleep 0.05; done
+        """,
+    )
+    assert max(beat.end("lan0").silent for beat in beats_of(tmp_path, "idle")) <= 1, "it answers when it is asked"
+    silences = [beat.end("lan0").silent for beat in beats_of(tmp_path)]
+    assert {1, 2, 3} <= set(silences)
+    assert silences[-1] == 0
 
 
 LISTEN = """

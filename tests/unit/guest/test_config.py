@@ -29,7 +29,8 @@ def test_a_guest_learns_of_each_of_its_links_and_of_no_other() -> None:
     topology = made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"), ("lan2", "vm3", "vm1"))
     lan0, _, lan2 = topology.links
     assert links_table(topology, "vm1") == (
-        f"{lan0.end_of('vm1').mac} lan0 10.77.0.1/30 1500\n{lan2.end_of('vm1').mac} lan2 10.77.2.2/30 1500\n"
+        f"{lan0.end_of('vm1').mac} lan0 10.77.0.1/30 1500 10.77.0.2\n"
+        f"{lan2.end_of('vm1').mac} lan2 10.77.2.2/30 1500 10.77.2.1\n"
     )
     assert [line.split()[1] for line in links_table(topology, "vm2").splitlines()] == ["lan0", "lan1"]
     assert links_table(made_topology(vms=["lonely"]), "lonely") == ""
@@ -38,7 +39,7 @@ def test_a_guest_learns_of_each_of_its_links_and_of_no_other() -> None:
 def test_the_table_has_a_links_own_mtu() -> None:
     link = made_link("lan0", "vm1", "vm2", mtu=9000)
     topology = Topology(name="t", vms=(VmSpec(name="vm1"), VmSpec(name="vm2")), links=(link,))
-    assert links_table(topology, "vm2").endswith(" 10.77.0.2/30 9000\n")
+    assert links_table(topology, "vm2").endswith(" 10.77.0.2/30 9000 10.77.0.1\n")
 
 
 def test_a_guest_knows_its_peers_by_name_at_their_address_on_the_first_link() -> None:

@@ -6,21 +6,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpctl.guest.heartbeat import Heartbeat, parse
+from vpctl.guest.heartbeat import ABSENT, EndState, Heartbeat, LinkEnd, parse
 
 LINK = st.from_regex(r"[a-z][a-z0-9-]{0,14}", fullmatch=True)
+OFF = [EndState.DOWN, EndState.NO_CARRIER, EndState.READDRESSED]
+END = st.builds(LinkEnd, silent=st.integers(0, 9999)) | st.sampled_from([LinkEnd(state=state) for state in OFF])
 BEAT = st.builds(
     Heartbeat,
     seq=st.integers(0, 2**64 - 1),
     uptime_ms=st.integers(0, 2**64 - 1),
     boot_id=st.uuids().map(str),
-    links=st.lists(LINK, max_size=4).map(tuple),
+    links=st.dictionaries(LINK, END, max_size=4),
 )
 
 
 def line(beat: Heartbeat) -> str:
     """Return a beat as the agent writes it."""
-    links = ",".join(beat.links)
+    links = ",".join(
+        f"{name}:{end.silent if end.state is EndState.UP else end.state}" for name, end in beat.links.items()
+    )
     return f"vpctl1 seq={beat.seq} uptime_ms={beat.uptime_ms} boot_id={beat.boot_id} links={links}\n"
 
 
@@ -62,3 +66,9 @@ def test_nothing_that_stands_around_them_costs_the_beats_after_it(noise: str, be
 )
 def test_a_foreign_line_counts_for_nothing(text: str) -> None:
     assert parse(text) == []
+
+
+def test_an_agent_of_an_earlier_version_says_of_a_link_that_it_is_there() -> None:
+    [beat] = parse("vpctl1 seq=1 uptime_ms=1 boot_id=x links=lan0,lan1\n")
+    assert beat.end("lan0") == LinkEnd()
+    assert beat.end("lan2") == ABSENT

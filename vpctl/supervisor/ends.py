@@ -1,0 +1,129 @@
+"""What the guests say of their ends of each link, with every heartbeat: a link that is up carries packets.
+
+An end whose interface is gone, down or without carrier is its guest's affair: a driver is unbound, a user has set it
+down. The link is `down` for as long as that lasts, and nothing is repaired. An end that is up, and to which nothing
+comes although it asks, is looked into: if neither guest gets an echo from the other, its driver is wedged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from vpctl.guest import network
+from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
+from vpctl.recovery.faults import Fault
+from vpctl.recovery.state import LinkState
+from vpctl.supervisor.link import Link
+from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.world import World
+
+LOOKS = 2
+"""In a row that an end has to be off: what is on its way in or out may have been seen in between."""
+
+PROBE_SECONDS = 4.0
+"""For an echo over a link to which nothing has come for longer than that."""
+
+OFF = frozenset({EndState.ABSENT, EndState.DOWN, EndState.NO_CARRIER})
+
+WORDS = {
+    EndState.ABSENT: "has no interface of the link's",
+    EndState.DOWN: "has set its interface down",
+    EndState.NO_CARRIER: "has no carrier",
+}
+
+TakeFault = Callable[[str, str, Fault, str, float], None]
+"""Is told of a fault that hit a link: at which VM, which link, which fault, why it is thought to be one, and since
+when (CLOCK_MONOTONIC)."""
+
+
+class Ends:
+    """Of all links."""
+
+    def __init__(self, world: World, group: asyncio.TaskGroup, take_fault: TakeFault) -> None:
+        self._world = world
+        self._group = group
+        self._take_fault = take_fault
+        self._off: dict[tuple[str, str], int] = {}
+        """(Link, VM) → the looks in a row at which that end was off."""
+        self._put_down: set[str] = set()
+        """The links that are down because of an end, and nothing else."""
+        self._seen: dict[str, Heartbeat] = {}
+        """VM → the beat that was taken in last."""
+        self._examined: set[str] = set()
+        """The links that are looked into just now."""
+
+    def take(self, machine: Machine) -> None:
+        """Take in a VM's newest heartbeat."""
+        beat = machine.last_beat
+        if beat is None or beat == self._seen.get(machine.name):
+            return
+        self._seen[machine.name] = beat
+        for spec in self._world.topology.links_of(machine.name):
+            known = self._world.links[spec.name]
+            if self._is_at_rest(known):
+                self._take_end(known, machine, beat.end(spec.name))
+            else:
+                self._off.pop((spec.name, machine.name), None)
+
+    def _is_at_rest(self, known: Link) -> bool:
+        """Whether nobody repairs a link, and both of its guests are there."""
+        ends = self._world.topology.link(known.name).endpoints
+        return not known.lock.locked() and all(self._world.is_ready(end.vm) for end in ends)
+
+    def _take_end(self, known: Link, machine: Machine, end: LinkEnd) -> None:
+        place = (known.name, machine.name)
+        if known.state is LinkState.UP:
+            self._put_down.discard(known.name)
+        if end.state in OFF:
+            self._off[place] = self._off.get(place, 0) + 1
+            if self._off[place] >= LOOKS and known.state is LinkState.UP:
+                self._put_down.add(known.name)
+                known.set_state(LinkState.DOWN, reason=f"{machine.name} {WORDS[end.state]}")
+            return
+        self._off.pop(place, None)
+        if known.state is LinkState.DOWN and known.name in self._put_down:
+            if not self._is_off(known.name):
+                self._examine(known, machine, end)
+        elif known.state is LinkState.UP and self._is_silent(machine, end):
+            self._examine(known, machine, end)
+
+    def _is_off(self, link: str) -> bool:
+        """Whether an end of a link was off at the last look at its VM."""
+        return any((link, spec.vm) in self._off for spec in self._world.topology.link(link).endpoints)
+
+    @staticmethod
+    def _is_silent(machine: Machine, end: LinkEnd) -> bool:
+        return end.state is EndState.UP and end.silent >= machine.spec.vm.health.heartbeat
+
+    def _examine(self, known: Link, machine: Machine, end: LinkEnd) -> None:
+        if known.name not in self._examined:
+            self._examined.add(known.name)
+            since = time.monotonic() - end.silent
+            task = self._look_into(known, machine, since, silent=self._is_silent(machine, end))
+            self._group.create_task(task, name=f"examine-{known.name}")
+
+    async def _look_into(self, known: Link, machine: Machine, since: float, *, silent: bool) -> None:
+        """See whether packets flow; if they do, that is what counts, whatever was said."""
+        try:
+            generation = known.generation
+            checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
+            if known.generation != generation or not self._is_at_rest(known):
+                return  # somebody else's affair by now
+            if all(check["ok"] for check in checks):
+                if known.state is LinkState.DOWN and known.name in self._put_down:
+                    known.set_state(LinkState.UP)
+            elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
+                seconds = time.monotonic() - since
+                reason = f"nothing has come over `{known.name}` for {seconds:.0f} s, and no echo from either guest"
+                self._take_fault(machine.name, known.name, Fault.DRIVER_WEDGED, reason, since)
+        finally:
+            self._examined.discard(known.name)
+
+    def _are_deaf(self, link: str, reasons: list[str | None]) -> bool:
+        """Whether both guests have asked each other in vain, by the addresses that they were given."""
+        ends = self._world.topology.link(link).endpoints
+        beats = [self._seen.get(end.vm) for end in ends]
+        up = all(beat is not None and beat.end(link).state is EndState.UP for beat in beats)
+        return up and all(reason == network.NO_ANSWER for reason in reasons)
