@@ -44,7 +44,20 @@ static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *s
 		vshm_add_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, sum);
 }
 
+/* Here, where the rtnl lock is held, a grace period is an expedited one: a survivor's device that
+ * goes is waited for.
+ */
+static void vshm_uninit(struct net_device *dev)
+{
+	struct vshm_link *link = vshm_link(dev);
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++)
+		netif_napi_del(&link->queues[i].napi);
+}
+
 static const struct net_device_ops vshm_netdev_ops = {
+	.ndo_uninit = vshm_uninit,
 	.ndo_open = vshm_open,
 	.ndo_stop = vshm_stop,
 	.ndo_start_xmit = vshm_xmit,
@@ -120,9 +133,7 @@ void vshm_net_free(struct vshm_link *link)
 {
 	u32 i;
 
-	for (i = 0; i < link->pairs; i++) {
-		netif_napi_del(&link->queues[i].napi);
+	for (i = 0; i < link->pairs; i++)
 		vshm_free_frag(&link->queues[i].rx.frag);
-	}
 	free_netdev(link->dev);
 }

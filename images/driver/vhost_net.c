@@ -35,7 +35,20 @@ static void vhp_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *su
 		vshm_add_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, sum);
 }
 
+/* Here, where the rtnl lock is held, a grace period is an expedited one: a survivor's device that
+ * goes is waited for.
+ */
+static void vhp_uninit(struct net_device *dev)
+{
+	struct vhp_link *link = vhp_link(dev);
+	u32 i;
+
+	for (i = 0; i < link->pairs; i++)
+		netif_napi_del(&link->queues[i].napi);
+}
+
 static const struct net_device_ops vhp_netdev_ops = {
+	.ndo_uninit = vhp_uninit,
 	.ndo_open = vhp_open,
 	.ndo_stop = vhp_stop,
 	.ndo_start_xmit = vhp_xmit,
@@ -134,7 +147,6 @@ void vhp_net_free(struct vhp_link *link)
 
 		if (!queue->link)
 			continue;
-		netif_napi_del(&queue->napi);
 		vshm_free_frag(&queue->rx.frag);
 		kvfree(queue->tx.chain);
 		kvfree(queue->rx.chain);
