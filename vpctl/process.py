@@ -27,6 +27,9 @@ PIDFD_GETFD = 438
 UNIX_CONNECTED = "03"
 """The state of a connected socket in /proc/net/unix."""
 
+UNIX_LISTENS = 0x10000
+"""The flag there of one that accepts connections."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProcessId:
@@ -191,14 +194,24 @@ def stop_blocking(process: ProcessId, path: str) -> int:
     return count
 
 
+def listens_at(path: str) -> bool:
+    """Whether anybody listens at a unix socket; one that is bound does not yet."""
+    return any(int(flags, 16) & UNIX_LISTENS for flags, _, _ in _unix_sockets(path))
+
+
 def _connected_at(path: str) -> list[str]:
     """Return the inodes of the connected sockets that bear the name of a listening one: those it has accepted."""
+    return [inode for _, state, inode in _unix_sockets(path) if state == UNIX_CONNECTED]
+
+
+def _unix_sockets(path: str) -> list[tuple[str, str, str]]:
+    """Return flags, state and inode of each unix socket of a name; none where the kernel does not tell."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return []
     rows = (line.split(maxsplit=7) for line in lines)
-    return [row[6] for row in rows if len(row) == 8 and row[7] == path and row[5] == UNIX_CONNECTED]
+    return [(row[3], row[5], row[6]) for row in rows if len(row) == 8 and row[7] == path]
 
 
 def _duplicate(pidfd: int, number: int) -> int:

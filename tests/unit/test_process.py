@@ -24,6 +24,7 @@ from vpctl.process import (
     end,
     find_tool,
     identify,
+    listens_at,
     read_stat,
     read_threads,
     run,
@@ -295,6 +296,18 @@ async def test_a_process_that_waits_ends_when_it_is_dismissed_untold() -> None:
     assert identity is not None
     waiting.dismiss()
     assert not identity.is_alive()
+
+
+def test_a_socket_that_is_bound_does_not_listen_yet(tmp_path: Path) -> None:
+    path = str(tmp_path / "one")
+    assert not listens_at(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        assert not listens_at(path)
+        listener.listen()
+        assert listens_at(path)
+        assert not listens_at(str(tmp_path / "on"))
+    assert not listens_at(path)
 
 
 @pytest.mark.parametrize("blocking", [True, False])

@@ -12,7 +12,7 @@ from vpctl.plan.run import front_end, host_network, plug_steps, plugged_device, 
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.supervisor.accepted import stop_blocking
+from vpctl.supervisor.accepted import stop_blocking, until_listening
 from vpctl.supervisor.around import Around, Nothing
 from vpctl.supervisor.backing import Backings
 from vpctl.supervisor.doorbells import Doorbells, files_of
@@ -133,6 +133,8 @@ class Hands:
         async with self._hotplug[vm], noted:
             with known.taking_out(vm, device.ids().device):  # what fails is taken back
                 await hotplug.plug(session, device)
+        if vm == steps[0].vm:
+            await until_listening(steps)
         if vm == steps[-1].vm:
             await stop_blocking(self._broker(), steps, world.machines)
         if repair.hold:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,11 @@ async def test_a_vms_devices_come_and_go_one_at_a_time_so_that_no_guest_ejects_a
     path = rundir.qmp_socket("vm1")
     async with serving(path, fake), connect(path, vm="vm1", timeout=5) as machine.session, asyncio.timeout(10):
         for name in ("lan0", "lan1"):
-            await hands.plug("vm1", plan_repair(world.topology.link(name), world.links[name].view(), ["vm1", "vm2"]))
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(rundir.link_socket(name, 1)))
+                listener.listen()
+                repair = plan_repair(world.topology.link(name), world.links[name].view(), ["vm1", "vm2"])
+                await hands.plug("vm1", repair)
         async with asyncio.TaskGroup() as group:
             for name in ("lan0", "lan1"):
                 group.create_task(hands.unplug("vm1", name, 1))
