@@ -4,8 +4,9 @@
 
 A pair per kind and policy; vm1 is the back-end of a vhost-pci link. A round counts only if the survivor's QEMU and
 its guest's boot_id are the same afterwards and the full check passed. Two more ways are no crash: `rebind` (the
-driver of one end is unbound and bound, the outage is that from its return to the first reply) and `reboot` (of a
-guest; the overhead is what comes after its ssh). Prints a Markdown table; what it is at: stderr.
+driver of one end is unbound and bound) and `reboot` (of a guest; the overhead is what comes after its ssh). Their
+*back* is the time from the driver's return to the first reply; of a reboot, from the moment at which the interface
+got its name. Prints a Markdown table; what it is at: stderr.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from vpctl.links import LINK_KINDS
 
 NAME = "recovery-benchmark"
 VMS = ("vm1", "vm2")
-FIGURES = ("detect_ms", "survivor_ms", "boot_ms", "overhead_ms", "outage_ms")
+FIGURES = ("detect_ms", "survivor_ms", "boot_ms", "overhead_ms", "outage_ms", "back_ms")
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 
 
@@ -36,8 +37,10 @@ def vpctl(*words: str) -> str:
     return done.stdout
 
 
-def status() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(vpctl("status", NAME, "-f", "json"))
+def status(*, whole: bool = True) -> dict[str, Any]:
+    """Return the topology's status; CalledProcessError if anything is not well, unless that is as it should be."""
+    words = [sys.executable, "-m", "vpctl", "status", NAME, "-f", "json"]
+    found: dict[str, Any] = json.loads(subprocess.run(words, stdout=subprocess.PIPE, check=whole).stdout)
     return found
 
 
@@ -56,7 +59,10 @@ def pair(kind: str, policy: str) -> Iterator[None]:
         try:
             vpctl("up", str(path), "-f", "json")
             yield
-        finally:
+        except BaseException:
+            vpctl("down", NAME, "--keep-logs", "-f", "json")
+            raise
+        else:
             vpctl("down", NAME, "-f", "json")
 
 
@@ -102,18 +108,36 @@ def rebind(victim: str) -> dict[str, float]:
     )
     probe, times = vpctl("exec", "-t", NAME, victim, "--", script).splitlines()
     began, bound = map(float, times.split())
-    return {"outage_ms": (bound - began) * 1000 + json.loads(probe)["first_reply_ms"]}
+    return {"back_ms": (bound - began) * 1000 + json.loads(probe)["first_reply_ms"]}
 
 
 def reboot(victim: str) -> dict[str, float]:
     """Have a guest reboot; the figures of what became of its link."""
     before = json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))["last"]
+    (survivor,), address = set(VMS) - {victim}, address_of(victim)
     vpctl("exec", "-t", NAME, victim, "--", "(sleep 0.2; reboot -f) >/dev/null 2>&1 &")
+    while next(vm["state"] for vm in status(whole=False)["vms"] if vm["name"] == victim) == "ready":
+        time.sleep(0.05)
+    probe = f"vpctl-agent probe lan0 {address} --count 0 --timeout-ms 60000"
+    replied_at = time_of_reply("exec", "-t", NAME, survivor, "--", probe)
     while (report := json.loads(vpctl("recover", victim, "-t", NAME, "-f", "json"))).get("last") == before:
         time.sleep(0.2)
     last: dict[str, Any] = report.get("last") or report
     assert (last["fault"], last["ok"]) == ("guest-reboot", True), last
-    return {**last, "outage_ms": max(entry["outage_ms"] for entry in last["links"])}
+    said = vpctl("exec", "-t", NAME, victim, "--", "dmesg | grep 'lan0: renamed' | tail -n 1; cat /proc/uptime")
+    named, uptime = (float(line.strip("[ ").split()[0].rstrip("]")) for line in said.splitlines())
+    back = replied_at - (time.monotonic() - (uptime - named))
+    return {**last, "outage_ms": max(entry["outage_ms"] for entry in last["links"]), "back_ms": back * 1000}
+
+
+def time_of_reply(*words: str) -> float:
+    """Run a command of vpctl; return when its first line came (CLOCK_MONOTONIC)."""
+    with subprocess.Popen([sys.executable, "-m", "vpctl", *words], stdout=subprocess.PIPE, text=True) as probing:
+        assert probing.stdout is not None
+        reply = json.loads(probing.stdout.readline())
+        at = time.monotonic()
+    assert reply["ok"], reply
+    return at
 
 
 def median(rounds: list[dict[str, float]], figure: str) -> str:
