@@ -124,7 +124,7 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
 async def test_a_driver_that_does_not_take_the_rings_up_is_named(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fronts, "TAKEN_UP_SECONDS", 0.1)
+    monkeypatch.setattr(fronts, "TAKEN_UP_SECONDS", 1.0)
     async with plugged(ground):
         dies(ground)
         ground.world.machines["vm1"].set_state(VmState.READY)
