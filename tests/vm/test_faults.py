@@ -192,6 +192,7 @@ def test_link_whose_interface_a_user_has_set_down_is_down_until_that_is_up(pair:
     assert (down["state"], down["reason"]) == ("down", "vm2 has set its interface down")
     shown = pair.json("status", status=1)
     assert (shown["state"], links(shown)[link]["state"]) == ("degraded", "down")
+    assert links(shown)[link]["reason"] == down["reason"]
     pair.guest("vm2", f"ip link set {link} up")
     pair.entry("pair", "link.state", after=after, link=link, state="up", limit=30)
     assert pair.json("check", "--link", link)["ok"]

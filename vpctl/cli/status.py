@@ -53,14 +53,17 @@ def status_table(
             str(vm["generation"]),
             f"{vm['ssh']['host']}:{vm['ssh']['port']}" if vm["ssh"]["port"] else "-",
             *([str(vm["parked_fds"])] if verbose else []),
+            *_reason(vm, data["vms"]),
         )
         for vm in data["vms"]
     ]
     columns = ["vm", "state", "pid", "accel", "qemu", "gen", "ssh"] + (["parked fds"] if verbose else [])
+    columns += ["why"] if _has_reasons(data["vms"]) else []
     parts = [table(columns, vms)]
     if data["links"]:
         columns = ["link", "kind", "state", "gen", "from", "to"]
         columns += (["verified"] if checks else []) + (["devices"] if verbose else [])
+        columns += ["why"] if _has_reasons(data["links"]) else []
         parts.append(table(columns, _link_rows(data, checks, verbose=verbose)))
     spaced: list[RenderableType] = []
     for part in parts:
@@ -79,8 +82,18 @@ def _link_rows(
             row += (_verified([check for check in checks if check["link"] == link["name"]]),)
         if verbose:
             row += (_devices(link),)
-        rows.append(row)
+        rows.append((*row, *_reason(link, data["links"])))
     return rows
+
+
+def _has_reasons(entries: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any VM, or link, has more to tell of its state."""
+    return any(entry.get("reason") for entry in entries)
+
+
+def _reason(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the last cell of a row: why it is as it is; none where no row has one."""
+    return [entry.get("reason") or ""] if _has_reasons(entries) else []
 
 
 def _devices(link: Mapping[str, Any]) -> str:

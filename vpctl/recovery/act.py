@@ -64,8 +64,8 @@ class Hands(Protocol):
     def policy_failed(self, repair: Repair) -> None:
         """Learn that a repair failed although its VMs live: the next one is by a policy that asks less of them."""
 
-    def link_broken(self, link: str) -> None:
-        """Learn that the repair of a link failed."""
+    def link_broken(self, link: str, reason: str) -> None:
+        """Learn that the repair of a link failed, and why."""
 
     def is_alive(self, vm: str) -> bool:
         """Whether a VM is ready, so that it counts as a survivor."""
@@ -90,8 +90,8 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
             return
         recorder.policies[link] = repair.policy
         proved_at = await _repair(repair, hands, recorder)
-    except BaseException:
-        hands.link_broken(link)
+    except BaseException as error:
+        hands.link_broken(link, error.message if isinstance(error, VpctlError) else "its repair was given up")
         raise
     recorder.outages[link] = recorder.since_fault(proved_at)
 

@@ -78,8 +78,8 @@ class Hands:
     def policy_failed(self, repair: Repair) -> None:
         self._world.links[repair.link].policy_failed(repair.policy)
 
-    def link_broken(self, link: str) -> None:
-        self._world.links[link].set_state(LinkState.FAILED)
+    def link_broken(self, link: str, reason: str) -> None:
+        self._world.links[link].set_state(LinkState.FAILED, reason=reason)
 
     async def repair_of(self, link: str) -> Repair | None:
         spec, known = self._world.topology.link(link), self._world.links[link]

@@ -18,6 +18,8 @@ class Link:
     def __init__(self, name: str, journal: Journal, on_change: Callable[[], None]) -> None:
         self.name = name
         self.state = LinkState.DOWN
+        self.reason: str | None = None
+        """Why it is in that state, if there is more to it."""
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
         self.leaving: set[tuple[str, str]] = set()
@@ -48,7 +50,7 @@ class Link:
         """Enter a state; journalled, with the reason if there is more to it, unless it is the present one."""
         if state is self.state:
             return
-        self.state = state
+        self.state, self.reason = state, reason
         if state is LinkState.UP:
             self.failed = frozenset()
         attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
@@ -126,6 +128,7 @@ class Link:
         return {
             "name": self.name,
             "state": str(self.state),
+            "reason": self.reason,
             "generation": self.generation,
             "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
             "offer": self.offer,

@@ -126,6 +126,7 @@ class Machine:
         return {
             "name": self.name,
             "state": str(self.state),
+            "reason": self.reason,
             "pid": self.process.pid if self.process is not None else None,
             "accelerator": self.spec.accelerator,
             "accelerator_reason": self.spec.accelerator_reason,

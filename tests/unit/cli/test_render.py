@@ -244,6 +244,16 @@ def test_status_has_a_row_for_each_vm_and_link() -> None:
     assert not status.is_well(STATUS)
 
 
+def test_status_tells_why_something_is_not_well() -> None:
+    assert "WHY" not in shown(status.status_table(STATUS))
+    link = {**STATUS["links"][0], "reason": "vm2 has set its interface down"}
+    vm = {**STATUS["vms"][1], "reason": "QEMU was killed by SIGKILL"}
+    lines = shown(status.status_table({**STATUS, "vms": [STATUS["vms"][0], vm], "links": [link]})).splitlines()
+    assert sum(line.rstrip().endswith("WHY") for line in lines) == 2
+    assert any(line.startswith("lan0") and "vm2 has set its interface down" in line for line in lines)
+    assert any(line.startswith("vm2") and "QEMU was killed by SIGKILL" in line for line in lines)
+
+
 def test_what_was_verified_is_shown_with_its_slowest_answer() -> None:
     assert "both ways, rtt 1.25 ms" in shown(status.status_table(STATUS, checks=CHECKS))
     text = shown(status.status_table(STATUS, checks=[CHECKS[0], {"link": "lan0", "ok": False, "rtt_ms": None}]))

@@ -153,7 +153,7 @@ class FakeHands:
     def link_lock(self, link: str) -> asyncio.Lock:
         return self.locks[link]
 
-    def link_broken(self, link: str) -> None:
+    def link_broken(self, link: str, reason: str) -> None:
         self.broken.append(link)
 
     def of(self, link: str) -> list[str]:
