@@ -78,7 +78,8 @@ class BringUp:
         checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
         for name, link in self._world.links.items():  # whatever was believed of it
             if not all(check["ok"] for check in checks if check["link"] == name):
-                link.set_state(LinkState.FAILED)
+                if not link.rests:
+                    link.set_state(LinkState.FAILED)
             elif link.state is LinkState.FAILED:  # its first packets were lost, these were not
                 link.set_state(LinkState.UP)
         self._world.up = {
@@ -90,9 +91,13 @@ class BringUp:
         return {**self._world.status(), **self._world.up}
 
     def _links(self, *, explicit: bool) -> list[str]:
-        """Return the links to see to: after a takeover, those that are repaired by hand only are left alone."""
-        first = self._world.up is None
-        return [link.name for link in self._world.topology.links if explicit or first or link.recovery.mode == "auto"]
+        """Return the links to see to: after a takeover none that is repaired by hand only, or rests."""
+        every = explicit or self._world.up is None
+        return [
+            link.name
+            for link in self._world.topology.links
+            if every or (link.recovery.mode == "auto" and not self._world.links[link.name].rests)
+        ]
 
     async def _vm(self, machine: Machine, *, explicit: bool) -> VpctlError | None:
         """Bring one VM to ready; returns its error, so that the others go on to their own end."""

@@ -47,8 +47,6 @@ class Ends:
         self._take_fault = take_fault
         self._off: dict[tuple[str, str], int] = {}
         """(Link, VM) → the looks in a row at which that end was off."""
-        self._put_down: set[str] = set()
-        """The links that are down because of an end, and nothing else."""
         self._seen: dict[str, Heartbeat] = {}
         """VM → the beat that was taken in last."""
         self._examined: set[str] = set()
@@ -62,28 +60,25 @@ class Ends:
         self._seen[machine.name] = beat
         for spec in self._world.topology.links_of(machine.name):
             known = self._world.links[spec.name]
-            if self._is_at_rest(known):
+            if self._is_undisturbed(known):
                 self._take_end(known, machine, beat.end(spec.name))
             else:
                 self._off.pop((spec.name, machine.name), None)
 
-    def _is_at_rest(self, known: Link) -> bool:
+    def _is_undisturbed(self, known: Link) -> bool:
         """Whether nobody repairs a link, and both of its guests are there."""
         ends = self._world.topology.link(known.name).endpoints
         return not known.lock.locked() and all(self._world.is_ready(end.vm) for end in ends)
 
     def _take_end(self, known: Link, machine: Machine, end: LinkEnd) -> None:
         place = (known.name, machine.name)
-        if known.state is LinkState.UP:
-            self._put_down.discard(known.name)
         if end.state in OFF:
             self._off[place] = self._off.get(place, 0) + 1
             if self._off[place] >= LOOKS and known.state is LinkState.UP:
-                self._put_down.add(known.name)
-                known.set_state(LinkState.DOWN, reason=f"{machine.name} {WORDS[end.state]}")
+                known.rest(f"{machine.name} {WORDS[end.state]}")
             return
         self._off.pop(place, None)
-        if known.state is LinkState.DOWN and known.name in self._put_down:
+        if known.rests:
             if not self._is_off(known.name):
                 self._examine(known, machine, end)
         elif known.state is LinkState.UP and self._is_silent(machine, end):
@@ -109,10 +104,10 @@ class Ends:
         try:
             generation = known.generation
             checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
-            if known.generation != generation or not self._is_at_rest(known):
+            if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
-                if known.state is LinkState.DOWN and known.name in self._put_down:
+                if known.rests:
                     known.set_state(LinkState.UP)
             elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
                 seconds = time.monotonic() - since

@@ -20,6 +20,8 @@ class Link:
         self.state = LinkState.DOWN
         self.reason: str | None = None
         """Why it is in that state, if there is more to it."""
+        self.rests = False
+        """Whether it is down because a guest has its interface off, and nothing else: not to be repaired unasked."""
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
         self.leaving: set[tuple[str, str]] = set()
@@ -48,9 +50,9 @@ class Link:
 
     def set_state(self, state: LinkState, *, reason: str | None = None) -> None:
         """Enter a state; journalled, with the reason if there is more to it, unless it is the present one."""
-        if state is self.state:
+        if state is self.state and not self.rests:
             return
-        self.state, self.reason = state, reason
+        self.state, self.reason, self.rests = state, reason, False
         if state is LinkState.UP:
             self.failed = frozenset()
         attributes: dict[str, Any] = {"state": str(state), "generation": self.generation}
@@ -60,6 +62,12 @@ class Link:
         self._on_change()
         self.changed.set()
         self.changed = asyncio.Event()
+
+    def rest(self, reason: str) -> None:
+        """Be down for as long as a guest has its interface off."""
+        self.set_state(LinkState.DOWN, reason=reason)
+        self.rests = True
+        self._on_change()
 
     async def until_down(self) -> None:
         """Wait until it is up no more; by now it may be up again."""
@@ -129,6 +137,7 @@ class Link:
             "name": self.name,
             "state": str(self.state),
             "reason": self.reason,
+            "rests": self.rests,
             "generation": self.generation,
             "plugged": {vm: list(generations) for vm, generations in self.plugged.items()},
             "offer": self.offer,
@@ -140,6 +149,8 @@ class Link:
         """Take over what a supervisor before this one wrote down; what it had in hand counts as down."""
         state = LinkState(entry["state"])
         self.state = state if state is LinkState.UP else LinkState.DOWN
+        self.rests = entry.get("rests", False)
+        self.reason = entry.get("reason") if self.rests else None
         self.generation = entry["generation"]
         self.offer = entry["offer"]
         self.gone = set(entry["gone"])

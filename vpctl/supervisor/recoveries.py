@@ -203,8 +203,13 @@ class Recoveries:
             for link in self._world.topology.links_of(machine.name)
             if (not automatic or link.recovery.mode == "auto")
             and all(self._world.is_alive(end.vm) for end in link.endpoints)
-            and self._world.links[link.name].state is not LinkState.UP
+            and self._wants_repair(link.name, automatic=automatic)
         ]
+
+    def _wants_repair(self, link: str, *, automatic: bool) -> bool:
+        """Whether a link between guests that live is not as it should be; whether one that rests is, a user says."""
+        known = self._world.links[link]
+        return known.state is not LinkState.UP and not (automatic and known.rests)
 
     def _require_ready(self, machine: Machine) -> None:
         if not self._world.is_ready(machine.name):
@@ -277,7 +282,7 @@ class Recoveries:
                 link
                 for link in links
                 if (not automatic or link.recovery.mode == "auto")
-                and (recreate or self._world.links[link.name].state is not LinkState.UP)
+                and (recreate or self._wants_repair(link.name, automatic=automatic))
             ],
             vm,
             generation=self._world.machines[vm].generation,

@@ -128,6 +128,28 @@ async def test_silence_with_no_echo_either_way_is_a_wedged_driver(pair: Pair) ->
     assert pair.faults == [("a", LINK, Fault.DRIVER_WEDGED)]
 
 
+async def test_a_link_that_rested_and_whose_driver_does_not_come_back_is_repaired_too(pair: Pair) -> None:
+    for _ in range(2):
+        await pair.say(a=DOWN, b=UP)
+    assert pair.links[LINK].rests
+    pair.echoes = network.NO_ANSWER
+    await pair.say(a=UP, b=UP)
+    assert (pair.faults, pair.links[LINK].rests) == ([], True)
+    await pair.say(a=SILENT)
+    assert pair.faults == [("a", LINK, Fault.DRIVER_WEDGED)]
+    pair.links[LINK].set_state(LinkState.DOWN)  # as the fault has it
+    assert not pair.links[LINK].rests, "nobody would repair it"
+
+
+async def test_a_link_that_rests_does_so_for_a_successor_as_well(pair: Pair, directories: Directories) -> None:
+    for _ in range(2):
+        await pair.say(a=DOWN)
+    successor = World(pair.run, pair.rundir)
+    successor.links[LINK].restore(pair.links[LINK].as_json())
+    assert (successor.links[LINK].state, successor.links[LINK].rests) == (LinkState.DOWN, True)
+    assert successor.links[LINK].reason == pair.links[LINK].reason
+
+
 async def test_silence_is_no_fault_where_echoes_come_back(pair: Pair) -> None:
     await pair.say(b=UP, a=SILENT)
     assert (pair.probes, pair.faults, pair.now()) == (1, [], LinkState.UP)

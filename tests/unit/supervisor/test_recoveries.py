@@ -163,11 +163,12 @@ async def struck(
     *,
     asked: str | None = None,
     removed: int = 0,
+    resting: str | None = None,
 ) -> World:
     """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
 
     `asked`: a VM that somebody has asked to be recovered just before. `removed`: how often a device of `a` is removed
-    as soon as its link is up again.
+    as soon as its link is up again. `resting`: a link of which a guest has its interface off.
     """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
@@ -182,6 +183,8 @@ async def struck(
         for end in link.endpoints:
             known.plugging(end.vm, 1)
         known.set_state(LinkState.UP)
+    if resting is not None:
+        world.links[resting].rest("b has set its interface down")
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         recoveries = Recoveries(world, Jobs(group, lambda name, data: None))
         hands = world.hands = Hit(world, strikes)
@@ -277,6 +280,17 @@ async def test_a_device_that_is_removed_while_another_is_put_back_is_put_back_to
     assert {link.state for link in world.links.values()} == {LinkState.UP}
     assert {link["link"] for end in ends(world) for link in end["links"]} == {"ab0", "ab1"}
     assert all(end["ok"] for end in ends(world))
+
+
+@pytest.mark.parametrize(("fault", "state"), [(Fault.DEVICE_LOST, LinkState.DOWN), (Fault.QEMU_EXIT, LinkState.UP)])
+async def test_a_link_that_rests_is_left_alone_unless_its_vm_is_created_anew(
+    directories: Directories, fault: Fault, state: LinkState
+) -> None:
+    world = await struck(directories, ("a", fault), {}, resting="ab1")
+    assert (world.links["ab0"].state, world.links["ab1"].state) == (LinkState.UP, state)
+    assert world.links["ab1"].rests is (state is LinkState.DOWN)
+    [end] = ends(world)
+    assert end["ok"]
 
 
 async def test_a_check_of_a_link_that_goes_down_ends_there(directories: Directories) -> None:
