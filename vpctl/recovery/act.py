@@ -13,6 +13,10 @@ from vpctl.recovery.plan import RecoveryPlan, Repair
 from vpctl.recovery.report import Recorder
 
 
+class EndGoneError(RecoveryError):
+    """A VM at an end of a link that is being repaired died, after its end was done: no policy can help that."""
+
+
 class Hands(Protocol):
     """What recovery needs done; each method is done when it is done, and raises a VpctlError if it failed."""
 
@@ -56,7 +60,10 @@ class Hands(Protocol):
         """Have these VMs, which live, look for packets over a link until the block ends, for `prove`."""
 
     async def prove(self, link: str) -> float:
-        """See a verified packet each way over a link; return when (CLOCK_MONOTONIC), or raise VerificationError."""
+        """See a verified packet each way over a link; return when (CLOCK_MONOTONIC), or raise VerificationError.
+
+        EndGoneError, at once, if an end has no device any more.
+        """
 
     def link_lock(self, link: str) -> asyncio.Lock:
         """Return the lock that whoever repairs a link holds."""
@@ -104,8 +111,8 @@ def _step(
     with recorder.step(name, target):
         try:
             yield
-        except VpctlError:
-            if all(hands.is_alive(vm) for vm in vms):
+        except VpctlError as error:
+            if not isinstance(error, EndGoneError) and all(hands.is_alive(vm) for vm in vms):
                 hands.policy_failed(repair)
             raise
 

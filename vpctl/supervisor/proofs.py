@@ -9,7 +9,9 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vpctl import wait
 from vpctl.guest import network
+from vpctl.recovery.act import EndGoneError
 from vpctl.supervisor.world import World
 
 EARLY_SECONDS = 120.0
@@ -56,8 +58,27 @@ class Proofs:
         """See an echo each way over a link whose ends are both plugged, and return when that was (CLOCK_MONOTONIC).
 
         To be called while its packets are expected. Raises VerificationError if none come within
-        `network.PROBE_SECONDS`.
+        `network.PROBE_SECONDS`, and EndGoneError as soon as an end has gone: whoever brings that VM back waits
+        for this repair to end.
         """
+        return await wait.first(self._see(link), unless=self._end_gone(link))
+
+    async def _end_gone(self, link: str) -> EndGoneError:
+        """Wait until an end of a link has no device, or no guest."""
+        known, ends = self._world.links[link], self._world.topology.link(link).endpoints
+        machines = [self._world.machines[end.vm] for end in ends]
+        while True:
+            changes = [asyncio.ensure_future(machine.changed.wait()) for machine in machines]
+            try:
+                for machine in machines:
+                    if not self._world.is_alive(machine.name) or not known.plugged.get(machine.name):
+                        return EndGoneError(f"link `{link}` has lost its end in `{machine.name}`")
+                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for change in changes:
+                    change.cancel()
+
+    async def _see(self, link: str) -> float:
         looks = self._looks[link]
         source, target = (end.vm for end in self._world.topology.link(link).endpoints)
         for vm in (source, target):

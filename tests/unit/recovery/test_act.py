@@ -22,6 +22,7 @@ from vpctl.errors import (
     VpctlError,
 )
 from vpctl.recovery import act
+from vpctl.recovery.act import EndGoneError
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
 from vpctl.recovery.report import Recorder
@@ -440,6 +441,18 @@ async def test_a_dead_guest_that_does_not_come_back_speaks_against_no_policy() -
     with pytest.raises(RecoveryError):
         await task
     assert hands.against["ab0"] == set()
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_an_end_that_has_gone_speaks_against_no_policy_though_its_vm_is_back(lives: bool) -> None:
+    error = EndGoneError("link `ab0` has lost its end in `b`") if lives else VerificationError("no packets")
+    hands = FakeHands(fails={"prove ab0": error})
+    hands.up.discard("ab0")
+    hands.policy = "relink"
+    hands.against["ab0"] = frozenset()
+    with pytest.raises(type(error)):
+        await act.repair_link("ab0", hands, recorder())
+    assert bool(hands.against["ab0"]) is not lives
 
 
 async def _done(hands: FakeHands, step: str) -> bool | None:

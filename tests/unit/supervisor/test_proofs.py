@@ -14,6 +14,8 @@ from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.errors import VerificationError
 from vpctl.guest import network
+from vpctl.recovery.act import EndGoneError
+from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import proofs
 from vpctl.supervisor.proofs import EARLY_SECONDS, Proofs
@@ -31,6 +33,9 @@ class Guests(World):
         self.seen: dict[str, asyncio.Future[bool | str]] = defaultdict(asyncio.get_running_loop().create_future)
         self.looks: list[tuple[str, float]] = []
         self.looking = 0
+        for machine in self.machines.values():
+            machine.set_state(VmState.READY)
+            self.links[LINK].plugging(machine.name, 1)
 
     async def probe_from(self, link: str, vm: str, *, count: int, seconds: float) -> dict[str, Any]:
         self.looks.append((vm, seconds))
@@ -123,5 +128,32 @@ async def test_where_nobody_sees_any_the_error_says_what_was_missing(
         await turns()
         guests.tell(**told)
         with pytest.raises(VerificationError, match=f"no packets from `.`.*: {reason}"):
+            await proving
+    assert guests.looking == 0
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("how", ["dead", "reborn"])
+async def test_a_link_whose_end_has_gone_is_not_waited_for(directories: Directories, when: str, how: str) -> None:
+    """Its packets would be waited for, and whoever brings that VM back with them."""
+
+    def dies() -> None:
+        guests.machines["a"].set_state(VmState.CRASHED)
+        guests.forget("a")
+        if how == "reborn":
+            guests.machines["a"].generation += 1
+            guests.machines["a"].set_state(VmState.READY)
+
+    guests = Guests(directories)
+    seen = Proofs(guests)
+    async with asyncio.timeout(5), seen.expecting(LINK, ["b"]):
+        if when == "before":
+            dies()
+        proving = asyncio.create_task(seen.prove(LINK))
+        await turns()
+        assert proving.done() is (when == "before")
+        if when == "meanwhile":
+            dies()
+        with pytest.raises(EndGoneError, match="`lan0` has lost its end in `a`"):
             await proving
     assert guests.looking == 0
