@@ -195,21 +195,22 @@ def stop_blocking(process: ProcessId, path: str) -> int:
 
 
 def listens_at(path: str) -> bool:
-    """Whether anybody listens at a unix socket; one that is bound does not yet."""
-    return any(int(flags, 16) & UNIX_LISTENS for flags, _, _ in _unix_sockets(path))
+    """Whether anybody listens at a unix socket; one that is bound does not yet. True where no one can tell."""
+    sockets = _unix_sockets(path)
+    return sockets is None or any(int(flags, 16) & UNIX_LISTENS for flags, _, _ in sockets)
 
 
 def _connected_at(path: str) -> list[str]:
     """Return the inodes of the connected sockets that bear the name of a listening one: those it has accepted."""
-    return [inode for _, state, inode in _unix_sockets(path) if state == UNIX_CONNECTED]
+    return [inode for _, state, inode in _unix_sockets(path) or () if state == UNIX_CONNECTED]
 
 
-def _unix_sockets(path: str) -> list[tuple[str, str, str]]:
-    """Return flags, state and inode of each unix socket of a name; none where the kernel does not tell."""
+def _unix_sockets(path: str) -> list[tuple[str, str, str]] | None:
+    """Return flags, state and inode of each unix socket of a name; None where the kernel does not tell."""
     try:
         lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
     except OSError:
-        return []
+        return None
     rows = (line.split(maxsplit=7) for line in lines)
     return [(row[3], row[5], row[6]) for row in rows if len(row) == 8 and row[7] == path]
 

@@ -208,6 +208,7 @@ class Machine:
         self.parked_fds, self.interrupts = entry["parked_fds"], dict(entry["interrupts"])
         self.incident = Incident.from_json(entry["incident"]) if entry.get("incident") else None
         state = VmState(entry["state"])
+        self.reason = entry.get("reason")
         # What it had in hand is begun again; what ran is looked at by `adopt`.
         unfinished = (VmState.STARTING, VmState.BOOTING)
         self.state = VmState.CRASHED if state is VmState.RECOVERING else state
