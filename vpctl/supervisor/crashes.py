@@ -11,7 +11,7 @@ from typing import Any
 
 from vpctl.errors import NotFoundError, ReadyTimeoutError, UsageError, VpctlError
 from vpctl.guest import ssh as guest_ssh
-from vpctl.recovery.faults import How
+from vpctl.recovery.faults import How, Incident
 from vpctl.recovery.state import VmState
 from vpctl.supervisor.alarms import Alarms
 from vpctl.supervisor.machine import Machine
@@ -35,12 +35,11 @@ nohup sh -c '
 """Stops all CPUs with their interrupts off, by the image's own module. In an image without it, real-time loops on
 every CPU with nothing held back for others: no other thread of the guest, kernel's or user's, runs any more."""
 
-SENT_SECONDS = 5.0
-"""For a guest to take its own end in: one that dies of it says nothing."""
+SENT_SECONDS = 60.0
+"""For a guest to take its own end in, however busy its host; one that dies of it says nothing, and is seen to."""
 
-PATIENCE = 20.0
-"""How much longer than its limits say a fault may take to be detected: a guest's own time is slow on a busy host.
-Five was too little for a hang where each of two cores had four guests."""
+PATIENCE = 10.0
+"""How much longer than its limits say a fault may take to be detected: a guest's own time is slow on a busy host."""
 
 
 class Crashes:
@@ -65,21 +64,39 @@ class Crashes:
         self._world.journal.write("command", vm=vm, attributes=attributes)
         health = machine.spec.vm.health
         limit = 30.0 + PATIENCE * max(health.heartbeat, health.qmp_timeout)
-        incident, old = None, machine.incident
+        old = machine.incident
+
+        async def seen_of_it() -> Incident | None:
+            while (incident := machine.incident) is old and (machine.process, machine.generation) == life:
+                await machine.changed.wait()
+            return incident
+
+        seeing = asyncio.create_task(seen_of_it(), name=f"see-{vm}")
         try:
-            await self._inject(machine, how)
+            await self._inject_until(seeing, machine, how)
             async with asyncio.timeout(limit):
-                while (incident := machine.incident) is old and (machine.process, machine.generation) == life:
-                    await machine.changed.wait()
+                incident = await seeing
         except TimeoutError as error:
             raise ReadyTimeoutError(f"`{how}` of `{vm}` was not detected within {limit:g} s") from error
         finally:
+            seeing.cancel()
             self._alarms.injected.pop(vm, None)
         seen: Mapping[str, Any] = {}
         if incident is not None:
             ms = round((incident.detected_at - incident.at) * 1000, 1)
             seen = {"fault": str(incident.fault), "detect_ms": ms}
         return {"schema_version": 1, "vm": vm, "how": str(how), "pid": pid, **seen}
+
+    async def _inject_until(self, seen: asyncio.Task[Incident | None], machine: Machine, how: How) -> None:
+        """Inject a fault; no longer than until it is seen, since a guest that it ends does not say that it has."""
+        injecting = asyncio.create_task(self._inject(machine, how), name=f"inject-{machine.name}")
+        try:
+            await asyncio.wait({injecting, seen}, return_when=asyncio.FIRST_COMPLETED)
+            if injecting.done():
+                injecting.result()
+        finally:
+            injecting.cancel()
+            await asyncio.wait({injecting})
 
     async def _inject(self, machine: Machine, how: How) -> None:
         if how in (How.PANIC, How.HANG):
@@ -100,3 +117,5 @@ class Crashes:
                     reason = done.stderr.strip() or "no module vpctl_fault, no chrt and taskset"
                     message = f"`{machine.name}` cannot be made to {how}: {reason}"
                     raise UsageError(message, hint="its ssh user has to be root, with sysrq or util-linux there")
+                if done is not None:  # only now is it about to happen: a guest may take its time to start a command
+                    self._alarms.injected[machine.name] = time.monotonic()
