@@ -200,6 +200,17 @@ def test_link_whose_interface_a_user_has_set_down_is_down_until_that_is_up(pair:
     assert not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] in ("fault", "recovery.step")]
 
 
+def test_link_whose_packets_a_user_drops_is_left_alone(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    pair.guest("vm2", "modprobe sch_netem; tc qdisc add dev shm0 root netem loss 100%")
+    time.sleep(4 * HEARTBEAT + 4)  # silence, the next look, and echoes that do not come
+    now = pair.json("status")
+    pair.guest("vm2", "tc qdisc del dev shm0 root")
+    assert links(now)["shm0"]["generation"] == links(before)["shm0"]["generation"]
+    assert not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] in ("fault", "recovery.step")]
+    assert pair.json("check", "--link", "shm0")["ok"]
+
+
 def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
     before, after = pair.json("status"), pair.last_seq("pair")
     pair.run("qmp", "vm1", "stop")

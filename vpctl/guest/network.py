@@ -93,6 +93,20 @@ def unanswered(link: str, source: str, target: str, reason: str) -> dict[str, An
     return entry | {"ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": reason}
 
 
+FILTERS = frozenset({"netem", "ingress", "clsact", "prog/xdp"})
+"""What tc and ip call it where a user has something look at a link's packets, which may drop them."""
+
+
+async def filters(link: str, guest: Guest) -> frozenset[str]:
+    """Return what a guest's user has put in the way of a link's packets: none where the guest does not tell."""
+    look = f"tc qdisc show dev {link}; ip link show dev {link}"
+    try:
+        done = await guest_ssh.run(guest.ssh, ["sh", "-c", look], vm=guest.end.vm, timeout=PROBE_SECONDS)
+    except VpctlError:
+        return frozenset()
+    return FILTERS & frozenset(done.stdout.split())
+
+
 async def probe_both_ways(
     link: LinkSpec, first: Guest, second: Guest, *, count: int, seconds: float = PROBE_SECONDS
 ) -> list[dict[str, Any]]:

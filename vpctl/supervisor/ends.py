@@ -2,7 +2,8 @@
 
 An end whose interface is gone, down or without carrier is its guest's affair: a driver is unbound, a user has set it
 down. The link is `down` for as long as that lasts, and nothing is repaired. An end that is up, and to which nothing
-comes although it asks, is looked into: if neither guest gets an echo from the other, its driver is wedged.
+comes although it asks, is looked into: if neither guest gets an echo from the other, its driver is wedged. Unless
+a user has something look at the link's packets, a netem for instance, which may be what drops them.
 """
 
 from __future__ import annotations
@@ -104,12 +105,15 @@ class Ends:
         try:
             generation = known.generation
             checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
+            deaf = silent and self._are_deaf(known.name, [check.get("reason") for check in checks])
+            if deaf and await self._world.filters(known.name):
+                return  # a user loses these packets, and may want to
             if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
                 if known.rests:
                     known.set_state(LinkState.UP)
-            elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
+            elif deaf:
                 seconds = time.monotonic() - since
                 reason = f"nothing has come over `{known.name}` for {seconds:.0f} s, and no echo from either guest"
                 self._take_fault(machine.name, known.name, Fault.DRIVER_WEDGED, reason, since)

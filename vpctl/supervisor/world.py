@@ -132,6 +132,14 @@ class World:
             return network.unanswered(link, vm, peer.vm, error.message)
         return self._explained(await network.probe(link, source, peer, count=count, seconds=seconds))
 
+    async def filters(self, link: str) -> frozenset[str]:
+        """Return what users have put in the way of a link's packets, at either end; see `network.filters`."""
+        try:
+            first, second = await self.guests(link)
+        except VpctlError:
+            return frozenset()
+        return await network.filters(link, first) | await network.filters(link, second)
+
     def _explained(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Add to a probe that failed what may lie behind it."""
         network_of_host = host_network(self.topology.link(entry["link"]), self.rundir)

@@ -249,3 +249,28 @@ def test_a_probe_that_failed_is_an_error_with_a_hint() -> None:
 
 def test_a_link_of_a_large_mtu_has_large_frames() -> None:
     assert f"frame:{9014}x8" in check_plan(made_link("x", "a", "b", mtu=9000).mtu)
+
+
+NETEM = (
+    "qdisc netem 8001: root refcnt 2 limit 1000 loss 100%\n4: lan0: <BROADCAST,UP> mtu 1500 qdisc netem state UP\n"
+)
+XDP = "qdisc noqueue 0: root\n4: lan0: <BROADCAST,UP> mtu 1500 xdpgeneric qdisc noqueue\n    prog/xdp id 7 tag 3b18\n"
+CLSACT = (
+    "qdisc fq_codel 0: root refcnt 2\nqdisc clsact ffff: parent ffff:fff1\n4: lan0: <UP> mtu 1500 qdisc fq_codel\n"
+)
+PLAIN = "qdisc fq_codel 0: root refcnt 2 limit 10240p\n4: lan0: <UP,LOWER_UP> mtu 1500 qdisc fq_codel state UP\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [(NETEM, {"netem"}), (XDP, {"prog/xdp"}), (CLSACT, {"clsact"}), (PLAIN, set()), ("", set())]
+)
+async def test_what_may_drop_a_links_packets_is_found(rundir: RunDir, text: str, found: set[str]) -> None:
+    async def shell(process: Process, words: list[str]) -> None:
+        assert "tc qdisc show dev lan0" in words[-1]
+        process.stdout.write(text)
+        process.exit(0 if text else 127)
+
+    async def look(link: Any, one: network.Guest, _: network.Guest) -> frozenset[str]:
+        return await network.filters(link.name, one)
+
+    assert await both_guests(rundir, shell, look) == found

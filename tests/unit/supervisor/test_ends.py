@@ -36,6 +36,8 @@ class Pair(World):
         self.answer = asyncio.Event()
         """Set: a probe is answered at once."""
         self.answer.set()
+        self.users: frozenset[str] = frozenset()
+        """What is in the way of the link's packets."""
         self.faults: list[tuple[str, str, Fault]] = []
         self.group = asyncio.TaskGroup()
         self.ends = Ends(self, self.group, lambda vm, link, fault, *_: self.faults.append((vm, link, fault)))
@@ -50,6 +52,9 @@ class Pair(World):
         if self.echoes is True:
             return [{"ok": True}, {"ok": True}]
         return [network.unanswered(link, vm, "?", str(self.echoes)) for vm in self.machines]
+
+    async def filters(self, link: str) -> frozenset[str]:
+        return self.users
 
     async def say(self, **ends: LinkEnd) -> None:
         """Have VMs say something of the link, and let come what comes of it."""
@@ -160,6 +165,15 @@ async def test_what_could_not_be_asked_proves_nothing(pair: Pair, why: str) -> N
     pair.echoes = why
     await pair.say(b=UP, a=SILENT)
     assert (pair.probes, pair.faults) == (1, [])
+
+
+async def test_packets_that_a_user_drops_are_no_fault(pair: Pair) -> None:
+    pair.echoes, pair.users = network.NO_ANSWER, frozenset({"netem"})
+    await pair.say(b=UP, a=SILENT)
+    assert (pair.probes, pair.faults, pair.now()) == (1, [], LinkState.UP)
+    pair.users = frozenset()
+    await pair.say(a=LinkEnd(silent=11))
+    assert pair.faults == [("a", LINK, Fault.DRIVER_WEDGED)]
 
 
 async def test_an_end_that_was_given_another_address_is_its_users_affair(pair: Pair) -> None:
