@@ -23,6 +23,9 @@ from vpctl.supervisor.world import World
 LOOKS = 2
 """In a row that an end has to be off: what is on its way in or out may have been seen in between."""
 
+CARRIER_LOOKS = 3
+"""The same without a carrier, which may be what the other end has done: that one is to be heard first."""
+
 PROBE_SECONDS = 4.0
 """For an echo over a link to which nothing has come for longer than that."""
 
@@ -75,7 +78,8 @@ class Ends:
         place = (known.name, machine.name)
         if end.state in OFF:
             self._off[place] = self._off.get(place, 0) + 1
-            if self._off[place] >= LOOKS and known.state is LinkState.UP:
+            looks = CARRIER_LOOKS if end.state is EndState.NO_CARRIER else LOOKS
+            if self._off[place] >= looks and known.state is LinkState.UP:
                 known.rest(f"{machine.name} {WORDS[end.state]}")
             return
         self._off.pop(place, None)
