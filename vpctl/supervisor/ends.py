@@ -108,10 +108,10 @@ class Ends:
         """See whether packets flow; if they do, that is what counts, whatever was said."""
         try:
             generation = known.generation
+            if silent and await self._world.filters(known.name):
+                return  # a user loses these packets, and may want to; asked first, as it may be over after the echoes
             checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
             deaf = silent and self._are_deaf(known.name, [check.get("reason") for check in checks])
-            if deaf and await self._world.filters(known.name):
-                return  # a user loses these packets, and may want to
             if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
