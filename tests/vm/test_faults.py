@@ -216,12 +216,17 @@ def test_link_whose_packets_a_user_drops_is_left_alone(pair: Vpctl) -> None:
 def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
     before, after = pair.json("status"), pair.last_seq("pair")
     pair.run("qmp", "vm1", "stop")
-    pair.guest("vm2", "pkill -STOP -f 'vpctl-agent daemon'")
-    pair.entry("pair", "warning", after=after, vm="vm2", warning="heartbeat", limit=60)
-    time.sleep(2 * HEARTBEAT)
-    assert [vm["state"] for vm in pair.json("status")["vms"]] == ["ready", "ready"]
+    for _ in range(2):  # each time that it falls silent is told
+        heard = pair.last_seq("pair")
+        pair.guest("vm2", "pkill -STOP -f 'vpctl-agent daemon'")
+        pair.entry("pair", "warning", after=heard, vm="vm2", warning="heartbeat", limit=60)
+        time.sleep(2 * HEARTBEAT)
+        assert [vm["state"] for vm in pair.json("status")["vms"]] == ["ready", "ready"]
+        pair.guest("vm2", "pkill -CONT -f 'vpctl-agent daemon'")
+        time.sleep(2 * HEARTBEAT)
+    warnings = [entry for entry in pair.journal("pair") if entry["type"] == "warning" and entry["seq"] > after]
+    assert len(warnings) < 5, "not for every look at it"
     pair.run("qmp", "vm1", "cont")
-    pair.guest("vm2", "pkill -CONT -f 'vpctl-agent daemon'")
     assert pair.json("check")["ok"]
     assert [vm["pid"] for vm in pair.json("status")["vms"]] == [vm["pid"] for vm in before["vms"]]
     assert not [entry for entry in pair.journal("pair") if entry["type"] == "fault" and entry["seq"] > after]

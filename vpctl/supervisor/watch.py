@@ -11,6 +11,7 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import VpctlError
 from vpctl.guest import ssh as guest_ssh
+from vpctl.guest.heartbeat import Heartbeat
 from vpctl.process import ProcessId, read_stat, read_threads, thread_names
 from vpctl.recovery.detect import Detector, Finding, Look, Thread
 from vpctl.recovery.state import VmState
@@ -39,6 +40,8 @@ class Watch:
         self._ssh = Question()
         self._status: str | None = None
         self._ssh_answers = 0
+        self._warned_after: list[Heartbeat | None] = []
+        """The heartbeat, if there was any, that was the last before the newest warning that no more come."""
         self._looks = 0
         self._threads: list[int] = []
         """Those of QEMU's main loop and vCPUs."""
@@ -101,9 +104,10 @@ class Watch:
         """Ask for another sign of life: a guest may have no agent, or one that was stopped, and be well."""
         if not await self._ssh.ask(self._log_in):
             return
-        if self._ssh_answers == 0 and self._machine.spec.vm.image.name is not None:
-            attributes = {"warning": "heartbeat", "hint": "its ssh answers, its agent does not: `pidof vpctl-agent`"}
-            self._machine.warn(attributes)
+        machine = self._machine
+        if machine.spec.vm.image.name is not None and self._warned_after != [machine.last_beat]:
+            self._warned_after = [machine.last_beat]
+            machine.warn({"warning": "heartbeat", "hint": "its ssh answers, its agent does not: `pidof vpctl-agent`"})
         self._ssh_answers += 1
 
     async def _log_in(self) -> None:
