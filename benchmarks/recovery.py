@@ -124,22 +124,33 @@ def reboot(victim: str) -> dict[str, float]:
         time.sleep(0.2)
     last: dict[str, Any] = report.get("last") or report
     assert (last["fault"], last["ok"]) == ("guest-reboot", True), last
-    # The kernel's log has a clock of its own.
-    look = "dmesg | grep 'lan0: renamed' | tail -n 1; echo '<1>now' >/dev/kmsg; dmesg | tail -n 1"
-    said = vpctl("exec", "-t", NAME, victim, "--", look)
-    named, now = (float(line.strip("[ ").split()[0].rstrip("]")) for line in said.splitlines())
-    back = replied_at - (time.monotonic() - (now - named))
+    back = replied_at - time_of_name(victim)
     return {**last, "outage_ms": max(entry["outage_ms"] for entry in last["links"]), "back_ms": back * 1000}
 
 
 def time_of_reply(*words: str) -> float:
-    """Run a command of vpctl; return when its first line came (CLOCK_MONOTONIC)."""
-    with subprocess.Popen([sys.executable, "-m", "vpctl", *words], stdout=subprocess.PIPE, text=True) as probing:
-        assert probing.stdout is not None
-        reply = json.loads(probing.stdout.readline())
-        at = time.monotonic()
-    assert reply["ok"], reply
+    """Run a probe; return when it told of its reply (CLOCK_MONOTONIC)."""
+    at, said = first_line_and_rest(*words)
+    assert json.loads(said[0])["ok"], said
     return at
+
+
+def time_of_name(vm: str) -> float:
+    """Return when a guest's link got its interface (CLOCK_MONOTONIC)."""
+    # The kernel's log has a clock of its own. The word that sets it is under way for as long as a probe's is.
+    look = "echo '<1>now' >/dev/kmsg; echo now; dmesg | grep -E 'lan0: renamed|now$' | tail -n 2"
+    at, (_, *lines) = first_line_and_rest("exec", "-t", NAME, vm, "--", look)
+    named, now = (float(line.strip("[ ").split()[0].rstrip("]")) for line in lines)
+    return at - (now - named)
+
+
+def first_line_and_rest(*words: str) -> tuple[float, list[str]]:
+    """Run a command of vpctl; return when its first line came (CLOCK_MONOTONIC), and all of its lines."""
+    with subprocess.Popen([sys.executable, "-m", "vpctl", *words], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        at = time.monotonic()
+        return at, [first, *process.stdout]
 
 
 def median(rounds: list[dict[str, float]], figure: str) -> str:
