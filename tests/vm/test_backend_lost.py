@@ -82,7 +82,7 @@ def identities(vpctl: Vpctl) -> dict[str, tuple[Any, str]]:
 def test_a_front_end_that_loses_its_back_end_under_traffic_gets_it_back_by_itself(pair: Vpctl) -> None:
     status, after, before = pair.json("status"), pair.last_seq("pair"), identities(pair)
     stream = Stream(pair, "vm2", "lan0", other_end(status, "lan0", "vm2")["address"])
-    flowing = stream.comes("vm1")
+    flowing = stream.flows("vm1")
     cut(pair, "lan0")
     fault = pair.entry("pair", "fault", after=after, vm="vm2", link="lan0")["attributes"]
     assert fault["fault"] == "backend-lost"

@@ -220,7 +220,7 @@ def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> 
         heard = pair.last_seq("pair")
         pair.guest("vm2", "pkill -STOP -f 'vpctl-agent daemon'")
         pair.entry("pair", "warning", after=heard, vm="vm2", warning="heartbeat", limit=60)
-        time.sleep(1.5 * HEARTBEAT)
+        time.sleep(2 * HEARTBEAT)
         assert [vm["state"] for vm in pair.json("status")["vms"]] == ["ready", "ready"]
         pair.guest("vm2", "pkill -CONT -f 'vpctl-agent daemon'")
         time.sleep(HEARTBEAT)

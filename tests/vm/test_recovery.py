@@ -97,7 +97,7 @@ def test_killed_guest_and_its_link_come_back_under_traffic(
     before = chain.json("status")
     after = chain.last_seq("chain")
     stream = Stream(chain, survivor, link, other_end(before, link, survivor)["address"])
-    flowing = stream.comes(victim)
+    flowing = stream.flows(victim)
     boot_id = chain.guest(survivor, BOOT_ID)
     crashed = chain.json("crash", victim, "--how", "kill")
     assert crashed["pid"] == vms(before)[victim]["pid"]
@@ -120,7 +120,7 @@ def test_middle_guest_killed_from_outside_comes_back_with_both_links_by_itself(c
     before = chain.json("status")
     after = chain.last_seq("chain")
     stream = Stream(chain, "left", "west0", other_end(before, "west0", "left")["address"])
-    flowing = stream.comes("middle")
+    flowing = stream.flows("middle", ms=300, more_than=10)
     kill(chain.qemu("chain", "middle"))
     chain.entry("chain", "recovery.end", after=after, vm="middle", ok=True)  # nobody asked for it
     assert_repaired(chain, before, after, vm="middle", survivors={"left": "west0", "right": "east0"})

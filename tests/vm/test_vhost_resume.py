@@ -62,7 +62,7 @@ def test_a_back_end_that_is_killed_under_traffic_goes_on_and_the_front_end_notic
     boot_id, device = pair.guest("vm2", BOOT_ID), pair.guest("vm2", DEVICE)
     address = other_end(status, "lan0", "vm2")["address"].partition("/")[0]
     stream = Stream(pair, "vm2", "lan0", address)
-    flowing = stream.comes("vm1")
+    flowing = stream.flows("vm1")
     pair.run("crash", "vm1", "--how", "kill")
     waiting = json.loads(pair.guest("vm2", f"vpctl-agent stream-send lan0 {address} --rate 200 --duration-ms 1000"))
     fenced = pair.entry("pair", "recovery.step", after=after, vm="vm1", name="hold")["attributes"]

@@ -50,6 +50,13 @@ class Stream:
 
         return until(look, f"packets of {self.link} at {target}", limit=60)
 
+    def flows(self, target: str, *, ms: int = 800, more_than: int = 20) -> dict[str, Any]:
+        """Wait until something comes, then return what the other end receives in a moment, which is to be more."""
+        self.comes(target)
+        got = self.received(target, ms=ms)
+        assert got["received"] > more_than, got
+        return got
+
     def stop(self) -> dict[str, Any]:
         """End the sender; return what it counted."""
         self.vpctl.guest(self.source, "pkill -f stream-send")

@@ -111,13 +111,12 @@ class Ends:
             if silent and await self._world.filters(known.name):
                 return  # a user loses these packets, and may want to; asked first, as it may be over after the echoes
             checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
-            deaf = silent and self._are_deaf(known.name, [check.get("reason") for check in checks])
             if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
                 if known.rests:
                     known.set_state(LinkState.UP)
-            elif deaf:
+            elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
                 seconds = time.monotonic() - since
                 reason = f"nothing has come over `{known.name}` for {seconds:.0f} s, and no echo from either guest"
                 self._take_fault(machine.name, known.name, Fault.DRIVER_WEDGED, reason, since)
