@@ -13,6 +13,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from vpctl.topology import values
 from vpctl.topology.model import Key, KindRules, Topology
 from vpctl.topology.problems import Path, listed, quoted, unknown
+from vpctl.topology.qemu_args import refused
 from vpctl.topology.raw import FileRaw, LinkRaw, RecoveryRaw, VmRaw
 
 LINKS_PER_VM = 24
@@ -108,6 +109,19 @@ def images_are_known(draft: Draft) -> Iterator[Finding]:
             hint = "an image of your own is a mapping: `image: {kernel: …, initrd: …, disk: …}`"
         owner = f"VM {quoted(path[1])}" if len(path) > 1 else "`defaults`"
         yield Finding(path=(*path, "image"), message=f"{owner}: no image named {quoted(vm.image)}", hint=hint)
+
+
+def qemu_args_leave_vpctl_its_own(draft: Draft) -> Iterator[Finding]:
+    """No argument for QEMU breaks what vpctl relies on."""
+    owners: list[tuple[Path, VmRaw | None]] = [(("defaults",), draft.file.defaults)]
+    owners += [(("vms", name), vm) for name, vm in draft.file.vms.items()]
+    for path, vm in owners:
+        if vm is None:
+            continue
+        owner = f"VM {quoted(path[1])}" if len(path) > 1 else "`defaults`"
+        for found in refused(vm.qemu_args):
+            message = f"{owner}: {quoted(found.word)} in `qemu_args`: {found.reason}"
+            yield Finding(path=(*path, "qemu_args", found.place), message=message, hint=found.hint)
 
 
 def kinds_are_known(draft: Draft) -> Iterator[Finding]:
@@ -222,6 +236,7 @@ RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     endpoints_differ,
     vms_have_slots,
     images_are_known,
+    qemu_args_leave_vpctl_its_own,
     kinds_are_known,
     keys_fit_the_kind,
     options_are_sound,
