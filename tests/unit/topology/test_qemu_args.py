@@ -1,4 +1,4 @@
-"""Arguments for QEMU that break what vpctl relies on are refused by name, where they stand; all others are left alone."""
+"""Arguments for QEMU that break what vpctl relies on are refused by name and place; others are not."""
 
 from __future__ import annotations
 
@@ -73,9 +73,10 @@ def test_leaves_others_alone(args: str) -> None:
 def test_names_the_argument_where_it_stands() -> None:
     listed = HEAD + "vms:\n  vm1:\n    qemu_args: [-s, -S]\n  vm2: {qemu_args: -s -daemonize}\n"
     assert problems(listed) == [
-        "5:21 VM `vm1`: `-S` in `qemu_args`: the guest would never start (`vpctl qmp VM stop` pauses a guest that runs)",
-        "6:20 VM `vm2`: `-daemonize` in `qemu_args`: QEMU would leave the process that vpctl watches, and run on after "
-        "`down` (leave it out)",
+        "5:21 VM `vm1`: `-S` in `qemu_args`: the guest would never start "
+        "(`vpctl qmp VM stop` pauses a guest that runs)",
+        "6:20 VM `vm2`: `-daemonize` in `qemu_args`: QEMU would leave the process that vpctl watches, "
+        "and run on after `down` (leave it out)",
     ]
 
 
