@@ -17,25 +17,21 @@ async def events(
     follow: Annotated[bool, typer.Option("--follow", "-F", help="Go on with what happens from now on.")] = False,
 ) -> Result:
     """Print the journal of a topology: states, faults, QMP events and commands, recoveries."""
+    from vpctl import wait
     from vpctl.cli import choose
-    from vpctl.supervisor.journal import read
+    from vpctl.supervisor.journal import Reader
     from vpctl.supervisor.lifetime import is_running
 
     rundir = choose.topology(context)
-    seen = 0
-    for entry in read(rundir.journal):
-        seen = max(seen, entry["seq"])
-        show(entry, as_json=context.json)
-    while follow:
-        from vpctl import wait
-
-        await wait.pause(0.2)
-        for entry in read(rundir.journal):
-            if entry["seq"] > seen:
-                seen = entry["seq"]
+    with Reader(rundir.journal) as reader:
+        runs = follow
+        while True:
+            for entry in reader.new():
                 show(entry, as_json=context.json)
-        if not is_running(rundir):
-            break
+            if not runs:
+                break
+            await wait.pause(0.2)
+            runs = is_running(rundir)  # asked before the last look, so that the last entries are seen
     return Result()
 
 

@@ -19,6 +19,8 @@ async def logs(
     ] = None,
 ) -> Result:
     """Show the serial console, QEMU's own output and the command line of a VM; of a failed `up`, too."""
+    from vpctl.supervisor.logs import read_whole
+
     lives = generations(context, vm)
     chosen = generation if generation is not None else max(lives)
     if chosen not in lives:
@@ -28,7 +30,7 @@ async def logs(
     parts = {}
     for name in ("argv", "qemu.log", "serial.log", "exit.json"):
         path = directory / name
-        parts[name] = path.read_text(errors="replace") if path.exists() else ""
+        parts[name] = read_whole(path)
     data = {"schema_version": 1, "vm": vm, "generation": chosen, "directory": str(directory)}
     text = "\n".join(f"==> {directory / name} <==\n{content}" for name, content in parts.items() if content)
     return Result(data={**data, "generations": sorted(lives), "files": parts}, text=text)

@@ -28,6 +28,7 @@ from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.boot_report import Ended, boot_error, describe_end
 from vpctl.supervisor.journal import Journal
+from vpctl.supervisor.logs import limit, prune
 from vpctl.supervisor.parking import LOW, files_left
 from vpctl.supervisor.serial import SerialLog
 from vpctl.supervisor.spawn import drop_ram, prepare, spawn
@@ -74,10 +75,17 @@ class Machine:
         self._journal = journal
         self._on_change = on_change
         self._signs = Signs()
-        self._serial_from = 0
-        """Where in the serial log the present boot of the guest begins."""
+        self._serial_log = SerialLog(self.logs / "serial.log")
+        self._boots_again = False
+        """Whether the guest was reset in the QEMU that it has."""
         self._entered: tuple[VmState, int] | None = None
         self._argv: list[str] = []
+
+    def limit_logs(self) -> None:
+        """See that the logs of the present generation, which its QEMU holds open, stay within their limits."""
+        if self.generation:
+            self._serial.limit()
+            limit(self.logs / "qemu.log")
 
     # Section: state
 
@@ -100,7 +108,7 @@ class Machine:
     @property
     def is_rebooting(self) -> bool:
         """Whether the guest boots again in the QEMU that it has."""
-        return self.state is VmState.BOOTING and self._serial_from > 0
+        return self.state is VmState.BOOTING and self._boots_again
 
     @property
     def is_half_booted(self) -> bool:
@@ -114,7 +122,10 @@ class Machine:
 
     @property
     def _serial(self) -> SerialLog:
-        return SerialLog(path=self.logs / "serial.log", begins=self._serial_from)
+        path = self.logs / "serial.log"
+        if self._serial_log.path != path:  # another generation's
+            self._serial_log = SerialLog(path)
+        return self._serial_log
 
     @property
     def logs(self) -> Path:
@@ -158,9 +169,10 @@ class Machine:
         """
         await self.ways.close()
         self.generation += 1
-        self.last_beat, self._serial_from, self.needs_resume = None, 0, False
+        self.last_beat, self._boots_again, self.needs_resume = None, False, False
         self.parked_fds, self.interrupts = 0, {}
         self.set_state(VmState.STARTING)
+        prune(self.logs.parent, present=self.generation)
         return await self._to_ready(broker, adopted=False)
 
     async def adopt(self, child: Child, *, ready: bool) -> None:
@@ -188,7 +200,8 @@ class Machine:
         self.reboots += 1
         self.ways.drop_ssh()
         self.last_beat = None
-        self._serial_from = self._serial.size()
+        self._serial.begin_boot()
+        self._boots_again = True
         now = time.monotonic()
         self.incident = Incident(fault=Fault.GUEST_REBOOT, at=now, detected_at=now)
         self.set_state(VmState.BOOTING, reason="the guest reboots")

@@ -67,6 +67,7 @@ class Supervisor:
         self._world.journal.listeners += [self._world.journalled, _tell(control)]
         hold_images(self._world)
         group.create_task(self._bond.keep(), name="broker")
+        group.create_task(self._world.keep_logs_limited(), name="logs")
         await self._bond.connected.wait()
         known = await self._take_over(alarms)
         # The socket opens when there is something to tell, so that no client is told of a state that this

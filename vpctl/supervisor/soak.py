@@ -27,7 +27,7 @@ from vpctl.recovery.soak import Blow, Census, Strike, false_alarms, leaks, misse
 from vpctl.recovery.soak_report import Outage, Round, SoakReport
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.client import connect, try_status
-from vpctl.supervisor.journal import read
+from vpctl.supervisor.journal import Reader
 
 ROUND_SECONDS = 300.0
 """For everything to be well again after a blow."""
@@ -78,40 +78,42 @@ class Soak:
         self._run = run
         self._rundir = rundir
         self._say = say
+        self._journal = Reader(rundir.journal)
+        self._entries: list[dict[str, Any]] = []
+        """What the journal has of the present round."""
 
     async def run(self, *, seed: int, first: int, rounds: int) -> Soaked:
         """Run rounds `first` to `first + rounds - 1` of a seed; ends early where something does not come up again."""
         soaked = Soaked(seed=seed)
+        self._journal = Reader.at_end(self._rundir.journal)
         before = await self._census(await self._until_well())
         await self._see_traffic()
         for number in range(first, first + rounds):
             strikes = strikes_of_round(self._run.topology, seed=seed, number=number)
-            began, seq = time.monotonic(), self._last_seq()
+            began = self._begin_round()
             name = f"round {number}: {', then '.join(str(strike) for strike in strikes)}"
             self._say(name)
             try:
-                await self._round(strikes, seq)
+                await self._round(strikes)
             except VpctlError as error:
                 soaked.unrecovered.append(f"{name}: {error.message}")
-                self._take(soaked, number, strikes, seq, began, ok=False)
+                self._take(soaked, number, strikes, began, ok=False)
                 return soaked
-            self._take(soaked, number, strikes, seq, began, ok=True)
+            self._take(soaked, number, strikes, began, ok=True)
         after = await self._census(await self._until_well())
         soaked.leaks = leaks(before, after, rounds)
         return soaked
 
-    async def _round(self, strikes: Sequence[Strike], seq: int) -> None:
+    async def _round(self, strikes: Sequence[Strike]) -> None:
         async with asyncio.TaskGroup() as group:
             for index, strike in enumerate(strikes):
                 await wait.pause(strike.delay)
                 group.create_task(self._strike(strike, first=index == 0), name=str(strike))
-        await self._until_well(strikes, seq)
+        await self._until_well(strikes)
         await self._see_traffic()
 
-    def _take(
-        self, soaked: Soaked, number: int, strikes: Sequence[Strike], seq: int, began: float, *, ok: bool
-    ) -> None:
-        entries = self._since(seq)
+    def _take(self, soaked: Soaked, number: int, strikes: Sequence[Strike], began: float, *, ok: bool) -> None:
+        entries = self._entries_of_round()
         ends = [entry["attributes"] for entry in entries if entry["type"] == "recovery.end"]
         outages = [
             link["outage_ms"]
@@ -166,23 +168,27 @@ class Soak:
 
     # Section: looking
 
-    def _last_seq(self) -> int:
-        return max((entry["seq"] for entry in read(self._rundir.journal)), default=0)
+    def _begin_round(self) -> float:
+        """Forget the entries of earlier rounds; return the time."""
+        self._entries_of_round()
+        self._entries = []
+        return time.monotonic()
 
-    def _since(self, seq: int) -> list[dict[str, Any]]:
-        return [entry for entry in read(self._rundir.journal) if entry["seq"] > seq]
+    def _entries_of_round(self) -> list[dict[str, Any]]:
+        self._entries += self._journal.new()
+        return self._entries
 
     def _recorded(self) -> dict[str, Any]:
         record: Any = read_json(self._rundir.status)
         return record if isinstance(record, dict) else {}
 
-    async def _until_well(self, strikes: Sequence[Strike] = (), seq: int = 0) -> dict[str, Any]:
+    async def _until_well(self, strikes: Sequence[Strike] = ()) -> dict[str, Any]:
         """Wait until everything is up and what was hit has been seen; return the status."""
         seen = "nothing"
 
         async def well() -> dict[str, Any] | None:
             nonlocal seen
-            if strikes and missed(strikes, entries := self._since(seq)):
+            if strikes and missed(strikes, entries := self._entries_of_round()):
                 seen = f"{len(entries)} journal entries, no fault"
                 return None
             status = await try_status(self._rundir)

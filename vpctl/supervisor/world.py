@@ -18,6 +18,7 @@ from vpctl.rundir import RunDir, write_json
 from vpctl.supervisor.host_network import firewall_sees_bridges, suspected
 from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.link import Link
+from vpctl.supervisor.logs import LIMIT_SECONDS, limit
 from vpctl.supervisor.machine import Machine
 from vpctl.topology.model import Endpoint
 
@@ -40,6 +41,15 @@ class World:
         """What `up` measured and checked, once it has."""
         self.loaded = False
         """Whether what a predecessor wrote down was read: before that nothing may overwrite it."""
+
+    async def keep_logs_limited(self) -> None:
+        """See to it for ever that no log of this topology grows without limit."""
+        while True:
+            for machine in self.machines.values():
+                machine.limit_logs()
+            for service in ("broker", "supervisor"):
+                limit(self.rundir.service_log(service))
+            await wait.pause(LIMIT_SECONDS)
 
     def save(self) -> None:
         """Write everything down; called at every change."""

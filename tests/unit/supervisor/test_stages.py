@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from vpctl.supervisor.journal import Journal, read
-from vpctl.supervisor.serial import SSH_MARK, SerialLog
 from vpctl.supervisor.stages import STAGE_SECONDS, STAGES, Stages
 
 
@@ -34,22 +33,3 @@ def test_only_what_comes_again_is_forgotten(tmp_path: Path) -> None:
     assert [entry["stage"] for entry in stages.timings] == ["process", "qmp", "kernel"]
     stages.forget(*STAGES)
     assert stages.timings == []
-
-
-async def test_what_an_earlier_boot_has_written_is_not_of_this_one(tmp_path: Path) -> None:
-    path = tmp_path / "serial.log"
-    log = SerialLog(path=path)
-    assert (await log.speaks(), log.size()) == (None, 0)  # QEMU has not made it yet
-    path.write_bytes(b"Linux\n" + SSH_MARK + b"\n")
-    assert await log.speaks()
-    assert log.says_ssh()
-    again = SerialLog(path=path, begins=log.size())
-    assert await again.speaks() is None
-    assert not again.says_ssh()
-    with path.open("ab") as stream:
-        stream.write(b"Linux\n")
-        stream.flush()
-        assert await again.speaks()
-        assert not again.says_ssh()
-        stream.write(SSH_MARK)
-    assert again.says_ssh()
