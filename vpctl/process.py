@@ -117,6 +117,16 @@ def read_threads(pid: int, numbers: Iterable[int]) -> dict[int, ThreadTimes]:
     return found
 
 
+def keeps_thread_times(proc: Path = Path("/proc")) -> bool:
+    """Whether the kernel tells how long a thread has run, as `read_threads` needs it (schedstat, CONFIG_SCHED_INFO).
+
+    gVisor has no such file; a kernel that does not count writes zeros.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(_read(f"{proc}/self/schedstat").split()[0]) > 0
+    return False
+
+
 def memory_mib(pid: int, what: str) -> float:
     """Return MiB of a process's memory, `Pss` or `Private_Dirty` for instance; OSError if it is gone or not ours."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -213,6 +223,18 @@ def _unix_sockets(path: str) -> list[tuple[str, str, str]] | None:
         return None
     rows = (line.split(maxsplit=7) for line in lines)
     return [(row[3], row[5], row[6]) for row in rows if len(row) == 8 and row[7] == path]
+
+
+def try_pidfds() -> bool:
+    """Open a pidfd (Linux 5.3), or raise OSError; return whether one gives descriptors away (Linux 5.6)."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        os.close(_duplicate(pidfd, pidfd))
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+    return True
 
 
 def _duplicate(pidfd: int, number: int) -> int:

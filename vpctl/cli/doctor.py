@@ -21,7 +21,7 @@ async def doctor(
     from vpctl.plan.run import host_networks, shared_memory
     from vpctl.qemu.doctor import Needs, examine
     from vpctl.supervisor.host_network import examine as examine_networks
-    from vpctl.supervisor.prepare import built_kernel, load_file, qemu_needs
+    from vpctl.supervisor.prepare import built_kernel, examine_boot_files, load_file, qemu_needs
 
     topologies = [load_file(file, context.environ) for file in files or ()]
     needs_of = [qemu_needs(topology) for topology in topologies]
@@ -36,6 +36,7 @@ async def doctor(
     findings += await examine_networks(
         [host_networks(topology, context.directories.topology(topology.name)) for topology in topologies]
     )
+    findings += examine_boot_files(topologies)
     rows = [(finding.name, finding.ok, finding.message, finding.remedy or "") for finding in findings]
     data = {
         "schema_version": 1,

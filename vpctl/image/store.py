@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from vpctl.errors import HostError, NotFoundError, UsageError
+from vpctl.image.files import check_initrd, check_kernel, disk_format
 from vpctl.rundir import read_json
 
 MANIFEST = "manifest.json"
@@ -105,10 +106,15 @@ def remove(cache: Path, key_or_name: str) -> list[GuestImage]:
 
 
 def own(kernel: Path, initrd: Path | None = None, disk: Path | None = None, *, kernel_args: str = "") -> GuestImage:
-    """Describe the user's own boot files; UsageError names the one that is missing."""
+    """Describe the user's own boot files; UsageError names one that is missing, or that is something else."""
     for role, path in (("kernel", kernel), ("initrd", initrd), ("disk", disk)):
         if path is not None and not path.is_file():
             raise UsageError(f"{role} of the image does not exist: {path}", hint=f"correct `image: {{{role}: …}}`")
+    check_kernel(kernel)
+    if initrd is not None:
+        check_initrd(initrd)
+    if disk is not None:
+        disk_format(disk)
     return GuestImage(
         name="own",
         key="",

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,9 @@ from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.log import Log
 from vpctl.process import find_tool, run
 from vpctl.qemu.accelerator import decide
+from vpctl.qemu.host import Finding, examine_host
 from vpctl.qemu.memory import MEMORY_REMEDY, memory_need
-from vpctl.qemu.probe import INSTALL, QemuInfo, find_qemu, lacks, probe
+from vpctl.qemu.probe import INSTALL, QemuInfo, find_qemu, lacks, probe, remedy
 from vpctl.rundir import Directories
 from vpctl.topology.model import Topology, VmSpec
 
@@ -27,16 +27,6 @@ IMAGE_BUILD_BYTES = 2 << 30
 STATE_BYTES = 100 << 20
 LONGEST_VM, LONGEST_LINK = "v" * 31, "l" * 15
 """Names are no longer than this (contract: topology file); for the path check where no topology is at hand."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    name: str
-    ok: Literal["ok", "warning", "failed"]
-    message: str
-    remedy: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +59,10 @@ async def examine(
     findings.append(_examine_memory(needs.topologies, needs.shared_memory))
     findings += _examine_socket_paths(directories, needs.topologies)
     findings += [_examine_image_tools(image_built=needs.kernel is not None), await _examine_user_namespaces()]
-    findings.append(_examine_open_files(sum(len(topology.vms) for topology in needs.topologies)))
+    # Each topology has its own broker, which inherits the same limit.
+    vms = max((len(topology.vms) for topology in needs.topologies), default=0)
+    links = max((len(topology.links) for topology in needs.topologies), default=0)
+    findings += examine_host(vms=vms, links=links)
     findings += _examine_directories(directories)
     findings += _examine_disk(directories, image_built=needs.kernel is not None)
     return findings
@@ -90,7 +83,7 @@ async def _examine_qemu(
         return [_failed("qemu", error)]
     problems = lacks(info, devices=needs.devices, netdevs=needs.netdevs)
     findings = [
-        Finding(name="qemu", ok="failed", message=f"QEMU {info.version_text} {problem}", remedy=INSTALL)
+        Finding(name="qemu", ok="failed", message=f"QEMU {info.version_text} {problem}", remedy=remedy(info))
         for problem in problems
     ] or [Finding(name="qemu", ok="ok", message=f"QEMU {info.version_text}, {info.argv[0]}")]
     if not info.sandbox:
@@ -204,16 +197,6 @@ def _namespace_remedy() -> str:
     if restriction.exists() and restriction.read_text().strip() == "1":
         return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or build as root"
     return "apt install uidmap, an entry of this user in /etc/subuid and /etc/subgid, or build as root"
-
-
-def _examine_open_files(vms: int) -> Finding:
-    """The broker holds some twenty descriptors per VM and link; ssh and QMP take a few each in the supervisor."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 256 + 64 * vms
-    message = f"{soft} open files allowed, {needed} may be needed"
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        return Finding(name="open files", ok="warning", message=message, remedy=f"ulimit -n {needed}")
-    return Finding(name="open files", ok="ok", message=message)
 
 
 def _existing(path: Path) -> Path:

@@ -37,6 +37,9 @@ BASE_DEVICES = (
 BASE_NETDEVS = ("user",)
 """Needed by every VM; a QEMU built without slirp lacks `user`."""
 
+ELSEWHERE = ("/usr/libexec/qemu-kvm",)
+"""Where distributions put a QEMU that is not in PATH: RHEL and its kin."""
+
 INSTALL = "apt install qemu-system-x86, or set VPCTL_QEMU to another QEMU"
 QUESTION_TIMEOUT = 30.0
 """A question takes 40 ms; a cold disk with a hundred megabytes of libraries takes seconds."""
@@ -62,8 +65,10 @@ class QemuInfo:
         return ".".join(map(str, self.version))
 
 
-def find_qemu(wanted: str | None, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the argv prefix of the QEMU to use: a VM's own `qemu:`, else $VPCTL_QEMU, else the one in PATH.
+def find_qemu(
+    wanted: str | None, environ: Mapping[str, str] = os.environ, *, elsewhere: Sequence[str] = ELSEWHERE
+) -> tuple[str, ...]:
+    """Return the argv prefix of the QEMU to use: a VM's own `qemu:`, $VPCTL_QEMU, one in PATH, or one `elsewhere`.
 
     A value that is no file is split like a shell command. Raises HostError if its first word cannot be run.
     """
@@ -72,6 +77,8 @@ def find_qemu(wanted: str | None, environ: Mapping[str, str] = os.environ) -> tu
     value = wanted or override or "qemu-system-x86_64"
     words = [value] if Path(value).is_file() else _split(value)
     found = shutil.which(words[0], path=environ.get("PATH", os.defpath))
+    if found is None and origin == "PATH":
+        found = next(filter(None, map(shutil.which, elsewhere)), None)
     if found is None:
         raise HostError(f"no QEMU: `{words[0]}` (from {origin}) is not there or cannot be run", hint=INSTALL)
     # Absolute, because the broker that starts it has another working directory.
@@ -130,8 +137,15 @@ async def probe_for(
     if lacks(info, devices=devices, netdevs=netdevs, version=version):
         info = await probe(argv, cache=cache, fresh=True)
     if problems := lacks(info, devices=devices, netdevs=netdevs, version=version):
-        raise HostError(f"{info.argv[0]} (QEMU {info.version_text}) {'; '.join(problems)}", hint=INSTALL)
+        raise HostError(f"{info.argv[0]} (QEMU {info.version_text}) {'; '.join(problems)}", hint=remedy(info))
     return info
+
+
+def remedy(info: QemuInfo) -> str:
+    """Return what to do about a QEMU that lacks something."""
+    if Path(info.argv[0]).name == "qemu-kvm":
+        return "RHEL builds its qemu-kvm without user networking and ivshmem: set VPCTL_QEMU to another QEMU"
+    return INSTALL
 
 
 def lacks(

@@ -2,6 +2,7 @@
 
 A guest counts as hung by its own time, not the host's: time for which its vCPUs ran or slept, and not that for which
 they waited for a CPU of the host. A host that gives a guest nothing makes no hung guest, however long that lasts.
+Where the kernel keeps no such times (schedstat), the clock is all there is: a limit is then one of wall time.
 """
 
 from __future__ import annotations
@@ -67,8 +68,10 @@ class Finding:
     reason: str
 
 
-def own_time(before: Look, after: Look) -> float:
+def own_time(before: Look, after: Look, *, by_clock: bool = False) -> float:
     """Return the seconds between two looks that a VM had for itself; 0 if nobody looked at its threads.
+
+    `by_clock`: where no thread's times can be had, all the time that has passed.
 
     Threads that all sleep at both looks have had all the time that they did not wait for a CPU. Otherwise only what
     they ran counts: one that is to run, and does not, is held by the host.
@@ -76,7 +79,7 @@ def own_time(before: Look, after: Look) -> float:
     pairs = [(before.threads[number], thread) for number, thread in after.threads.items() if number in before.threads]
     wall = after.at - before.at
     if not pairs:
-        return 0.0
+        return wall if by_clock else 0.0
     if all(old.state == new.state == "S" for old, new in pairs):
         return min(wall, max(0.0, wall - max(new.waited - old.waited for old, new in pairs)))
     return min(wall, max(0.0, *(new.ran - old.ran for old, new in pairs)))
@@ -94,9 +97,10 @@ class Clock:
 
 
 class Detector:
-    """One VM's; `take` says what each look proves."""
+    """One VM's; `take` says what each look proves. `by_clock`: this kernel keeps no times of threads."""
 
-    def __init__(self, *, heartbeat: float, qmp_timeout: float, at: float) -> None:
+    def __init__(self, *, heartbeat: float, qmp_timeout: float, at: float, by_clock: bool = False) -> None:
+        self._by_clock = by_clock
         self._heartbeat = heartbeat
         self._qmp_timeout = qmp_timeout
         self._last: Look | None = None
@@ -134,7 +138,7 @@ class Detector:
         self._stop = None
         if not look.asked:
             return None
-        own = own_time(before, look)
+        own = own_time(before, look, by_clock=self._by_clock)
         finding = self._qmp(look, own) or (self._guest(before, look, own) if look.answers else None)
         self.suspicious = look.at > min(self._beats.since, self._answers.since)
         return finding
@@ -177,5 +181,6 @@ class Detector:
         self._beats.counted += own
         if self._beats.counted < self._heartbeat or look.status is None:
             return None
-        reason = f"no heartbeat for {self._beats.counted:.1f} s of the guest's own time"
+        whose = "" if self._by_clock else " of the guest's own time"
+        reason = f"no heartbeat for {self._beats.counted:.1f} s{whose}"
         return Finding(fault=Fault.GUEST_HANG, since=self._beats.since, reason=reason)

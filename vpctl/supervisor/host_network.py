@@ -15,7 +15,7 @@ from typing import Literal
 from vpctl.errors import HostError
 from vpctl.links.base import HostNetwork
 from vpctl.process import end, find_by_argument, find_tool, run
-from vpctl.qemu.doctor import Finding
+from vpctl.qemu.host import Finding
 from vpctl.rundir import INTERFACE_PREFIX, RunDir, write_atomic
 
 IP_SECONDS = 20.0

@@ -12,15 +12,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vpctl import image as guest_images
-from vpctl.errors import HostError
+from vpctl.errors import HostError, UsageError
 from vpctl.guest.keys import new_run_id
 from vpctl.image import GuestImage
+from vpctl.image.files import disk_format
 from vpctl.image.store import image_directory, load_image
 from vpctl.links import LINK_KINDS
 from vpctl.log import Log
 from vpctl.plan.run import Run, host_networks, link_args, shared_memory
 from vpctl.qemu import accelerator
 from vpctl.qemu.argv import Boot, MachineSpec
+from vpctl.qemu.host import Finding, require_host
 from vpctl.qemu.memory import check_memory
 from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for
 from vpctl.rundir import Directories
@@ -31,8 +33,6 @@ from vpctl.topology.problems import nearest, quoted
 
 AGENT_IMAGE = "micro"
 """Where the agent comes from for VMs that boot an image of the user's own."""
-
-QCOW2_MAGIC = b"QFI\xfb"
 
 FILE_LIMIT = 8 << 20
 """Bytes of a topology file that are read."""
@@ -48,8 +48,6 @@ def kind_rules() -> Mapping[str, KindRules]:
 
 def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
     """Load a topology file; TopologyError with everything that is wrong, UsageError if it cannot be read."""
-    from vpctl.errors import UsageError
-
     try:
         with file.open("rb") as stream:  # which may be a pipe, or a device that never ends
             content = stream.read(FILE_LIMIT + 1)
@@ -105,10 +103,18 @@ async def prepare(
     """
     rundir = directories.topology(topology.name)
     rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
+    own = {vm.name: _own_image(vm.image) for vm in topology.vms if vm.image.name is None}
+    for warning in require_host(vms=len(topology.vms), links=len(topology.links)):
+        log.warning(warning, hint="vpctl doctor")
     check_memory(topology, shared=shared_memory(topology))
     require(host_networks(topology, rundir))
     qemus = {vm.name: await probe_qemu(topology, vm, directories, environ) for vm in topology.vms}
-    images = {vm.name: await _image(vm.image, directories, environ, log) for vm in topology.vms}
+    images = {
+        vm.name: own[vm.name]
+        if vm.image.name is None
+        else await _built_image(vm.image.name, directories, environ, log)
+        for vm in topology.vms
+    }
     # An own image gets the agent over ssh; whichever built image is at hand has it.
     agents = {vm.name: images[vm.name].agent for vm in topology.vms if vm.image.name is not None}
     for vm in topology.vms:
@@ -146,11 +152,12 @@ async def plan(topology: Topology, *, source: str, directories: Directories, env
     An image that is not built yet stands with the path that it will have, `auto` with the verdict that is
     remembered, else as `tcg`.
     """
+    own = {vm.name: _own_image(vm.image) for vm in topology.vms if vm.image.name is None}
     require(host_networks(topology, directories.topology(topology.name)))
     machines = {}
     for vm in topology.vms:
         qemu = await probe_qemu(topology, vm, directories, environ)
-        image = _planned_image(vm.image, directories)
+        image = own[vm.name] if vm.image.name is None else _planned_image(vm.image.name, directories)
         verdict = accelerator.remembered(
             vm.accelerator, qemu=qemu, kernel=image.kernel, cache=directories.cache, environ=environ
         ) or accelerator.Verdict(
@@ -172,23 +179,15 @@ async def probe_qemu(
     )
 
 
-async def _image(spec: ImageSpec, directories: Directories, environ: Mapping[str, str], log: Log) -> GuestImage:
-    if spec.name is None:
-        return _own_image(spec)
-    return await _built_image(spec.name, directories, environ, log)
-
-
 async def _built_image(name: str, directories: Directories, environ: Mapping[str, str], log: Log) -> GuestImage:
     mirror = environ.get("VPCTL_DEBIAN_MIRROR") or None
     return await guest_images.ensure(name, cache=directories.images, mirror=mirror, log=log)
 
 
-def _planned_image(spec: ImageSpec, directories: Directories) -> GuestImage:
-    if spec.name is None:
-        return _own_image(spec)
-    directory = image_directory(directories.images, spec.name, guest_images.image_key(spec.name))
+def _planned_image(name: str, directories: Directories) -> GuestImage:
+    directory = image_directory(directories.images, name, guest_images.image_key(name))
     return load_image(directory) or GuestImage(
-        name=spec.name,
+        name=name,
         key=directory.name,
         directory=directory,
         kernel=directory / "vmlinuz",
@@ -207,14 +206,15 @@ def _own_image(spec: ImageSpec) -> GuestImage:
     return guest_images.own(Path(spec.kernel or ""), path(spec.initrd), path(spec.disk))
 
 
-def disk_format(disk: Path | None) -> str:
-    """Return the format that QEMU is told: named, because probing trusts whatever a guest wrote to a raw disk."""
-    if disk is None:
-        return "raw"
-    with contextlib.suppress(OSError), disk.open("rb") as stream:
-        if stream.read(4) == QCOW2_MAGIC:
-            return "qcow2"
-    return "raw"
+def examine_boot_files(topologies: Iterable[Topology]) -> list[Finding]:
+    """Look at the boot files of the user's own, for the doctor; those that are well need no word."""
+    found = []
+    for image in dict.fromkeys(vm.image for topology in topologies for vm in topology.vms if vm.image.name is None):
+        try:
+            _own_image(image)
+        except UsageError as error:
+            found.append(Finding(name="boot files", ok="failed", message=error.message, remedy=error.hint))
+    return found
 
 
 def _machine(
@@ -224,7 +224,7 @@ def _machine(
         kernel=str(image.kernel),
         initrd=None if image.initrd is None else str(image.initrd),
         disk=None if image.disk is None else str(image.disk),
-        disk_format=disk_format(image.disk),
+        disk_format="raw" if image.disk is None else disk_format(image.disk),
         disk_overlay=vm.image.name is None,
         kernel_args=image.kernel_args,
         agent=str(agent),

@@ -12,7 +12,8 @@ from vpctl import wait
 from vpctl.errors import VpctlError
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.heartbeat import Heartbeat
-from vpctl.process import ProcessId, read_stat, read_threads, thread_names
+from vpctl.process import ProcessId, keeps_thread_times, read_stat, read_threads, thread_names
+from vpctl.qemu.host import thread_times
 from vpctl.recovery.detect import Detector, Finding, Look, Thread
 from vpctl.recovery.state import VmState
 from vpctl.supervisor.health import last_beat
@@ -50,7 +51,12 @@ class Watch:
         """Look until something is found."""
         machine, health = self._machine, self._machine.spec.vm.health
         generation, process = machine.generation, machine.process
-        detector = Detector(heartbeat=health.heartbeat, qmp_timeout=health.qmp_timeout, at=time.monotonic())
+        by_clock = not keeps_thread_times()
+        if by_clock:
+            machine.warn({"warning": "thread-times", "hint": thread_times().message})
+        detector = Detector(
+            heartbeat=health.heartbeat, qmp_timeout=health.qmp_timeout, at=time.monotonic(), by_clock=by_clock
+        )
         try:
             while process is not None:
                 await wait.pause(detector.pause)

@@ -77,8 +77,8 @@ def test_a_word_that_matches_no_image_removes_nothing(tmp_path: Path, word: str)
 
 def test_own_boot_files_are_taken_as_they_are(tmp_path: Path) -> None:
     kernel, disk = tmp_path / "bzImage", tmp_path / "disk.qcow2"
-    kernel.touch()
-    disk.touch()
+    kernel.write_bytes(b"MZ")
+    disk.write_bytes(b"QFI\xfb")
     image = own(kernel, disk=disk)
     assert (image.kernel, image.initrd, image.disk, image.kernel_args) == (kernel, None, disk, "")
 

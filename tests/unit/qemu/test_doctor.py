@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 from tests.fakes.qemu import DEVICES, fake_qemu
 from vpctl.log import Silent
 from vpctl.qemu import doctor
-from vpctl.qemu.doctor import Finding, Needs, examine
+from vpctl.qemu.doctor import Needs, examine
+from vpctl.qemu.host import Finding
 from vpctl.rundir import Directories
 from vpctl.topology.model import Topology, VmSpec
 
@@ -140,14 +140,3 @@ async def test_missing_image_tools_fail_only_without_an_image(
     assert (found.ok, "debian-archive-keyring" in (found.remedy or "")) == ("failed", True)
     built = (await findings(own, Needs(kernel=Path("/vmlinuz")), VPCTL_QEMU="/no"))["image tools"]
     assert built.ok == "warning"
-
-
-async def test_warns_when_too_few_open_files_are_allowed(own: Directories) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-    try:
-        found = await findings(own, Needs(topologies=[topology()]), VPCTL_QEMU="/no")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert found["open files"].ok == "warning"
-    assert found["open files"].message == "300 open files allowed, 384 may be needed"

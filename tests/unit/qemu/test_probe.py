@@ -154,3 +154,18 @@ async def test_real_qemu_has_what_every_vm_needs(tmp_path: Path) -> None:
     info = await probe_for(find_qemu(None, {"PATH": "/usr/bin"}), cache=tmp_path, netdevs=["stream"])
     assert "tcg" in info.accelerators
     assert lacks(replace(info, version=(7, 1, 0))) == ["is too old: 7.2 or later is needed"]
+
+
+def test_a_qemu_beside_path_is_found_and_what_it_lacks_is_said_of_it(tmp_path: Path) -> None:
+    (kvm,) = fake_qemu(tmp_path / "libexec", name="qemu-kvm", netdevs=("stream",))
+    nowhere = {"PATH": str(tmp_path / "empty")}
+    assert find_qemu(None, nowhere, elsewhere=["/nowhere/qemu-kvm", kvm]) == (kvm,)
+    with pytest.raises(HostError, match="no QEMU"):
+        find_qemu("qemu-mine", nowhere, elsewhere=[kvm])  # one that is asked for is that one, or none
+
+
+async def test_rhels_qemu_is_named_as_what_it_is(tmp_path: Path) -> None:
+    argv = fake_qemu(tmp_path / "libexec", name="qemu-kvm", netdevs=("stream",))
+    with pytest.raises(HostError, match="lacks the network back-end user") as caught:
+        await probe_for(argv, cache=tmp_path / "cache")
+    assert "RHEL" in (caught.value.hint or "")

@@ -255,3 +255,25 @@ def test_whatever_is_seen_gives_a_pause_and_at_most_a_finding(looks: list[tuple[
         assert 0 < vm.detector.pause <= LONGEST_PAUSE
         if found is not None:
             assert found.since <= vm.now
+
+
+def test_without_times_of_threads_hangs_are_judged_by_the_clock() -> None:
+    """Kernels without schedstat, gVisor: neither a hang nor a QEMU that answers nothing was ever found there."""
+    for answers, fault in ((True, Fault.GUEST_HANG), (False, Fault.QMP_SILENT)):
+        detector = Detector(heartbeat=HEARTBEAT, qmp_timeout=QMP_TIMEOUT, at=0.0, by_clock=True)
+        now, found = 0.0, None
+        while found is None:
+            now += detector.pause
+            assert now < 3 * HEARTBEAT, "nothing was found"
+            status = "running" if detector.suspicious and answers else None
+            found = detector.take(Look(at=now, state="S", beat=1, answers=answers, status=status))
+        assert found.fault is fault
+        limit = HEARTBEAT if answers else QMP_TIMEOUT
+        assert limit <= now <= limit + 2 * LONGEST_PAUSE
+        assert "own time" not in found.reason
+
+
+def test_by_the_clock_a_guest_that_beats_is_well() -> None:
+    detector = Detector(heartbeat=HEARTBEAT, qmp_timeout=QMP_TIMEOUT, at=0.0, by_clock=True)
+    for beat in range(100):
+        assert detector.take(Look(at=float(beat), state="S", beat=beat)) is None
