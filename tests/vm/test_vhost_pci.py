@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,17 @@ def test_a_front_end_is_an_ordinary_virtio_net_with_the_queues_that_were_asked_f
         assert "virtio_net" not in hub.guest(back, f"ethtool -i {link}")
     for vm in ENDS["b0"]:
         assert len(hub.guest(vm, "ls -d /sys/class/net/b0/queues/rx-*").split()) == 2
+
+
+def test_a_front_ends_driver_refuses_an_xdp_program_that_its_packets_would_be_too_large_for(
+    hub: Vpctl, tmp_path: Path
+) -> None:
+    program = tmp_path / "attach_xdp"
+    source = Path(__file__).with_name("attach_xdp.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", str(program), str(source)], check=True)
+    hub.run("cp", str(program), "a:/tmp/attach_xdp")
+    assert hub.guest("a", "chmod +x /tmp/attach_xdp; /tmp/attach_xdp a0", status=1) == "Operation not supported\n"
+    assert hub.json("check", "--link", "a0")["ok"]
 
 
 @pytest.mark.parametrize("victim", ["a", "b", "hub", "c"])

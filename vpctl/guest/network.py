@@ -23,10 +23,17 @@ CHECK_SECONDS = 60.0
 """For one direction of the full check; under TCG it takes about two."""
 
 ETHERNET_HEADER = 14
+IP_HEADER = 20
+UDP_HEADER = 8
 UDP_SIZES = (1, 64, 512, 1472, 1473, 8192, 65507)
 """Payloads in bytes: the least and the most that UDP over IPv4 carries, and both sides of the first fragment."""
 
+MAX_FRAGMENTS = 128
+"""Of a datagram that a check sends: what is on its way at once has to fit into a device's ring."""
+
 TCP_BYTES = 65536
+MIN_TCP_MTU = 88
+"""Linux sends no TCP segment with less than 48 bytes of data (`net.ipv4.tcp_min_snd_mss`), and 40 bytes of headers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,11 +143,19 @@ def frame_sizes(mtu: int) -> list[int]:
     return [*sizes, largest]
 
 
+def udp_sizes(mtu: int) -> list[int]:
+    """Return the payloads of the datagrams that a check sends: from one byte to the most that `MAX_FRAGMENTS` carry."""
+    fragment = (mtu - IP_HEADER) // 8 * 8
+    most = min(UDP_SIZES[-1], MAX_FRAGMENTS * fragment - UDP_HEADER)
+    return [*(size for size in UDP_SIZES if size < most), most]
+
+
 def check_plan(mtu: int) -> str:
-    """Return the agent's plan of one direction: protocol, size and count of each test."""
-    frames = [f"frame:{size}x8" for size in frame_sizes(mtu)]
-    datagrams = [f"udp:{size}x4" for size in UDP_SIZES]
-    return ",".join([*frames, *datagrams, f"tcp:{TCP_BYTES}x1"])
+    """Return the agent's plan of one direction: protocol, size and count of each test that an MTU lets pass."""
+    tests = [f"frame:{size}x8" for size in frame_sizes(mtu)]
+    tests += [f"udp:{size}x4" for size in udp_sizes(mtu)]
+    tests += [f"tcp:{TCP_BYTES}x1"] if mtu >= MIN_TCP_MTU else []
+    return ",".join(tests)
 
 
 async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[CheckTest]:
