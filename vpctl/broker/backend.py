@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from vpctl.broker import vhost_user
+from vpctl.broker.budget import Budget
 from vpctl.broker.carrier import Carrier, Wiring
 from vpctl.broker.control_page import Answer, AnswerState
+from vpctl.broker.listening import Listener
 from vpctl.broker.negotiated import OFFER, PROTOCOL, SLOTS, Negotiated
 from vpctl.broker.vhost_user import (
     MOST_FDS,
@@ -41,12 +43,22 @@ from vpctl.broker.vhost_user import (
 )
 from vpctl.errors import UsageError
 from vpctl.process import wait_readable
+from vpctl.wait import pause
 
 QUIET_SECONDS = 0.005
 """Without a word, after which rings that are complete are taken to work: QEMU sets the call it means after others."""
 
 PARTLY_QUIET_SECONDS = 0.2
 """The same where queue pairs are missing: a guest enables all that it uses once its interface is set up."""
+
+MOST_MESSAGES = 4096
+"""Read from a front-end in one second; a QEMU with 16 queue pairs sends some hundreds when its rings start."""
+
+MOST_REFUSALS = 8
+"""Messages refused, with a reply, in one second; the next one ends the connection."""
+
+MOST_SESSIONS = 16
+"""Begun in one second; rings that start and stop more often begin theirs in the next."""
 
 Tell = Callable[[Mapping[str, Any]], None]
 
@@ -103,7 +115,7 @@ class Backend:
         self._given = 0
         """The features that the carrier's guest was shown."""
         self._answer: Answer | None = None
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._client: socket.socket | None = None
         self._negotiated: Negotiated | None = None
         self._conversation: asyncio.Task[None] | None = None
@@ -111,22 +123,21 @@ class Backend:
         self._refused: str | None = None
         self._messages = 0
         """That the front-ends have sent."""
+        self._fault: str | None = None
+        """Why this side has ended the connection."""
+        self._may_send = Budget(MOST_MESSAGES)
+        self._may_be_refused = Budget(MOST_REFUSALS)
+        self._may_begin = Budget(MOST_SESSIONS)
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
         """Listen; OSError if that fails. What is said is answered in a task of the group."""
-        Path(self.spec.path).unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._listener.bind(self.spec.path)
-        self._listener.listen(4)
-        asyncio.get_running_loop().add_reader(self._listener, self._accept, tasks)
+        self._listener = Listener(Path(self.spec.path), lambda client: self._accept(client, tasks), backlog=4)
 
     def close(self) -> None:
         """Close everything at once, without a word to anybody's guest; idempotent."""
         if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
-            Path(self.spec.path).unlink(missing_ok=True)
         if self._quiet is not None:
             self._quiet.cancel()
         if self._conversation is not None:
@@ -135,6 +146,13 @@ class Backend:
             self._forget()
         self._drop_carrier()
         self._state = State.CLOSED
+
+    def hang_up(self, reason: str) -> None:
+        """End the present connection, for a reason that is told as `refused`; nothing if there is none."""
+        if self._client is not None and self._fault is None:
+            self._fault = reason
+            with contextlib.suppress(OSError):  # it has gone already
+                self._client.shutdown(socket.SHUT_RDWR)
 
     # Section: the carrier
 
@@ -217,18 +235,12 @@ class Backend:
 
     # Section: the conversation
 
-    def _accept(self, tasks: asyncio.TaskGroup) -> None:
-        assert self._listener is not None
+    def _accept(self, client: socket.socket, tasks: asyncio.TaskGroup) -> None:
         assert self._ram is not None
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # gone again already
-            return
         if self._client is not None:
             client.close()  # at once: it would wait for a word, and its whole QEMU with it
             self._tell_refused("a second front-end, while the first is connected", closed=True)
             return
-        client.setblocking(False)
         self._client = client
         self._negotiated = Negotiated(
             offer=self.spec.offer,
@@ -250,6 +262,9 @@ class Backend:
         """Answer a front-end until its end; afterwards no carrier works its rings any more."""
         try:
             reason = await self._answer_all(client, negotiated)
+            if self._fault is not None:
+                reason = self._fault
+                self._tell_refused(reason, closed=True)
             # The connection stays until nobody works the rings: a QEMU that lives takes to them once it ends.
             released = await self._end_session()
         except Exception as error:  # a fault of ours must not end the broker, and with it every link there is
@@ -265,6 +280,9 @@ class Backend:
             while (message := await _read(client, parser)) is not None:
                 self._messages += 1
                 try:
+                    # Where a message is there already nothing above has waited; others have a turn after each, and a
+                    # front-end that writes without pause waits for the next second itself.
+                    await pause(self._may_send.take())
                     if (reply := await self._carry_out(negotiated, message)) is not None:
                         await asyncio.get_running_loop().sock_sendall(client, reply)
                 finally:
@@ -285,7 +303,7 @@ class Backend:
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = None
-        self._wiring = self._conversation = None
+        self._wiring = self._conversation = self._fault = None
         if self._negotiated is not None:
             self._negotiated.close()
             self._negotiated = None
@@ -315,6 +333,8 @@ class Backend:
         except RefusedError as error:
             if message.request in REPLIES or not acknowledged:
                 raise
+            if self._may_be_refused.take() > 0:
+                raise RefusedError(f"{error} (and {MOST_REFUSALS} messages before it within a second)") from error
             self._tell_refused(str(error), closed=False)
             return vhost_user.number_reply(message, 1)
         await self._follow(negotiated, f"{message.name} has changed it")
@@ -343,6 +363,9 @@ class Backend:
     def _begin_session(self, negotiated: Negotiated) -> None:
         """The rings are complete, and nothing has come for a while."""
         self._quiet = None
+        if (wait := self._may_begin.take()) > 0:
+            self._quiet = asyncio.get_running_loop().call_later(wait, self._begin_session, negotiated)
+            return
         try:
             wiring = negotiated.wiring()
         except RefusedError as error:

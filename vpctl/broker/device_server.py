@@ -1,6 +1,7 @@
 """An ivshmem server for one device: a socket for its QEMU, whose connection is the device's life.
 
-It never waits for anybody: what a client does not read stays queued, and whatever a client sends is thrown away.
+It never waits for anybody: what a client does not read stays queued, whatever a client sends is thrown away, and the
+eventfds, which are the client's as well, are neither read nor written to by the event loop (`bells`).
 
 Nobody is told that a peer has gone, which ivshmem's protocol would allow: a QEMU that was told frees that peer's
 table, and once more when its own device is unplugged (7.2, 10.0, 11.1: `free(): double free detected`, SIGABRT).
@@ -9,7 +10,6 @@ table, and once more when its own device is unplugged (7.2, 10.0, 11.1: `free():
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections import deque
@@ -18,27 +18,37 @@ from pathlib import Path
 from typing import Any
 
 from vpctl.broker import ivshmem
+from vpctl.broker.bells import Bell, Bells, Hearing
+from vpctl.broker.budget import Paced
 from vpctl.broker.ivshmem import Message, Peer
+from vpctl.broker.listening import Listener
 from vpctl.process import eventfd_id
 
 Tell = Callable[[str], None]
-"""Is told what happens: `join`, `leave` or `ack`."""
+"""Is told what happens: `join`, `leave`, `ack`, or `stuck`: its control interrupt cannot be raised any more."""
+
+MOST_ACKS = 32
+"""Acknowledgements that are told in one second; a driver gives a few in its life, a guest may give any number."""
 
 
 class DeviceServer:
     """One device: its socket, then its client. The eventfds of `own` become the server's, the region does not."""
 
-    def __init__(self, path: str, own: Peer, *, region: int, tell: Tell) -> None:
+    def __init__(self, path: str, own: Peer, *, region: int, tell: Tell, bells: Bells) -> None:
         self.own = own
         self._path = Path(path)
         self._region = region
         self._tell = tell
+        self._bells = bells
         self._ack = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._fds = [self._ack, *own.eventfds]
         self._others: list[Peer] = []
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._client: socket.socket | None = None
         self._unsent: deque[Message] = deque()
+        self._acks = Paced(MOST_ACKS, lambda: tell("ack"))
+        self._hearing: Hearing | None = None
+        self._control: Bell | None = None
 
     @property
     def connected(self) -> bool:
@@ -48,13 +58,9 @@ class DeviceServer:
     def open(self, others: Iterable[Peer]) -> None:
         """Listen; OSError if that fails. The `others` are whom the device can ring, beside the host."""
         self._others = [*others, Peer(id=ivshmem.HOST_ID, eventfds=(self._ack,))]
-        self._path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._listener.bind(str(self._path))
-        self._listener.listen(1)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._listener, self._accept)
-        loop.add_reader(self._ack, self._take_ack)
+        self._control = self._bells.bell(self.own.eventfds[0], lambda: self._tell("stuck"))
+        self._hearing = Hearing(self._ack, self._acks.ask)
+        self._listener = Listener(self._path, self._accept, backlog=1)
 
     def join(self, peer: Peer) -> None:
         """Let the device ring one more, from now on."""
@@ -64,19 +70,21 @@ class DeviceServer:
             self._send()
 
     def ring(self) -> None:
-        """Raise the device's control interrupt."""
-        if self._fds:
-            with contextlib.suppress(BlockingIOError):  # it is pending already, 2^64 times over
-                os.eventfd_write(self.own.eventfds[0], 1)
+        """Raise the device's control interrupt, at once or very soon."""
+        if self._control is not None:
+            self._control.ring()
 
     def close(self) -> None:
         """Close everything, and remove the socket; idempotent."""
         self._stop_listening()
         self._hang_up()
-        if self._fds:
-            asyncio.get_running_loop().remove_reader(self._ack)
-            while self._fds:
-                os.close(self._fds.pop())
+        self._acks.close()
+        if self._hearing is not None:
+            self._hearing.close()
+        if self._control is not None:
+            self._control.close()
+        while self._fds:
+            os.close(self._fds.pop())
 
     def as_json(self) -> dict[str, Any]:
         """Return what `served` tells of it; `eventfds` are the kernel's ids of the device's own vectors."""
@@ -87,18 +95,13 @@ class DeviceServer:
             "eventfds": [eventfd_id(os.getpid(), fd) for fd in self._fds[1:]],
         }
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            self._client, _ = self._listener.accept()
-        except OSError:  # gone again already
-            return
+    def _accept(self, client: socket.socket) -> None:
         # The id is one device's: nobody else is let in, and the path is free of use from here on.
         self._stop_listening()
-        self._client.setblocking(False)
+        self._client = client
         self._unsent.extend(ivshmem.greeting(self.own, self._others, self._region))
         self._tell("join")
-        asyncio.get_running_loop().add_reader(self._client, self._listen)
+        asyncio.get_running_loop().add_reader(client, self._listen)
         self._send()
 
     def _listen(self) -> None:
@@ -129,17 +132,10 @@ class DeviceServer:
         else:
             loop.remove_writer(self._client)
 
-    def _take_ack(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._ack)
-            self._tell("ack")
-
     def _stop_listening(self) -> None:
         if self._listener is not None:
-            asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
             self._listener = None
-            self._path.unlink(missing_ok=True)
 
     def _hang_up(self) -> None:
         if self._client is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vpctl.broker.bells import Bells
 from vpctl.broker.device_server import DeviceServer
 from vpctl.broker.ivshmem import Peer
 from vpctl.errors import UsageError
@@ -32,14 +33,15 @@ class Server:
     """Serves one generation, and the devices that follow some of it; over when it is closed.
 
     The descriptor of the region stays the caller's. `tell` is called with what happens: {"what": "join" | "leave" |
-    "ack", "name", "end", "id"}, where the name is the device's.
+    "ack" | "stuck", "name", "end", "id"}, where the name is the device's.
     """
 
-    def __init__(self, name: str, memory: str, region: int, tell: Tell) -> None:
+    def __init__(self, name: str, memory: str, region: int, tell: Tell, bells: Bells) -> None:
         self.name = name
         self.memory = memory
         self._region = region
         self._tell = tell
+        self._bells = bells
         self._specs: list[EndSpec] = []
         self._ends: list[DeviceServer] = []
 
@@ -93,7 +95,8 @@ class Server:
         try:
             for _ in range(spec.vectors):
                 eventfds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            return DeviceServer(spec.path, Peer(id=spec.id, eventfds=tuple(eventfds)), region=self._region, tell=tell)
+            own = Peer(id=spec.id, eventfds=tuple(eventfds))
+            return DeviceServer(spec.path, own, region=self._region, tell=tell, bells=self._bells)
         except OSError:
             for fd in eventfds:
                 os.close(fd)
@@ -110,8 +113,8 @@ class Server:
         return {"name": self.name, "memory": self.memory, "ends": ends}
 
 
-def open_server(name: str, memory: str, region: int, ends: Sequence[EndSpec], tell: Tell) -> Server:
+def open_server(name: str, memory: str, region: int, ends: Sequence[EndSpec], tell: Tell, bells: Bells) -> Server:
     """Return a server that listens; OSError, with nothing left behind, if that fails."""
-    server = Server(name, memory, region, tell)
+    server = Server(name, memory, region, tell, bells)
     server.open(ends)
     return server

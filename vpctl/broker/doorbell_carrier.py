@@ -8,13 +8,13 @@ is there too: docs/shared-memory-layout.md.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from vpctl.broker import control_page as layout
+from vpctl.broker.bells import Bell, Bells
 from vpctl.broker.carrier import Eventfd, Wiring
 from vpctl.broker.control_page import SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.device_server import DeviceServer
@@ -25,8 +25,11 @@ from vpctl.errors import UsageError
 ACK_SECONDS = 3.0
 """For a guest to let go; a driver takes about a millisecond. The front-end's QEMU waits for it meanwhile."""
 
-MOST_ANSWERS = 32
-"""Answers taken from a guest in one second; a driver gives a few in its life."""
+CALLS_OF_A_RING = 8
+"""Eventfds that each ring may be given as its call, on average, in one session; QEMU alternates between two.
+
+Each is a descriptor here and one in the QEMU of the device, which can be told of a new one, but not to forget an old.
+"""
 
 _FIRST_PEER = HOST_ID + 1
 
@@ -46,29 +49,49 @@ class DeviceSpec:
 
 
 TellAnswer = Callable[[Answer], None]
+TellStuck = Callable[[str], None]
 
 
 class DoorbellCarrier:
-    """A `Carrier`. The descriptors of RAM and control page stay the caller's."""
+    """A `Carrier`. The descriptors of RAM and control page stay the caller's.
 
-    def __init__(self, spec: DeviceSpec, *, ram: int, control: int, tell: TellDevice, answered: TellAnswer) -> None:
+    `answered` is called with what the driver says, `stuck` with the reason why a call cannot be signalled any more:
+    the front-end's own QEMU does not let it.
+    """
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        *,
+        ram: int,
+        control: int,
+        tell: TellDevice,
+        answered: TellAnswer,
+        stuck: TellStuck,
+        bells: Bells,
+    ) -> None:
         self._spec = spec
         self._fds = [os.dup(ram), os.dup(control)]
         """All that is ours to close: RAM, control page, and the calls."""
         self._tell = tell
         self._answered = answered
+        self._stuck = stuck
+        self._bells = bells
         self._server: DeviceServer | None = None
         self._calls: dict[int, tuple[int, int]] = {}
         """The eventfds that the device can ring, by the kernel's ids: descriptor and doorbell."""
+        self._bell_of: dict[int, Bell] = {}
+        """Of the calls that were changed, by the kernel's ids."""
+        self._changes = 0
+        """Calls that came after the device was attached."""
+        self._most_changes = 0
         self._next_peer = _FIRST_PEER
         self._sequence = 0
         self._last: Answer | None = None
         self._released: asyncio.Future[bool] | None = None
         """Made when the guest is to let go; done when it has, or when time is up."""
         self._rung_anew: dict[int, int] = {}
-        """Calls that were changed → the sequence number under which the guest learns of it."""
-        self._budget = MOST_ANSWERS
-        self._refill: asyncio.TimerHandle | None = None
+        """Calls that were changed, by the kernel's ids → the sequence number under which the guest learns of it."""
 
     @property
     def name(self) -> str:
@@ -88,13 +111,16 @@ class DoorbellCarrier:
         if 1 + len(wiring.rings) > self._spec.vectors:  # QEMU would take the others for an error of the server
             raise UsageError(f"`{self.name}` has {self._spec.vectors} vectors for {len(wiring.rings)} rings")
         own: list[int] = []
+        self._most_changes = CALLS_OF_A_RING * len(wiring.rings)
         try:
             own.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
             for ring in wiring.rings:
                 own.append(os.dup(ring.kick.fd))
             peer = self._peer([ring.call for ring in wiring.rings])
             device = Peer(id=self._spec.id, eventfds=tuple(own))
-            self._server = DeviceServer(self._spec.path, device, region=self._fds[0], tell=self._hear)
+            self._server = DeviceServer(
+                self._spec.path, device, region=self._fds[0], tell=self._hear, bells=self._bells
+            )
             own.clear()  # they are the server's now
             self._server.open([peer])
             self._fill_in(wiring)
@@ -109,14 +135,20 @@ class DoorbellCarrier:
         if self._server is None or self._released is not None:
             return
         if call.id not in self._calls:
+            if self._changes >= self._most_changes:
+                raise OSError(f"it was given {self._changes} others in this session")
+            self._changes += 1
             self._server.join(self._peer([call]))
         fd, doorbell = self._calls[call.id]
+        if call.id not in self._bell_of:
+            reason = f"ring {ring}: its call blocks whoever signals it"
+            self._bell_of[call.id] = self._bells.bell(fd, lambda: self._stuck(reason))
         self._sequence += 1
         entry = self._spec.slot + layout.peer_ring_offset(ring)
         self._write(entry + layout.PEER_RING.offsets["doorbell"], layout.number(doorbell))
         self._write(self._spec.slot + SLOT.offsets["sequence"], layout.number(self._sequence))
-        self._rung_anew[fd] = self._sequence
-        _signal(fd)
+        self._rung_anew[call.id] = self._sequence
+        self._bell_of[call.id].ring()
         self._server.ring()
 
     async def off(self) -> bool:
@@ -137,11 +169,12 @@ class DoorbellCarrier:
         return released.result()
 
     def detach(self) -> None:
-        if self._refill is not None:
-            self._refill.cancel()
         if self._server is not None:
             self._server.close()
             self._server = None
+        for bell in self._bell_of.values():
+            bell.close()
+        self._bell_of.clear()
         self._calls.clear()
         while self._fds:
             os.close(self._fds.pop())
@@ -217,25 +250,11 @@ class DoorbellCarrier:
 
     def _hear(self, what: str) -> None:
         if what == "ack":
-            self._pace()
+            self._take_answer()
             return
         self._tell(what)
         if what == "leave" and self._released is not None and not self._released.done():
             self._released.set_result(True)
-
-    def _pace(self) -> None:
-        """Take an answer now, or, where the guest gives more than a driver would, with the next second's first."""
-        if self._refill is None:
-            self._refill = asyncio.get_running_loop().call_later(1.0, self._begin_second)
-        self._budget -= 1
-        if self._budget >= 0:
-            self._take_answer()
-
-    def _begin_second(self) -> None:
-        late = self._budget < 0
-        self._budget, self._refill = MOST_ANSWERS, None
-        if late:
-            self._pace()
 
     def _take_answer(self) -> None:
         if self._server is None:
@@ -252,11 +271,6 @@ class DoorbellCarrier:
             self._released.set_result(True)
         for call, sequence in tuple(self._rung_anew.items()):
             if answer.sequence >= sequence:  # what it rang before, it rang where nobody listens any more
-                _signal(call)
+                self._bell_of[call].ring()
                 del self._rung_anew[call]
         self._answered(answer)
-
-
-def _signal(fd: int) -> None:
-    with contextlib.suppress(OSError):
-        os.eventfd_write(fd, 1)

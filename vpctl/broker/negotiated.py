@@ -338,6 +338,6 @@ def _eventfd(message: Message, fd: int) -> Eventfd:
     id_ = eventfd_id(os.getpid(), fd)
     if id_ is None:
         raise RefusedError(f"{message.name}: its descriptor is no eventfd")
-    # Whoever signals it must never be made to wait; QEMU's are so already.
+    # Whoever signals it should not be made to wait. QEMU's are so already, and can be changed back: see `bells`.
     os.set_blocking(fd, False)
     return Eventfd(id=id_, fd=os.dup(fd))

@@ -6,7 +6,7 @@ request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
           {"id": 1, "do": "front" | "fronts" | "attach" | "detach" | "close_front", …}
 reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
 event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
-          {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack", "id": …}
+          {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack" | "stuck", "id": …}
           {"event": "link", "name": …, "session": …, "what": "connected" | "ready" | "stopped" | "gone" | …, …}
 """
 
@@ -87,11 +87,14 @@ class Exit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinkNews:
-    """What happened at an end of something served: its QEMU has connected, has gone, or its guest acknowledges."""
+    """What happened at an end of something served: its QEMU has connected, has gone, or its guest acknowledges.
+
+    stuck: the QEMU keeps its device's control interrupt from being raised.
+    """
 
     name: str
     end: int
-    what: Literal["join", "leave", "ack"]
+    what: Literal["join", "leave", "ack", "stuck"]
     id: int
 
     @classmethod

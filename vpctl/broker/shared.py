@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vpctl.broker.backend import Backend, FrontSpec
+from vpctl.broker.bells import Bells
 from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT, vectors
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.doorbell_carrier import DeviceSpec, DoorbellCarrier
@@ -25,6 +26,7 @@ class Shared:
         self._tell = tell
         self._servers: dict[str, Server] = {}
         self._fronts: dict[str, Backend] = {}
+        self._bells = Bells()
 
     def close(self) -> None:
         """Close everything; idempotent."""
@@ -33,6 +35,7 @@ class Shared:
         for server in tuple(self._servers):
             self._servers.pop(server).close()
         self.memories.close()
+        self._bells.close()
 
     async def do(self, verb: str, arguments: dict[str, Any], tasks: asyncio.TaskGroup) -> Mapping[str, Any] | None:
         """Carry out a verb; None if it is about something else."""
@@ -94,7 +97,7 @@ class Shared:
         for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
             self.close_server(other.name)
         try:
-            server = open_server(name, memory, region, [EndSpec(**end) for end in ends], self._tell)
+            server = open_server(name, memory, region, [EndSpec(**end) for end in ends], self._tell, self._bells)
         except OSError as error:
             raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
         self._servers[name] = server
@@ -169,6 +172,8 @@ class Shared:
             control=page,
             tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": ivposition}),
             answered=backend.hear_answer,
+            stuck=backend.hang_up,
+            bells=self._bells,
         )
         try:
             backend.attach(session, carrier)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -21,13 +23,21 @@ from tests.fakes.ivshmem_host import sealed_memory
 from tests.fakes.vhost_user_frontend import GIB, MIB, USER, Dialect, Frontend, frontend
 from tests.unit.broker.carriers import Remembers
 from vpctl.broker import vhost_user
-from vpctl.broker.backend import PARTLY_QUIET_SECONDS, Backend, FrontSpec
+from vpctl.broker.backend import (
+    MOST_MESSAGES,
+    MOST_REFUSALS,
+    MOST_SESSIONS,
+    PARTLY_QUIET_SECONDS,
+    Backend,
+    FrontSpec,
+)
+from vpctl.broker.budget import SECOND
 from vpctl.broker.control_page import Answer, PeerRegion
 from vpctl.broker.negotiated import OFFER, PROTOCOL
 from vpctl.broker.vhost_user import Feature, MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
 from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
-from vpctl.wait import until
+from vpctl.wait import pause, until
 
 OLD = Dialect(name="7.2", repeats_memory=True)
 TABLES = Dialect(name="without slots", slots=False)
@@ -475,6 +485,70 @@ async def test_a_front_end_that_reads_no_replies_holds_nobody_up() -> None:
         await other.ready()
 
 
+async def test_a_front_end_that_writes_without_pause_leaves_the_loop_to_others() -> None:
+    async with pair() as both:
+        one = vhost_user.request(Request.SET_VRING_NUM, vhost_user.state_payload(RingState(index=0, value=256)))
+        flood = asyncio.create_task(asyncio.to_thread(sent_without_pause, both.front.path, one * 64))
+        turns, begin = 0, time.monotonic()
+        while time.monotonic() - begin < 1.5:
+            await pause(0.005)
+            turns += 1
+        assert turns > 30, "300 on a quiet host"
+        assert 0 < both.back.as_json()["messages"] <= 3 * MOST_MESSAGES
+        both.back.hang_up("enough")
+        await flood
+
+
+def sent_without_pause(path: Path, data: bytes) -> None:
+    """Write until the connection ends; in a thread, so that it needs no turn of the loop's."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+        with contextlib.suppress(OSError):
+            while True:
+                connection.sendall(data)
+
+
+async def test_a_front_end_that_is_refused_again_and_again_is_hung_up_on() -> None:
+    async with pair() as both:
+        await both.ready()
+        wrong = vhost_user.state_payload(RingState(index=9, value=0))
+        data = vhost_user.request(Request.SET_VRING_NUM, wrong, need_reply=True)
+        with contextlib.suppress(OSError):
+            await both.front.send(data * (MOST_REFUSALS + 100))
+
+        async def gone() -> bool | None:
+            return any(each["what"] == "gone" for each in both.told.news) or None
+
+        await until(gone, timeout=5, what="gone", every=0.001)
+        refused = [each for each in both.told.news if each["what"] == "refused"]
+        assert len(refused) == MOST_REFUSALS + 1
+        assert refused[-1]["reason"] == "there is no ring 9 of 2 (and 8 messages before it within a second)"
+
+
+async def test_rings_that_start_and_stop_without_an_end_begin_so_many_sessions_a_second() -> None:
+    async with pair() as both:
+        await both.ready()
+        begin = time.monotonic()
+        for _ in range(MOST_SESSIONS * 2):
+            await both.front.enable(0)
+            await both.front.enable(1)
+            await pause(0.01)
+        seconds = 1 + int(time.monotonic() - begin)
+        sessions = [each for each in both.told.news if each["what"] == "ready"]
+        assert 0 < len(sessions) <= MOST_SESSIONS * (seconds + 1)
+        await pause(SECOND)
+        assert both.back.as_json()["session"] is not None, "what was too often is done a second later"
+
+
+async def test_a_front_end_that_is_hung_up_on_is_told_why_and_another_is_served() -> None:
+    async with pair() as both:
+        await both.ready()
+        both.back.hang_up("ring 0: its call blocks whoever signals it")
+        gone = await both.told.exactly("refused", "gone")
+        assert gone["reason"] == "ring 0: its call blocks whoever signals it"
+        await both.ready()
+
+
 async def test_only_what_is_asked_for_is_offered() -> None:
     async with pair(features=Feature.CSUM | Feature.VERSION_1 | 1 << 40) as both:
         await both.front.connect()
@@ -672,7 +746,8 @@ def test_closing_at_any_point_closes_everything() -> None:
     async def before_its_task_runs() -> None:
         async with pair() as both:
             await both.front.connect()
-            both.back._accept(both.tasks)  # as the loop does, which has had no time yet
+            assert both.back._listener is not None
+            both.back._listener.accept()  # as the loop does, which has had no time yet
             both.back.close()
 
     async def while_it_waits() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,11 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpctl.broker import listening
+from vpctl.broker.bells import Bells
+from vpctl.broker.budget import SECOND
+from vpctl.broker.device_server import MOST_ACKS
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.ivshmem import HOST_ID, REGION, SIZE, decode
 from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
-from vpctl.wait import until
+from vpctl.wait import pause, until
 
 IDS = (6, 7)
 News = list[Mapping[str, Any]]
@@ -78,11 +84,13 @@ async def served(*, vectors: int = 3) -> AsyncIterator[Ends]:
             EndSpec(name="lan0.g1", path=f"{name}/lan0.1.{end}", id=id_, vectors=vectors)
             for end, id_ in enumerate(IDS)
         ]
-        server = open_server("lan0.g1", "region/lan0", region, specs, news.append)
+        bells = Bells()
+        server = open_server("lan0.g1", "region/lan0", region, specs, news.append, bells)
         try:
             yield Ends(server, news, Path(name))
         finally:
             server.close()
+            bells.close()
             os.close(region)
         assert_empty(Path(name))
 
@@ -97,6 +105,15 @@ def count_of(fd: int) -> int:
         return os.eventfd_read(fd)
     except BlockingIOError:
         return 0
+
+
+async def rung(fd: int) -> None:
+    """Wait until an eventfd was signalled, and take that."""
+
+    async def yet() -> bool | None:
+        return bool(count_of(fd)) or None
+
+    await until(yet, timeout=5, what="a signal", every=0.001)
 
 
 async def greeted(connection: socket.socket, count: int) -> list[tuple[int, int | None]]:
@@ -156,7 +173,8 @@ async def test_each_end_rings_the_other_and_the_host_and_has_the_same_region() -
                 os.eventfd_write(fds[end][3], 1)
                 await ends.told("ack", end=end)
             ends.server.end(0).ring()
-            assert [count_of(fd) for fd in (*fds[0][5:], *fds[1][5:])] == [1, 0, 0, 0, 0, 0]
+            await rung(fds[0][5])
+            assert [count_of(fd) for fd in (*fds[0][6:], *fds[1][5:])] == [0, 0, 0, 0, 0]
             regions = [os.fstat(each[4]) for each in fds]
             assert regions[0].st_ino == regions[1].st_ino
             known = ends.server.as_json()["ends"]
@@ -226,6 +244,74 @@ async def test_a_client_that_reads_nothing_and_vanishes_leaves_nothing_behind() 
         await ends.told("leave", end=0)
 
 
+async def test_a_guest_that_rings_the_host_without_an_end_is_told_so_often_a_second() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]) as one:
+            fds = [fd for _, fd in await greeted(one, 10) if fd is not None]
+            begin = time.monotonic()
+            for _ in range(3000):
+                os.eventfd_write(fds[3], 1)
+                await pause(0)
+            seconds = 1 + (time.monotonic() - begin) // SECOND
+            assert 1 < [entry["what"] for entry in ends.news].count("ack") <= MOST_ACKS * (seconds + 1)
+            for fd in fds:
+                os.close(fd)
+
+
+async def test_a_qemu_that_blocks_its_interrupt_stops_neither_the_loop_nor_the_other_device() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]) as one, client(ends.paths[1]) as other:
+            fds = [[fd for _, fd in await greeted(each, 10) if fd is not None] for each in (one, other)]
+            os.set_blocking(fds[0][5], True)
+            os.eventfd_write(fds[0][5], (1 << 64) - 2)
+            ends.server.end(0).ring()
+            ends.server.end(1).ring()
+            await rung(fds[1][5])
+            await ends.told("stuck", end=0)
+            ends.server.end(0).ring()
+            ends.server.end(1).ring()
+            await rung(fds[1][5])
+            for fd in (*fds[0], *fds[1]):
+                os.close(fd)
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Let this process have as many descriptors as it has, and no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open(os.devnull, os.O_RDONLY)
+    os.close(spare)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_a_descriptor_left_a_client_waits_and_the_loop_does_not_spin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "SHORTAGE_SECONDS", 0.2)
+    async with served() as ends:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.setblocking(False)
+            tries: list[int] = []
+            listener = ends.server.end(0)._listener
+            assert listener is not None
+
+            def take() -> float:
+                tries.append(1)
+                return 0.0
+
+            monkeypatch.setattr(listener._budget, "take", take)
+            with no_descriptors_left():
+                one.connect(str(ends.paths[0]))
+                await pause(0.5)
+            assert 1 <= len(tries) <= 4
+            await ends.told("join", end=0)
+            assert (await read(one))[0] == 0
+
+
 def test_closing_twice_and_before_any_client_is_fine() -> None:
     async def go() -> None:
         async with served() as ends:
@@ -240,7 +326,7 @@ async def test_a_place_where_nothing_can_be_bound_is_an_error_that_leaves_nothin
         specs = [EndSpec(name="lan0.g1", path=str(path), id=id_, vectors=3) for path, id_ in ((good, 6), (bad, 7))]
         before = open_files(os.getpid())
         with pytest.raises(OSError, match="No such file"):
-            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None)
+            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None, Bells())
         assert not good.exists()
         assert open_files(os.getpid()) == before
 

@@ -14,11 +14,14 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.fakes.ivshmem_host import sealed_memory
-from tests.unit.broker.test_doorbell import client, count_of, greeted
+from tests.unit.broker.test_bells import block
+from tests.unit.broker.test_doorbell import client, count_of, greeted, rung
 from vpctl.broker import control_page, doorbell_carrier
+from vpctl.broker.bells import Bells
 from vpctl.broker.carrier import Eventfd, WiredRing, Wiring
 from vpctl.broker.control_page import ANSWER, PEER_REGION, PEER_RING, SLOT, Answer, PeerRegion
-from vpctl.broker.doorbell_carrier import MOST_ANSWERS, DeviceSpec, DoorbellCarrier
+from vpctl.broker.device_server import MOST_ACKS
+from vpctl.broker.doorbell_carrier import CALLS_OF_A_RING, DeviceSpec, DoorbellCarrier
 from vpctl.broker.ivshmem import HOST_ID, REGION
 from vpctl.process import eventfd_id, open_files
 from vpctl.wait import pause, until
@@ -41,6 +44,8 @@ class Device:
         self.calls = [eventfd() for _ in range(rings)]
         self.heard: list[str] = []
         self.answers: list[Answer] = []
+        self.stuck: list[str] = []
+        self.bells = Bells()
         description = SLOT.pack(generation=7, kind=2, mtu=1500, mac=b"\2abcde", name=b"lan0", ivposition=id_)
         self.carrier = DoorbellCarrier(
             DeviceSpec(
@@ -50,6 +55,8 @@ class Device:
             control=self.page,
             tell=self.heard.append,
             answered=self.answers.append,
+            stuck=self.stuck.append,
+            bells=self.bells,
         )
 
     @property
@@ -77,8 +84,18 @@ class Device:
         answer = ANSWER.pack(state=state, ivposition=id_, sequence=sequence, request=request, features=features)
         os.pwrite(self.page, answer, ANSWER_AT)
 
+    async def settled(self) -> None:
+        """Wait until all that was to be signalled before was."""
+        last = eventfd()
+        bell = self.bells.bell(last.fd, lambda: None)
+        bell.ring()
+        await rung(last.fd)
+        bell.close()
+        os.close(last.fd)
+
     def close(self) -> None:
         self.carrier.detach()
+        self.bells.close()
         for fd in (self.ram, self.page, *(each.fd for each in (*self.kicks, *self.calls))):
             os.close(fd)
 
@@ -225,7 +242,7 @@ async def test_an_answer_is_taken_in_confirmed_and_told_and_a_wrong_one_is_not()
             await became(lambda: made.answers, "an answer")
             assert made.answers == [Answer(state=1, ivposition=OWN_ID, sequence=0, request=6, features=0x23)]
             assert made.slot()["confirmed"] == 6
-            assert count_of(qemu.own[0]) == 1
+            await rung(qemu.own[0])
             qemu.ring_host()
             await pause(0.02)
             assert len(made.answers) == 1, "it is the same one"
@@ -235,12 +252,12 @@ async def test_a_driver_that_answers_without_an_end_is_heard_so_often_a_second()
     with device() as made:
         made.carrier.attach(made.wiring)
         async with plugged(made) as qemu:
-            for request in range(1, MOST_ANSWERS + 20):
+            for request in range(1, MOST_ACKS + 20):
                 made.answer(1, request)
                 qemu.ring_host()
                 await pause(0.001)
-            await became(lambda: made.answers[-1].request == MOST_ANSWERS + 19, "the last answer, a second later")
-            assert len(made.answers) <= MOST_ANSWERS + 1
+            await became(lambda: made.answers[-1].request == MOST_ACKS + 19, "the last answer, a second later")
+            assert len(made.answers) <= MOST_ACKS + 1
 
 
 async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
@@ -250,7 +267,7 @@ async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
             made.answer(1, 1)
             qemu.ring_host()
             await became(lambda: made.answers, "an answer")
-            assert count_of(qemu.own[0]) == 1
+            await rung(qemu.own[0])
             both = [asyncio.create_task(made.carrier.off()) for _ in range(2)]
             await became(lambda: count_of(qemu.own[0]), "the control interrupt")
             assert made.slot()["state"] == 2
@@ -268,6 +285,7 @@ async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
             made.answer(2, 4)
             qemu.ring_host()
             await became(lambda: made.slot()["confirmed"] == 4, "what comes late is confirmed")
+            await made.settled()
             assert count_of(qemu.own[0]) == 0, "and its device, which may be unplugged by now, not rung"
 
 
@@ -321,8 +339,8 @@ async def test_a_call_that_changes_is_a_new_peer_and_one_that_comes_back_is_not(
             assert fd is not None
             assert eventfd_id(os.getpid(), fd) == masked.id
             os.close(fd)
-            assert count_of(qemu.own[0]) == 1
-            assert count_of(masked.fd) == 1, "what was rung at the old one meanwhile"
+            await rung(qemu.own[0])
+            await rung(masked.fd)  # what was rung at the old one meanwhile
             made.answer(1, 1, sequence=1)
             qemu.ring_host()
             await became(lambda: count_of(masked.fd), "once more, when the driver knows")
@@ -368,3 +386,52 @@ async def test_two_rings_may_have_one_call() -> None:
         made.carrier.attach(made.wiring)
         assert {ring["doorbell"] for ring in made.rings()} == {3 << 16}
         made.calls[1] = spare
+
+
+async def test_a_call_that_blocks_is_told_and_the_driver_of_the_other_guest_is_heard_and_rung() -> None:
+    with device() as made:
+        made.carrier.attach(made.wiring)
+        bad = eventfd()
+        async with plugged(made) as qemu:
+            block(bad.fd)
+            made.carrier.change_call(1, bad)
+            made.carrier.change_call(1, made.calls[1])
+            await rung(qemu.own[0])
+            await became(lambda: made.stuck, "the call that blocks")
+            assert made.stuck == ["ring 1: its call blocks whoever signals it"]
+            made.answer(1, 1)
+            qemu.ring_host()
+            await became(lambda: made.answers, "an answer")
+        os.close(bad.fd)
+
+
+async def test_a_device_whose_control_interrupt_blocks_is_told_and_has_not_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doorbell_carrier, "ACK_SECONDS", 0.5)
+    with device() as made:
+        made.carrier.attach(made.wiring)
+        async with plugged(made) as qemu:
+            made.answer(1, 1)
+            block(qemu.own[0])
+            assert not await made.carrier.off()
+            await became(lambda: "stuck" in made.heard, "the device that is stuck")
+            assert "leave" not in made.heard, "its QEMU has it still"
+
+
+async def test_a_front_end_is_given_so_many_calls_and_no_more_descriptors() -> None:
+    with device() as made:
+        made.carrier.attach(made.wiring)
+        async with plugged(made) as qemu:
+            given = [eventfd() for _ in range(CALLS_OF_A_RING * 2 + 1)]
+            for call in given[:-1]:
+                made.carrier.change_call(0, call)
+            before = open_files(os.getpid())
+            with pytest.raises(OSError, match="it was given 16 others in this session"):
+                made.carrier.change_call(0, given[-1])
+            made.carrier.change_call(0, given[0])
+            assert open_files(os.getpid()) == before
+            for _, fd in await greeted(qemu.connection, len(given) - 1):
+                os.close(fd if fd is not None else -1)
+            for call in given:
+                os.close(call.fd)
