@@ -16,14 +16,27 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vpctl.errors import HostError, UsageError
+from vpctl.host import Host, this_host
+
+NAME = "[a-z][a-z0-9-]{0,30}"
+"""How a topology's or a VM's name is spelled: such a name is also safe as the name of a file."""
+
+OWNER = "owner.json"
+"""In each directory that vpctl makes for a topology: whose it is. What has no such record is not removed."""
+
+ROOT_MARK = ".vpctl"
+"""In a root that vpctl has made: it is removed when nothing else is left in it."""
 
 SOCKET_PATH_MAX = 107
 """Bytes in a unix socket's path (sun_path less its final NUL): unix(7)."""
@@ -59,14 +72,93 @@ class Directories:
         return self.cache / "images"
 
     def topology(self, name: str) -> RunDir:
-        """Return the paths of one topology."""
-        return RunDir(name=name, run=self.run / name, state=self.state / name)
+        """Return the paths of one topology; the only place where a name becomes a path.
+
+        A topology that runs knows where: what its state directory has recorded counts, not what the environment of
+        this command says, and the other way round. Raises UsageError if `name` cannot be a topology's.
+        """
+        check_name(name, "topology")
+        run, state = self.run / name, self.state / name
+        by_state, by_run = read_owner(state), read_owner(run)
+        if by_state is not None and by_state.is_at(by_state.run):
+            run = by_state.run
+        elif by_state is None and by_run is not None and by_run.is_at(by_run.state):
+            state = by_run.state
+        return RunDir(name=name, run=run, state=state)
 
     def topologies(self) -> list[str]:
-        """Return the names that have a run directory, running or left over, sorted."""
-        if not self.run.is_dir():
-            return []
-        return sorted(entry.name for entry in self.run.iterdir() if entry.is_dir())
+        """Return the names that have a directory of this host's, of a run or of its logs, sorted."""
+        names = set()
+        for root in (self.run, self.state):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                for entry in root.iterdir():
+                    owner = read_owner(entry)
+                    if owner is not None and owner.host.is_same(this_host()):
+                        names.add(entry.name)
+        return sorted(names)
+
+    def elsewhere(self) -> dict[str, Owner]:
+        """Return the topologies whose state another host, or another container, has written here, by their names."""
+        if not self.state.is_dir():
+            return {}
+        owners = {entry.name: read_owner(entry) for entry in sorted(self.state.iterdir())}
+        return {name: o for name, o in owners.items() if o is not None and not o.host.is_same(this_host())}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Owner:
+    """Whose a directory is: the topology's, the host's that has made it, and where both its directories are."""
+
+    topology: str
+    run: Path
+    state: Path
+    host: Host
+
+    def is_at(self, path: Path) -> bool:
+        """Whether a directory is of the same topology and made by this host."""
+        other = read_owner(path)
+        return other is not None and other.topology == self.topology and other.host.is_same(this_host())
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema_version": 1,
+            "topology": self.topology,
+            "run": str(self.run),
+            "state": str(self.state),
+            "host": self.host.as_json(),
+        }
+
+
+def read_owner(directory: Path) -> Owner | None:
+    """Return whose a directory is; None unless vpctl made it, as this user, for a topology of that name."""
+    try:
+        info = directory.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+        return None
+    data: Any = read_json(directory / OWNER)
+    try:
+        run, state = Path(data["run"]), Path(data["state"])
+        owner = Owner(topology=data["topology"], run=run, state=state, host=Host.from_json(data["host"]))
+    except (TypeError, ValueError, LookupError):
+        return None
+    absolute = run.is_absolute() and state.is_absolute()
+    return owner if absolute and is_name(owner.topology) and owner.topology == directory.name else None
+
+
+def is_name(text: object) -> bool:
+    """Whether a text can be the name of a topology or a VM."""
+    return isinstance(text, str) and re.fullmatch(NAME, text) is not None
+
+
+def check_name(text: str, what: str) -> None:
+    """Raise UsageError if a text cannot be a name; `what` says of what."""
+    if not is_name(text):
+        raise UsageError(
+            f"{text!r} cannot be the name of a {what}",
+            hint="a name is a lower-case letter and up to 30 more letters, digits and hyphens; see `vpctl list`",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +168,42 @@ class RunDir:
     name: str
     run: Path
     state: Path
+
+    def claim(self) -> None:
+        """Make both directories, and write into each whose it is. HostError if one is there that is not ours."""
+        self.check_own()
+        owner = Owner(topology=self.name, run=self.run, state=self.state, host=this_host())
+        for directory in (self.state, self.run):
+            private_directory(directory)
+            write_json(directory / OWNER, owner.as_json())
+
+    def check_own(self) -> None:
+        """Raise HostError if what lies in place of one of the directories is not this topology's on this host.
+
+        An empty directory of this user is as good as none: a crash may have left it so.
+        """
+        self.check_host()
+        for directory in (self.state, self.run):
+            if os.path.lexists(directory) and read_owner(directory) is None and not _is_empty(directory):
+                raise HostError(
+                    f"{directory} is there, and vpctl has not made it",
+                    hint="move it away, give the topology another name, or set VPCTL_STATE_DIR and VPCTL_RUN_DIR",
+                )
+
+    def check_host(self) -> None:
+        """Raise HostError if another host, or another container, has written one of the directories."""
+        for directory in (self.state, self.run):
+            owner = read_owner(directory)
+            if owner is not None and not owner.host.is_same(this_host()):
+                raise _of_another_host(owner, directory)
+
+    def remove_run(self) -> None:
+        """Remove the run directory; OSError if that fails. One that vpctl has not made stays."""
+        _remove_owned(self.run)
+
+    def remove_state(self) -> None:
+        """Remove journal, logs and status; OSError if that fails. A directory that vpctl has not made stays."""
+        _remove_owned(self.state)
 
     @property
     def launch_lock(self) -> Path:
@@ -181,6 +309,15 @@ class RunDir:
         """The logs of one life of a VM: argv, qemu.log, serial.log, exit.json."""
         return self.state / "vms" / vm / str(generation)
 
+    def generations(self, vm: str) -> dict[int, Path]:
+        """Return the log directory of each life of a VM that there is; UsageError if it cannot be a VM's name."""
+        check_name(vm, "VM")
+        try:
+            lives = list((self.state / "vms" / vm).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {int(life.name): life for life in lives if life.name.isdecimal()}
+
     def sockets(self, vms: list[str], links: list[str]) -> list[Path]:
         """Every socket path that the topology will need (links: of generation 9999), for the length check."""
         paths = [self.broker_socket, self.control_socket]
@@ -202,6 +339,66 @@ class RunDir:
 def _six_letters(name: bytes) -> str:
     """Return 30 bits of a hash: Linux allows 15 bytes for the name of an interface."""
     return base64.b32encode(hashlib.sha256(name).digest()).decode()[:6].lower()
+
+
+def _of_another_host(owner: Owner, directory: Path) -> HostError:
+    host = owner.host
+    where = f"host `{host.name}`"
+    if host.boot_id == this_host().boot_id:
+        where = f"another container of this host (named `{host.name}`)"
+    return HostError(
+        f"topology `{owner.topology}` belongs to {where}: so it is written in {directory}",
+        hint=f"run vpctl there, or set VPCTL_STATE_DIR; if that is gone for good, remove {directory}",
+    )
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.lstat().st_uid == os.getuid() and not path.is_symlink() and next(path.iterdir(), None) is None
+    except OSError:
+        return False
+
+
+def _remove_owned(directory: Path) -> None:
+    """Remove a directory that has our record, which goes last: a removal that is cut short can be done again."""
+    owner = read_owner(directory)
+    if owner is None or not owner.host.is_same(this_host()):
+        return
+    for entry in directory.iterdir():
+        if entry.name == OWNER:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+    (directory / OWNER).unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def make_root(path: Path, *, private: bool = True) -> None:
+    """Make a root that only we can enter, and remember that it was us.
+
+    One that is there is checked if it has to be `private`: sockets and keys lie in it.
+    """
+    new = not os.path.lexists(path)
+    if new or private:
+        private_directory(path)
+    if new:
+        with contextlib.suppress(FileNotFoundError):  # another vpctl, which made nothing, has removed it already
+            (path / ROOT_MARK).touch(mode=0o600)
+
+
+def remove_empty_root(path: Path) -> None:
+    """Remove a root that vpctl has made, if nothing else is in it; one of the user's own stays, empty or not."""
+    mark = path / ROOT_MARK
+    with contextlib.suppress(OSError):
+        if [entry.name for entry in path.iterdir()] != [ROOT_MARK]:
+            return
+        mark.unlink()
+        try:
+            path.rmdir()
+        except OSError:  # another vpctl begins to use it
+            mark.touch(mode=0o600)
 
 
 def private_directory(path: Path) -> None:
@@ -296,4 +493,4 @@ def is_locked(path: Path) -> bool:
 
 def host_boot_id() -> str:
     """Return the host kernel's boot id: what was recorded under another one is stale."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return this_host().boot_id

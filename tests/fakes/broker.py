@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vpctl.broker.client import BrokerClient, connect
 from vpctl.broker.service import Broker, hold, listen
-from vpctl.rundir import Directories, RunDir, private_directory
+from vpctl.rundir import Directories, RunDir, make_root
 
 SLEEPS = ("sleep", "1000")
 """A supervisor that does nothing, or a VM."""
@@ -24,8 +24,9 @@ SLEEPS = ("sleep", "1000")
 def made(directories: Directories, name: str = "pair") -> RunDir:
     """Return a topology's directories, created as `up` creates them."""
     rundir = directories.topology(name)
-    for path in (directories.run, directories.state, rundir.run, rundir.state):
-        private_directory(path)
+    for path in (directories.run, directories.state):
+        make_root(path)
+    rundir.claim()
     return rundir
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.broker import made
 from vpctl.errors import HostError, UsageError
 from vpctl.rundir import (
     SOCKET_PATH_MAX,
@@ -48,12 +49,15 @@ def test_relative_roots_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     assert Directories.from_environment({"VPCTL_RUN_DIR": "r"}).run == tmp_path / "r"
 
 
-def test_topologies_are_the_directories_of_the_run_root(directories: Directories) -> None:
+def test_topologies_are_what_vpctl_has_made_in_either_root(directories: Directories) -> None:
     assert directories.topologies() == []
-    for name in ("b", "a"):
-        (directories.run / name).mkdir(parents=True)
+    for name in ("b", "a", "c"):
+        made(directories, name)
+    directories.topology("c").remove_run()
+    directories.topology("a").remove_state()
     (directories.run / "file").touch()
-    assert directories.topologies() == ["a", "b"]
+    (directories.run / "foreign").mkdir()
+    assert directories.topologies() == ["a", "b", "c"]
 
 
 def test_no_two_paths_of_a_topology_are_the_same(directories: Directories) -> None:

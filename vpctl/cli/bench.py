@@ -174,7 +174,6 @@ async def booted(context: Context, topology: Topology, *, source: str) -> AsyncI
     What was booted for it is stopped afterwards; its logs stay unless all went well.
     """
     from vpctl.cli.up import begin, undo, wait_for_up
-    from vpctl.supervisor.lifetime import remove_state
 
     rundir, ours = await begin(context, topology, source=source)
     up = await wait_for_up(context, rundir, ours=ours, keep=False)
@@ -190,7 +189,7 @@ async def booted(context: Context, topology: Topology, *, source: str) -> AsyncI
         with context.log.step(f"stopping `{rundir.name}`"):
             await undo(context, rundir.name, ours)
         if not run.keep_logs:
-            remove_state(rundir)
+            rundir.remove_state()
 
 
 def place(file: Path) -> str:

@@ -38,13 +38,16 @@ async def logs(
 
 def generations(context: Context, vm: str) -> dict[int, Path]:
     """Return the log directory of each life of a VM, whether or not its topology still runs."""
-    state = context.directories.state
+    from vpctl.cli import choose
+
     wanted = context.common.topology
-    names = [wanted] if wanted is not None else sorted(e.name for e in state.iterdir()) if state.is_dir() else []
-    having = [name for name in names if (state / name / "vms" / vm).is_dir()]
-    if not having:
+    names = [choose.named(context, wanted)] if wanted is not None else context.directories.topologies()
+    lives = {name: found for name in names if (found := context.directories.topology(name).generations(vm))}
+    if not lives:
         raise NotFoundError(f"no logs of a VM named `{vm}`", hint="vpctl list")
-    if len(having) > 1:
-        raise UsageError(f"{len(having)} topologies have a VM named `{vm}`", hint=f"-t {having[0]}, for instance")
-    lives = (state / having[0] / "vms" / vm).iterdir()
-    return {int(life.name): life for life in lives if life.name.isdecimal()}
+    if len(lives) > 1:
+        raise UsageError(
+            f"{len(lives)} topologies have a VM named `{vm}`", hint=f"-t {next(iter(lives))}, for instance"
+        )
+    (found,) = lives.values()
+    return found

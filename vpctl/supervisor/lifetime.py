@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,17 @@ from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run, run_to_json
 from vpctl.process import ProcessId, Waiting, end, find_by_argument, identify
 from vpctl.qemu.argv import quote_option
-from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, locked, private_directory, write_json
+from vpctl.rundir import (
+    Directories,
+    RunDir,
+    host_boot_id,
+    is_locked,
+    locked,
+    make_root,
+    read_owner,
+    remove_empty_root,
+    write_json,
+)
 from vpctl.supervisor import host_network
 
 STOP_SECONDS = 30.0
@@ -43,13 +52,13 @@ def launching(directories: Directories, name: str) -> Iterator[RunDir]:
         try:
             yield rundir
         finally:
-            if not rundir.run.exists():
+            if read_owner(rundir.run) is None:
                 rundir.launch_lock.unlink(missing_ok=True)
 
 
 def _enter_lock(stack: contextlib.ExitStack, directories: Directories, rundir: RunDir) -> None:
     while True:
-        private_directory(directories.run)
+        make_root(directories.run)
         try:
             stack.enter_context(locked(rundir.launch_lock))
         except FileNotFoundError:
@@ -58,9 +67,8 @@ def _enter_lock(stack: contextlib.ExitStack, directories: Directories, rundir: R
 
 
 def _remove_empty(directories: Directories) -> None:
-    for directory in (directories.run, directories.state):
-        with contextlib.suppress(OSError):  # not empty: another topology's
-            directory.rmdir()
+    for root in (directories.run, directories.state):
+        remove_empty_root(root)
 
 
 async def start(run: Run, rundir: RunDir, warm: Waiting | None = None) -> None:
@@ -68,12 +76,12 @@ async def start(run: Run, rundir: RunDir, warm: Waiting | None = None) -> None:
 
     `warm` is a supervisor that waits to be told what it is for: the broker adopts it instead of starting one.
     """
+    rundir.check_own()
     await clean_up(rundir)
-    if rundir.state.exists():
-        shutil.rmtree(rundir.state)  # logs of a run that is over; `down` leaves none, a failed `up` does
-    rundir.state.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    private_directory(rundir.state)
-    private_directory(rundir.run)
+    rundir.remove_state()  # logs of a run that is over; `down` leaves none, a failed `up` does
+    make_root(rundir.run.parent)
+    make_root(rundir.state.parent, private=False)
+    rundir.claim()
     write_json(rundir.spec, run_to_json(run))
     if warm is not None and (process := warm.identity) is not None:
         child = Child(name=SUPERVISOR, generation=1, process=process, directory=str(rundir.state))
@@ -120,7 +128,7 @@ async def clean_up(rundir: RunDir) -> None:
 
     Raises HostError if something cannot be removed; the run directory then stays, so that `down` is still asked.
     """
-    if rundir.run.exists():
+    if read_owner(rundir.run) is not None:
         with contextlib.suppress(OSError):
             rundir.stopping.touch(mode=0o600)  # a supervisor that lives would start a new broker
     left = list(known_children(rundir))
@@ -133,9 +141,10 @@ async def clean_up(rundir: RunDir) -> None:
     for orphan in find_by_argument(f"path={quote_option(rundir.run)}/"):
         await end(orphan, grace=GRACE_SECONDS)
     await host_network.remove(rundir)
-    rundir.processes.unlink(missing_ok=True)
+    if read_owner(rundir.state) is not None:
+        rundir.processes.unlink(missing_ok=True)
     try:
-        shutil.rmtree(rundir.run)
+        rundir.remove_run()
     except FileNotFoundError:
         return
     except OSError as error:
@@ -151,12 +160,6 @@ def _broker(rundir: RunDir) -> ProcessId | None:
         if b"vpctl.broker" in words and rundir.name.encode() in words:
             return process
     return None
-
-
-def remove_state(rundir: RunDir) -> None:
-    """Remove a topology's logs and journal."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(rundir.state)
 
 
 def running_topologies(directories: Directories) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
+from vpctl import rundir
 from vpctl.topology.problems import quoted
 
 VERSION = 1
 """The version of the file format that this code reads."""
-NAME = "[a-z][a-z0-9-]{0,30}"
+NAME = rundir.NAME
 LINK_NAME = "[a-z][a-z0-9-]{0,14}"
 """An interface has 15 characters at most (IFNAMSIZ), and carries the link's name."""
 RESERVED_LINK_NAMES = ("lo", "eth0", "mgmt", "all", "default")

@@ -85,10 +85,11 @@ def test_logs_of_a_failed_up_are_found_without_anything_running(directories: Dir
     where = context(directories)
     with pytest.raises(NotFoundError, match="no logs of a VM named `vm1`"):
         logs.generations(where, "vm1")
+    made(directories)
     for generation in (1, 2, 10):
         (directories.topology("pair").generation("vm1", generation)).mkdir(parents=True)
     assert sorted(logs.generations(where, "vm1")) == [1, 2, 10]
-    directories.topology("two").generation("vm1", 1).mkdir(parents=True)
+    made(directories, "two").generation("vm1", 1).mkdir(parents=True)
     with pytest.raises(UsageError, match="2 topologies have a VM named `vm1`"):
         logs.generations(where, "vm1")
     assert list(logs.generations(context(directories, "two"), "vm1")) == [1]
