@@ -419,6 +419,36 @@ def private_directory(path: Path) -> None:
         raise HostError(f"{path} is open to other users", hint=f"chmod 700 {path}")
 
 
+def cache_directory(path: Path) -> None:
+    """Create a directory of the cache, and what is missing above it; others may read, whatever the umask allows.
+
+    Raises OSError if that cannot be.
+    """
+    for missing in reversed([place for place in (path, *path.parents) if not place.exists()]):
+        missing.mkdir(mode=0o755, exist_ok=True)
+
+
+def check_cache(*places: Path) -> None:
+    """Raise HostError if another user may change a directory or file of the cache; those that are missing pass.
+
+    What lies there decides what runs: kernels, the agent, what a QEMU is said to be able to do. root's is trusted, as
+    its programs are, so that an administrator can provide images for all.
+    """
+    for place in places:
+        try:
+            info = place.stat()
+        except OSError:  # what cannot be looked at is not read either
+            continue
+        if info.st_uid not in (0, os.geteuid()):
+            raise HostError(f"{place} belongs to another user, who could change what runs", hint=_ANOTHER_CACHE)
+        if info.st_mode & 0o022:
+            hint = f"if you trust what is in it: chmod go-w {place}; else {_ANOTHER_CACHE}"
+            raise HostError(f"{place} can be changed by other users, and decides what runs", hint=hint)
+
+
+_ANOTHER_CACHE = "set VPCTL_CACHE_DIR to a directory of your own"
+
+
 def write_atomic(path: Path, content: str | bytes, *, mode: int = 0o600) -> None:
     """Replace a file as a whole: readers see the old or the new content, never a part.
 

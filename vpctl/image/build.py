@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import re
+import shlex
 import shutil
 import tempfile
 import time
@@ -25,10 +26,10 @@ from pathlib import Path
 from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.image.mirror import apt_options, given_mirror, host_mirror
 from vpctl.image.recipe import Recipe, load_recipe, recipe_key, source_files, source_hashes
-from vpctl.image.store import MANIFEST, GuestImage, image_directory, load_image
+from vpctl.image.store import MANIFEST, GuestImage, damage, digest, image_directory, load_image
 from vpctl.log import Log, Step
 from vpctl.process import ToolError, find_tool, run, running
-from vpctl.rundir import write_json
+from vpctl.rundir import cache_directory, check_cache, write_json
 from vpctl.wait import until
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -41,7 +42,7 @@ TEMPORARY_BYTES = 1200 << 20
 _BUILD_PREFIX = ".build-"
 _TEMPORARIES = "temporaries"
 _FETCH = re.compile(r"Get:(\d+) \S+ \S+ \S+ (\S+) \S+ (\S+) \[(.*)\]")
-_TEMPDIR = re.compile(r"I: using (\S+/mmdebstrap\.\w+) as tempdir")
+_TEMPDIR = re.compile(r"I: using (.+/mmdebstrap\.\w+) as tempdir")
 
 
 class ImageBuildError(HostError):
@@ -53,7 +54,7 @@ async def ensure(
 ) -> GuestImage:
     """Return the image of today's recipe and sources; build it if it is not in the cache (and only then)."""
     recipe = load_recipe(name, sources)
-    image = load_image(image_directory(cache, name, recipe_key(recipe)))
+    image = await _find(image_directory(cache, name, recipe_key(recipe)), log)
     return image or await _build_locked(recipe, cache, mirror, log, force=False)
 
 
@@ -72,18 +73,28 @@ async def build(
 
 async def _build_locked(recipe: Recipe, cache: Path, mirror: str | None, log: Log, *, force: bool) -> GuestImage:
     with _disk_errors(cache):
-        _create(cache)
+        cache_directory(cache)
+        check_cache(cache)
         directory = image_directory(cache, recipe.name, recipe_key(recipe))
         async with _builder_lock(cache, log):
             # Whoever held the lock before may have built just this.
-            image = None if force else load_image(directory)
+            image = None if force else await _find(directory, log)
             if image is None:
                 image = await _build(recipe, directory, mirror, log)
     return image
 
 
-def _create(cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
+async def _find(directory: Path, log: Log) -> GuestImage | None:
+    """Return the image in a directory if it is whole; None, and a warning, if it is not what was built."""
+    check_cache(directory.parent, directory)
+    image = load_image(directory)
+    if image is None:
+        return None
+    damaged = await asyncio.to_thread(damage, image)
+    if damaged is None:
+        return image
+    log.warning(f"image `{image.name}` {image.key}: {damaged}; it is built again")
+    return None
 
 
 @asynccontextmanager
@@ -140,13 +151,24 @@ def _check_host(cache: Path) -> None:
         )
     if not KEYRING.exists():
         raise HostError(f"Debian's archive keys are missing: {KEYRING}", hint="apt install debian-archive-keyring")
-    for place, needed in ((cache, CACHE_BYTES), (Path(tempfile.gettempdir()), TEMPORARY_BYTES)):
+    temporary = Path(tempfile.gettempdir())
+    _check_programs_run_in(temporary)
+    for place, needed in ((cache, CACHE_BYTES), (temporary, TEMPORARY_BYTES)):
         free = shutil.disk_usage(place).free
         if free < needed:
             raise HostError(
                 f"{place} has {free >> 20} MiB free, and an image build needs {needed >> 20} MiB",
                 hint="free some space, or set VPCTL_CACHE_DIR (the image) and TMPDIR (the build)",
             )
+
+
+def _check_programs_run_in(place: Path) -> None:
+    """Raise HostError if a file system is mounted so that no program of it runs: the build root's have to."""
+    if os.statvfs(place).f_flag & os.ST_NOEXEC:
+        raise HostError(
+            f"{place} is mounted `noexec`: the guest image cannot be built there, since the build runs programs",
+            hint="TMPDIR=DIRECTORY chooses another place, for instance TMPDIR=/var/tmp",
+        )
 
 
 def _is_there(tool: str, package: str) -> bool:
@@ -183,7 +205,7 @@ def _leftovers(cache: Path) -> list[Path]:
 def _temporaries(workshop: Path) -> list[Path]:
     """Return the directories that a killed mmdebstrap worked in, as far as they are still there."""
     try:
-        paths = [Path(path) for path in (workshop / _TEMPORARIES).read_text().split()]
+        paths = [Path(path) for path in (workshop / _TEMPORARIES).read_text().splitlines()]
     except OSError:
         return []
     return [path for path in paths if path.name.startswith("mmdebstrap.") and path.is_dir() and not path.is_symlink()]
@@ -256,13 +278,17 @@ async def _fetch_guest(bootstrap: _Bootstrap, step: Step) -> None:
 
 async def _assemble(bootstrap: _Bootstrap, step: Step) -> None:
     workshop = bootstrap.workshop
+
+    def at(path: str) -> str:  # a hook is split as a shell splits a command
+        return shlex.quote(str(workshop / path))
+
     hooks = [
         'mkdir -p "$1/vpctl/guest"',
-        f"copy-in {workshop / 'vpctl/images'} {workshop / 'vpctl/settings'} /vpctl",
-        f"tar-in {workshop / 'guest.tar'} /vpctl/guest",
+        f"copy-in {at('vpctl/images')} {at('vpctl/settings')} /vpctl",
+        f"tar-in {at('guest.tar')} /vpctl/guest",
         'chroot "$1" sh /vpctl/images/' + f"{bootstrap.recipe.base}/assemble.sh",
-        *(f"download /vpctl/out/{name} {workshop / 'result' / name}" for name in OUTPUTS),
-        f"download /vpctl/out/kernel-release {workshop / 'kernel-release'}",
+        *(f"download /vpctl/out/{name} {at(f'result/{name}')}" for name in OUTPUTS),
+        f"download /vpctl/out/kernel-release {at('kernel-release')}",
     ]
     options = ["--format=null", *(f"--extract-hook={hook}" for hook in hooks)]
     await _mmdebstrap(bootstrap.argv(bootstrap.recipe.tools_packages, "-", *options), workshop, step)
@@ -332,6 +358,7 @@ def _manifest(recipe: Recipe, workshop: Path, seconds: float) -> dict[str, objec
         "packages": _packages((workshop / "packages").read_text().split()),
         "inputs": source_hashes(recipe),
         "sizes": {name: (result / name).stat().st_size for name in OUTPUTS},
+        "sha256": {name: digest(result / name) for name in OUTPUTS},
     }
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.image.files import check_initrd, check_kernel, disk_format
-from vpctl.rundir import read_json
+from vpctl.rundir import check_cache, host_boot_id, read_json, write_json
 
 MANIFEST = "manifest.json"
+
+VERIFIED = "verified.json"
+"""Says of which files, at which state and in which boot of the host, the digests were last compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +60,44 @@ def load_image(directory: Path) -> GuestImage | None:
     )
     files = (image.kernel, image.initrd, image.disk, image.agent)
     return image if all(path is not None and path.is_file() for path in files) else None
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def damage(image: GuestImage) -> str | None:
+    """Return in words how an image differs from what was built, by the digests in its manifest; None if not at all.
+
+    Files that were read once are read again only after a boot of the host, or if they have changed since by their
+    inode's times. Raises HostError if other users may write to one. This finds damage: who may write to the cache
+    could write the manifest too, which is why the cache has to be the user's own.
+    """
+    expected = image.manifest.get("sha256")
+    if not isinstance(expected, dict):
+        return None  # of a vpctl that wrote none down
+    files = {str(name): image.directory / str(name) for name in expected}
+    check_cache(*files.values(), image.directory / MANIFEST)
+    try:
+        seen = {"boot_id": host_boot_id(), "sha256": expected, "files": {n: _inode(p) for n, p in files.items()}}
+        if read_json(image.directory / VERIFIED) == seen:
+            return None
+        wrong = [name for name, path in files.items() if digest(path) != expected[name]]
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    if wrong:
+        return f"{' and '.join(wrong)} in {image.directory} is not what was built"
+    with suppress(HostError):  # in a cache that cannot be written, they are read each time
+        write_json(image.directory / VERIFIED, seen)
+    return None
+
+
+def _inode(path: Path) -> list[int]:
+    """Return what changes whenever a file is written or replaced."""
+    info = path.stat()
+    return [info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns]
 
 
 def installed(cache: Path) -> list[GuestImage]:

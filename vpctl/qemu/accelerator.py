@@ -25,7 +25,7 @@ from vpctl.errors import HostError, UsageError
 from vpctl.log import Log
 from vpctl.process import describe_status, running
 from vpctl.qemu.probe import QemuInfo, identify_files
-from vpctl.rundir import host_boot_id, locked, read_json, write_json
+from vpctl.rundir import cache_directory, host_boot_id, locked, read_json, write_json
 from vpctl.topology.model import Accelerator
 from vpctl.wait import until
 
@@ -269,7 +269,7 @@ class _Store:
         """Remember; without room on the disk the next one tries again, and that is all."""
         entry = {"works": trial.works, "reason": trial.reason, "hint": trial.hint, "at": _now()}
         with contextlib.suppress(OSError, HostError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            cache_directory(self.path.parent)
             write_json(self.path, {"boot": host_boot_id(), "verdicts": {**self._entries(), self._key: entry}})
 
     def _entries(self) -> dict[str, Any]:
@@ -287,7 +287,7 @@ async def _turn(lock: Path) -> AsyncIterator[None]:
 
         async def attempt() -> bool | None:
             try:
-                lock.parent.mkdir(parents=True, exist_ok=True)
+                cache_directory(lock.parent)
                 held.enter_context(locked(lock, wait=False))
             except UsageError:
                 return None

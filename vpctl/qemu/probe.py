@@ -21,7 +21,7 @@ from typing import Any
 from vpctl.errors import HostError, VpctlError
 from vpctl.process import ToolError, run
 from vpctl.qemu.argv import SANDBOX
-from vpctl.rundir import read_json, write_json
+from vpctl.rundir import cache_directory, check_cache, read_json, write_json
 
 MINIMUM = (7, 2)
 """The first with `-netdev stream`; Debian 12 has it."""
@@ -107,15 +107,18 @@ def identify_files(files: Iterable[str | Path]) -> str:
 async def probe(argv: Sequence[str], *, cache: Path, fresh: bool = False) -> QemuInfo:
     """Return what a QEMU can do, from the cache if its files are the same as then.
 
-    Raises HostError if it does not answer as QEMU does. A cache that cannot be written is done without.
+    Raises HostError if it does not answer as QEMU does, or if other users may write to the cache. A cache that
+    cannot be written is done without.
     """
     identity = identify_files(argv)
     remembered = cache / "qemu" / f"{identity[:32]}.json"
-    if not fresh and (known := _from_json(read_json(remembered))) is not None:
-        return known
+    if not fresh:
+        check_cache(cache, remembered.parent, remembered)
+        if (known := _from_json(read_json(remembered), argv, identity)) is not None:
+            return known
     info = await _ask(tuple(argv), identity)
     with contextlib.suppress(OSError, HostError):
-        remembered.parent.mkdir(parents=True, exist_ok=True)
+        cache_directory(remembered.parent)
         write_json(remembered, _to_json(info))
     return info
 
@@ -221,7 +224,6 @@ def parse_words(text: str) -> frozenset[str]:
 
 def _to_json(info: QemuInfo) -> dict[str, Any]:
     return {
-        "argv": list(info.argv),
         "version": list(info.version),
         "devices": sorted(info.devices),
         "netdevs": sorted(info.netdevs),
@@ -231,19 +233,24 @@ def _to_json(info: QemuInfo) -> dict[str, Any]:
     }
 
 
-def _from_json(data: object) -> QemuInfo | None:
-    """Read what `_to_json` wrote; None for anything else, an older vpctl's shape included."""
+def _from_json(data: object, argv: Sequence[str], identity: str) -> QemuInfo | None:
+    """Read what `_to_json` wrote of the QEMU `argv`; None for anything else, an older vpctl's shape included.
+
+    What is to be run is never taken from a file: `argv` is the caller's.
+    """
     try:
         raw: Any = data
+        if raw["identity"] != identity:
+            return None
         major, minor, patch = raw["version"]
         return QemuInfo(
-            argv=tuple(raw["argv"]),
+            argv=tuple(argv),
             version=(int(major), int(minor), int(patch)),
             devices=frozenset(raw["devices"]),
             netdevs=frozenset(raw["netdevs"]),
             accelerators=frozenset(raw["accelerators"]),
             sandbox=bool(raw["sandbox"]),
-            identity=str(raw["identity"]),
+            identity=identity,
         )
     except (TypeError, KeyError, ValueError):
         return None

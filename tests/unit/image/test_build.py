@@ -7,7 +7,9 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +39,7 @@ slow) sleep 0.4 ;;
 esac
 for word; do
 	case $word in
-	--extract-hook=download*) set -- $word; echo "$2" >"$3" ;;
+	--extract-hook=download*) eval "set -- $word"; echo "$2" >"$3" ;;
 	*.tar) : >"$word" ;;
 	esac
 done
@@ -97,6 +99,72 @@ async def test_a_found_image_needs_no_tool_no_network_and_no_writable_cache(fake
         assert await ensure(cache=tmp_path / "cache", log=Silent()) == image
     finally:
         (tmp_path / "cache").chmod(0o700)
+
+
+async def test_a_cache_whose_path_has_blanks_and_quotes_is_built_in(fake: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "my cache's $place"
+    image = await ensure(cache=cache, log=Silent())
+    assert image.directory.parent == cache
+    assert left_in(cache) == [image.directory.name]
+
+
+async def test_a_damaged_image_is_said_and_built_again(fake: Path, tmp_path: Path) -> None:
+    image = await ensure(cache=tmp_path / "cache", log=Silent())
+    assert image.disk is not None
+    image.disk.write_text("cut")
+    text = tmp_path / "log"
+    with text.open("w") as stream:
+        assert await ensure(cache=tmp_path / "cache", log=Log(stream)) != image
+    assert runs(fake) == 4
+    assert "root.squashfs" in text.read_text()
+    assert await ensure(cache=tmp_path / "cache", log=Silent())
+    assert runs(fake) == 4
+
+
+@pytest.mark.parametrize("which", ["cache", "image", "file"])
+async def test_a_cache_that_others_may_write_to_is_refused(fake: Path, tmp_path: Path, which: str) -> None:
+    cache = tmp_path / "cache"
+    image = await ensure(cache=cache, log=Silent())
+    place = {"cache": cache, "image": image.directory, "file": image.kernel}[which]
+    place.chmod(place.stat().st_mode | 0o020)
+    with pytest.raises(HostError, match="can be changed by other users") as caught:
+        await ensure(cache=cache, log=Silent())
+    assert caught.value.hint is not None
+    assert f"chmod go-w {place}" in caught.value.hint
+    place.chmod(place.stat().st_mode & ~0o020)
+    assert await ensure(cache=cache, log=Silent()) == image
+
+
+async def test_what_is_built_under_any_umask_is_trusted_afterwards(fake: Path, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        image = await ensure(cache=tmp_path / "far/away/cache", log=Silent())
+        assert await ensure(cache=tmp_path / "far/away/cache", log=Silent()) == image
+    finally:
+        os.umask(before)
+    assert runs(fake) == 2
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A directory from which the kernel runs nothing."""
+    place = tmp_path / "noexec"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=64k", "vpctl-test", str(place)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this user cannot mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_a_temporary_directory_from_which_nothing_runs_is_named_before_the_build(
+    fake: Path, tmp_path: Path, noexec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(noexec))
+    with pytest.raises(HostError, match=f"{noexec} is mounted `noexec`") as caught:
+        await ensure(cache=tmp_path / "cache", log=Silent())
+    assert "TMPDIR=" in (caught.value.hint or "")
+    assert runs(fake) == 0
 
 
 async def test_force_builds_again_but_never_under_a_running_guest(fake: Path, tmp_path: Path) -> None:

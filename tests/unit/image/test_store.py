@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.reading import bytes_read
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.image import GuestImage, hold, installed, own, remove
-from vpctl.image.store import load_image
+from vpctl.image.store import VERIFIED, damage, digest, load_image
 
 
 def put_image(cache: Path, key: str, *, name: str = "micro", built: str = "2026-01-01T00:00:00+00:00") -> GuestImage:
@@ -34,6 +35,55 @@ def test_images_are_listed_newest_first_and_anything_else_is_passed_over(tmp_pat
     (tmp_path / ".lock").touch()
     assert installed(tmp_path) == [new, old]
     assert installed(tmp_path / "missing") == []
+
+
+def with_digests(image: GuestImage) -> GuestImage:
+    """Write down what its files are, as the builder does."""
+    names = ("vmlinuz", "initrd.img", "root.squashfs", "vpctl-agent")
+    manifest = {**image.manifest, "sha256": {name: digest(image.directory / name) for name in names}}
+    (image.directory / "manifest.json").write_text(json.dumps(manifest))
+    written = load_image(image.directory)
+    assert written is not None
+    return written
+
+
+def test_an_image_that_is_what_was_built_is_read_once_and_not_at_each_start(tmp_path: Path) -> None:
+    image = put_image(tmp_path, "a1")
+    image.kernel.write_bytes(b"k" * (4 << 20))
+    image = with_digests(image)
+    with bytes_read() as count:
+        assert damage(image) is None
+        assert count() > 4 << 20
+    with bytes_read() as count:
+        assert damage(image) is None
+        assert count() < 100_000
+
+
+def test_it_is_read_again_after_a_boot_of_the_host(tmp_path: Path) -> None:
+    image = with_digests(put_image(tmp_path, "a1"))
+    assert damage(image) is None
+    note = image.directory / VERIFIED
+    seen = json.loads(note.read_text())
+    note.write_text(json.dumps({**seen, "boot_id": "an earlier one"}))
+    assert damage(image) is None
+    assert json.loads(note.read_text()) == seen
+
+
+@pytest.mark.parametrize("name", ["vmlinuz", "initrd.img", "root.squashfs", "vpctl-agent"])
+def test_each_file_that_is_not_what_was_built_is_named(tmp_path: Path, name: str) -> None:
+    image = with_digests(put_image(tmp_path, "a1"))
+    assert damage(image) is None
+    path = image.directory / name
+    before = path.stat()
+    path.write_bytes(path.read_bytes()[::-1])  # as long as it was
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (damage(image) or "").startswith(f"{name} in ")
+    path.unlink()
+    assert "No such file" in (damage(image) or "")
+
+
+def test_an_image_of_a_builder_that_kept_no_digests_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert damage(put_image(tmp_path, "a1")) is None
 
 
 def test_an_image_in_use_is_not_removed_and_nor_are_its_neighbours(tmp_path: Path) -> None:

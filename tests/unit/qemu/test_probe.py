@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +60,40 @@ async def test_asks_again_when_the_memory_of_it_is_damaged(tmp_path: Path, damag
     (remembered,) = (tmp_path / "cache/qemu").iterdir()
     remembered.write_text(damage)
     assert await probe(argv, cache=tmp_path / "cache") == first
+
+
+async def test_what_is_run_is_never_taken_from_the_cache(tmp_path: Path) -> None:
+    argv = fake_qemu(tmp_path)
+    first = await probe(argv, cache=tmp_path / "cache")
+    (remembered,) = (tmp_path / "cache/qemu").iterdir()
+    forged = {**json.loads(remembered.read_text()), "argv": ["/bin/sh", "-c", "touch /tmp/x"]}
+    remembered.write_text(json.dumps(forged))
+    assert (await probe(argv, cache=tmp_path / "cache")).argv == first.argv == tuple(argv)
+    # Nor is what another QEMU can do.
+    remembered.write_text(json.dumps({**forged, "identity": "another", "version": [99, 0, 0]}))
+    assert await probe(argv, cache=tmp_path / "cache") == first
+
+
+@pytest.mark.parametrize("which", ["", "qemu", "record"])
+async def test_a_cache_that_others_may_write_to_is_refused(tmp_path: Path, which: str) -> None:
+    argv, cache = fake_qemu(tmp_path), tmp_path / "cache"
+    await probe(argv, cache=cache)
+    (remembered,) = (cache / "qemu").iterdir()
+    place = remembered if which == "record" else cache / which
+    place.chmod(0o777)
+    with pytest.raises(HostError, match=f"{place} can be changed by other users") as caught:
+        await probe(argv, cache=cache)
+    assert "VPCTL_CACHE_DIR" in (caught.value.hint or "")
+
+
+async def test_a_cache_of_another_user_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    argv, cache = fake_qemu(tmp_path), tmp_path / "cache"
+    await probe(argv, cache=cache)
+    os.chown(cache, 12345, -1)
+    with pytest.raises(HostError, match="belongs to another user"):
+        await probe(argv, cache=cache)
 
 
 async def test_does_without_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
