@@ -68,7 +68,7 @@ def summary(type_: str, attributes: dict[str, Any]) -> str:
     if type_ == "recovery.end" and "total_ms" in attributes:
         verdict = "ok" if attributes.get("ok") else "failed"
         return f"{attributes['fault']}: {verdict}, {attributes['total_ms']:.0f} ms"
-    return " ".join(f"{key}={value}" for key, value in attributes.items() if value is not None)
+    return " ".join(f"{key}={value}" for key, value in attributes.items() if value is not None and key != "traceback")
 
 
 def short(ms: float) -> str:

@@ -77,6 +77,9 @@ class Hands(Protocol):
     def is_alive(self, vm: str) -> bool:
         """Whether a VM is ready, so that it counts as a survivor."""
 
+    def foreseen(self, error: Exception, name: str, *, vm: str | None = None, link: str | None = None) -> VpctlError:
+        """Return what a step of the work `name` raised as an error; one that is not ours is journalled first."""
+
 
 async def repair_link(link: str, hands: Hands, recorder: Recorder) -> None:
     """Repair one link: the survivors' side at once, the other end as soon as its guest is there, then prove it.
@@ -97,8 +100,14 @@ async def repair_held(link: str, hands: Hands, recorder: Recorder) -> None:
             return
         recorder.policies[link] = repair.policy
         proved_at = await _repair(repair, hands, recorder)
-    except BaseException as error:
-        hands.link_broken(link, error.message if isinstance(error, VpctlError) else "its repair was given up")
+    except Exception as raised:
+        error = hands.foreseen(raised, "repair", link=link)
+        hands.link_broken(link, error.message)
+        if error is raised:
+            raise
+        raise error from raised
+    except BaseException:
+        hands.link_broken(link, "its repair was given up")
         raise
     recorder.outages[link] = recorder.since_fault(proved_at)
 
@@ -167,8 +176,8 @@ async def connect_links(links: Sequence[str], hands: Hands, recorder: Recorder) 
     async def one(link: str) -> None:
         try:
             await repair_link(link, hands, recorder)
-        except VpctlError as error:
-            errors.append(error)
+        except Exception as raised:  # whatever it is, it is this link's
+            errors.append(hands.foreseen(raised, "repair", link=link))
 
     async with asyncio.TaskGroup() as group:
         for link in links:
@@ -192,8 +201,8 @@ async def recover_vm(plan: RecoveryPlan, hands: Hands, recorder: Recorder) -> No
         try:
             with recorder.step("boot", plan.vm):
                 recorder.boot_ms = await hands.boot(plan.vm)
-        except VpctlError as error:
-            boot_error.append(error)
+        except Exception as raised:  # the links of others are repaired all the same
+            boot_error.append(hands.foreseen(raised, "boot", vm=plan.vm))
 
     async with asyncio.TaskGroup() as group:
         # The survivors first: to prepare a boot takes some time, too.

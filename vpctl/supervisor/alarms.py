@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from vpctl.errors import VpctlError
@@ -20,6 +21,7 @@ from vpctl.supervisor.ends import Ends
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.watch import Watch
 from vpctl.supervisor.world import World
+from vpctl.tasks import FOR_EVER, ONCE, Again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,13 +63,19 @@ class Alarms:
         generation = machine.generation
         machine.on_reset = lambda: self._take_reset(machine)
         machine.on_device_deleted = lambda device: self._take_deleted(machine, device)
-        self._group.create_task(self._await_end(machine, generation), name=f"watch-{machine.name}")
-        look = Watch(
-            machine,
-            lambda finding: self._take_finding(machine, generation, finding),
-            lambda: self._ends.take(machine),
-        )
-        self._group.create_task(look.run(), name=f"look-{machine.name}")
+        self._start(lambda: self._await_end(machine, generation), "watch", machine.name, again=FOR_EVER)
+        self._start(lambda: self._look(machine, generation), "look", machine.name, again=FOR_EVER)
+
+    def _start(self, work: Callable[[], Awaitable[None]], what: str, vm: str, *, again: Again = ONCE) -> None:
+        """Start work of one VM, which ends no other's."""
+        name = f"{what}-{vm}"
+        self._group.create_task(self._world.contained(work, name=name, vm=vm, again=again), name=name)
+
+    async def _look(self, machine: Machine, generation: int) -> None:
+        if machine.generation != generation:
+            return
+        found = partial(self._take_finding, machine, generation)
+        await Watch(machine, found, lambda: self._ends.take(machine)).run()
 
     # Section: VMs
 
@@ -96,7 +104,8 @@ class Alarms:
             self._world.forget(machine.name)
         if seen.fault is Fault.GUEST_POWEROFF:
             machine.set_state(VmState.STOPPED, reason="the guest powered off")
-            self._group.create_task(self._release(machine.name, machine.generation), name=f"release-{machine.name}")
+            generation = machine.generation
+            self._start(lambda: self._release(machine.name, generation), "release", machine.name)
             return
         at = self.injected.pop(machine.name, seen.at)
         machine.incident = Incident(fault=seen.fault, at=at, detected_at=time.monotonic())
@@ -119,12 +128,14 @@ class Alarms:
         for link in self._world.topology.links_of(machine.name):
             if self._world.links[link.name].state is LinkState.UP:
                 self._world.links[link.name].set_state(LinkState.DOWN)
-        self._group.create_task(self._await_reboot(machine, machine.generation), name=f"reboot-{machine.name}")
+        generation = machine.generation
+        self._start(lambda: self._await_reboot(machine, generation), "reboot", machine.name)
 
     async def _await_reboot(self, machine: Machine, generation: int) -> None:
         try:
             await machine.finish_reboot()
-        except VpctlError as error:
+        except Exception as raised:
+            error = self._world.foreseen(raised, name="reboot", vm=machine.name)
             if machine.generation == generation and machine.is_rebooting:
                 # A QEMU that ended is `_await_end`'s affair; this is a guest that does not come back.
                 reason = f"after a reboot: {error.message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Protocol
 
 from vpctl import wait
@@ -64,6 +65,9 @@ class Bond:
                     await self._take_news(client)
             except BrokerGoneError:
                 pass
+            except Exception as raised:
+                self._world.foreseen(raised, name="broker")
+                await wait.pause(RESTART_PAUSE)
             self._client = None
             self.connected.clear()
             if self._world.rundir.stopping.exists() or not self._world.rundir.run.exists():
@@ -87,15 +91,14 @@ class Bond:
         running = {child.name: child.process for child in await client.list()}
         for name, machine in self._world.machines.items():
             if machine.process is not None and running.get(process_name(name)) != machine.process:
-                self._take_exit(
-                    Exit(
-                        name=process_name(name),
-                        generation=machine.generation,
-                        pid=machine.process.pid,
-                        status=None,
-                        monotonic=died,
-                    )
+                ended = Exit(
+                    name=process_name(name),
+                    generation=machine.generation,
+                    pid=machine.process.pid,
+                    status=None,
+                    monotonic=died,
                 )
+                self._world.guarded(partial(self._take_exit, ended), name="exit", vm=name)
         self.listener.broker_returned(died, running)
 
     async def _take_news(self, client: BrokerClient) -> None:
@@ -108,7 +111,7 @@ class Bond:
                     await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
                     if not news.done():
                         return
-                    self._take(news.result())
+                    self._world.guarded(partial(self._take, news.result()), name="broker-news")
                 finally:
                     news.cancel()
         finally:

@@ -103,7 +103,8 @@ class BringUp:
         """Bring one VM to ready; returns its error, so that the others go on to their own end."""
         try:
             await self._to_ready(machine, explicit=explicit)
-        except VpctlError as error:
+        except Exception as raised:  # whatever it is, it is this VM's
+            error = self._world.foreseen(raised, name="up", vm=machine.name)
             machine.set_state(VmState.FAILED, reason=error.message)
             return error
         return None
@@ -139,7 +140,7 @@ class BringUp:
         self._world.journal.write("command", attributes={"command": "up", "error": error.message})
         first = self._world.up is None
         if explicit and first and not self._world.run.keep:
-            self._group.create_task(self._stop_soon(), name="stop")
+            self._group.create_task(self._world.contained(self._stop_soon, name="stop"), name="stop")
         return error
 
     async def _stop_soon(self) -> None:

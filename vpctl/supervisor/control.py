@@ -10,15 +10,34 @@ import asyncio
 import codecs
 import json
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vpctl import __version__
 from vpctl.errors import InternalError, UsageError, VpctlError, cause_of
+from vpctl.tasks import described, traceback_of
 
 Handler = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class Foreseen(Protocol):
+    """Makes whatever a command raised an error that can be told, see `World.foreseen`."""
+
+    def __call__(self, error: Exception, *, name: str) -> VpctlError:
+        """Return the error."""
+
+
+def untold(error: Exception, *, name: str) -> VpctlError:
+    """Return an exception as an error, its traceback on stderr; for where there is no journal."""
+    cause = cause_of(error)
+    if isinstance(cause, VpctlError):
+        return cause
+    print(f"{name}: {traceback_of(error)}", file=sys.stderr, flush=True)
+    return InternalError(described(cause), hint="its traceback is on stderr")
+
 
 MESSAGE_LIMIT = 1 << 20
 """Bytes that a client may send without completing a message."""
@@ -62,10 +81,13 @@ def _may_go_on(error: json.JSONDecodeError) -> bool:
 class Client:
     """One client: negotiates, then executes; its commands are answered in order, events come in between."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler, foreseen: Foreseen
+    ) -> None:
         self._reader = reader
         self._writer = writer
         self._handler = handler
+        self._foreseen = foreseen
         self._ready = False
 
     async def serve(self) -> None:
@@ -102,10 +124,11 @@ class Client:
         identity = {"id": message["id"]} if "id" in message else {}
         try:
             return {"return": await self._execute(message), **identity}
-        except VpctlError as error:
-            return {"error": error_object(error), **identity}
         except Exception as error:
-            return {"error": error_object(InternalError(f"{type(error).__name__}: {error}")), **identity}
+            return {
+                "error": error_object(self._foreseen(error, name=f"command {message.get('execute')}")),
+                **identity,
+            }
 
     async def _execute(self, message: Mapping[str, Any]) -> Mapping[str, Any]:
         command, arguments = message.get("execute"), message.get("arguments", {})
@@ -127,8 +150,9 @@ def error_object(error: VpctlError) -> dict[str, Any]:
 class ControlServer:
     """Listens, and hands events to every client."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, foreseen: Foreseen | None = None) -> None:
         self._path = path
+        self._foreseen = foreseen or untold
         self._handler: Handler | None = None
         self._clients: set[Client] = set()
 
@@ -147,7 +171,7 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._handler is not None
-        client = Client(reader, writer, self._handler)
+        client = Client(reader, writer, self._handler, self._foreseen)
         self._clients.add(client)
         try:
             await client.serve()
@@ -156,17 +180,27 @@ class ControlServer:
             writer.close()
 
     def event(self, name: str, data: Mapping[str, Any]) -> None:
-        """Send an event to every client."""
+        """Send an event to every client; one that it cannot be sent to is hung up on."""
         for client in tuple(self._clients):
-            client.event(name, data)
+            try:
+                client.event(name, data)
+            except Exception as error:
+                client.hang_up()  # first: what is journalled goes to the clients, too
+                self._foreseen(error, name=f"event {name}")
 
 
 class Jobs:
     """Long verbs: started once per key, joined by whoever asks again while they run."""
 
-    def __init__(self, group: asyncio.TaskGroup, event: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        group: asyncio.TaskGroup,
+        event: Callable[[str, Mapping[str, Any]], None],
+        foreseen: Foreseen | None = None,
+    ) -> None:
         self._group = group
         self._event = event
+        self._foreseen = foreseen or untold
         self._running: dict[str, str] = {}
         self._count = 0
 
@@ -183,16 +217,8 @@ class Jobs:
     async def _run(self, key: str, job: str, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         try:
             outcome: dict[str, Any] = {"return": await work()}
-        except VpctlError as error:
-            outcome = {"error": error_object(error)}
         except Exception as error:
-            cause = cause_of(error)
-            if not isinstance(cause, VpctlError):
-                import traceback
-
-                traceback.print_exc()
-                cause = InternalError(f"{type(cause).__name__}: {cause}")
-            outcome = {"error": error_object(cause)}
+            outcome = {"error": error_object(self._foreseen(error, name=job))}
         finally:
             self._running.pop(key, None)
         self._event("JOB_DONE", {"job": job, **outcome})

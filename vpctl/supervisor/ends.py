@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 from vpctl.guest import network
 from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
@@ -101,8 +102,9 @@ class Ends:
         if known.name not in self._examined:
             self._examined.add(known.name)
             since = time.monotonic() - end.silent
-            task = self._look_into(known, machine, since, silent=self._is_silent(machine, end))
-            self._group.create_task(task, name=f"examine-{known.name}")
+            look = partial(self._look_into, known, machine, since, silent=self._is_silent(machine, end))
+            name = f"examine-{known.name}"
+            self._group.create_task(self._world.contained(look, name=name, link=known.name), name=name)
 
     async def _look_into(self, known: Link, machine: Machine, since: float, *, silent: bool) -> None:
         """See whether packets flow; if they do, that is what counts, whatever was said."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from vpctl.broker.client import BrokerGoneError
-from vpctl.errors import VpctlError
 from vpctl.plan.run import front_end
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
@@ -50,7 +49,9 @@ class Follower:
         self._hands.fronts.wake()
         if link in self._links and link not in self._pending:
             self._pending.add(link)
-            self._group.create_task(self._look(link), name=f"follow-{link}")
+            name = f"follow-{link}"
+            look = self._world.contained(lambda: self._look(link), name=name, link=link)
+            self._group.create_task(look, name=name)
 
     def look_at_all(self) -> None:
         """Look at every link: what was told while nobody listened is lost."""
@@ -64,9 +65,10 @@ class Follower:
                 self._pending.discard(link)  # what is told from here on is looked at again
                 if await self._prepare(link):
                     await act.repair_held(link, self._hands, self._recorder("follow"))
-        except BrokerGoneError:
-            return  # the next one is looked at as well
-        except VpctlError as error:
+        except Exception as raised:
+            error = self._world.foreseen(raised, name="follow", link=link)
+            if isinstance(error, BrokerGoneError):
+                return  # the next one is looked at as well
             attributes: dict[str, Any] = {"name": "follow", "target": link, "ok": False, "error": error.message}
             self._world.journal.write("recovery.step", link=link, attributes=attributes)
             known.set_state(LinkState.FAILED)
@@ -133,7 +135,9 @@ class Follower:
 
     def broker_returned(self, died: float, adopted: Collection[str]) -> None:
         """Begin to make the links anew whose back-ends died with their broker, at `died` (CLOCK_MONOTONIC)."""
-        self._group.create_task(self._remake(died, adopted), name="remake-links")
+        name = "remake-links"
+        remake = self._world.contained(lambda: self._remake(died, adopted), name=name)
+        self._group.create_task(remake, name=name)
 
     async def _remake(self, died: float, adopted: Collection[str]) -> None:
         """See it through, and report on the broker's death."""

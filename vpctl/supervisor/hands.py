@@ -55,9 +55,12 @@ class Hands:
         try:
             resume = machine.is_half_booted
             ms = await (machine.resume(self._broker()) if resume else machine.boot(self._broker()))
-        except VpctlError as error:
+        except Exception as raised:
+            error = self.foreseen(raised, "boot", vm=vm)
             machine.set_state(VmState.CRASHED, reason=error.message)  # whoever waits in `until_ready` is told
-            raise
+            if error is raised:
+                raise
+            raise error from raised
         self._watch(machine)
         return ms
 
@@ -71,6 +74,9 @@ class Hands:
 
     def is_alive(self, vm: str) -> bool:
         return self._world.is_alive(vm)
+
+    def foreseen(self, error: Exception, name: str, *, vm: str | None = None, link: str | None = None) -> VpctlError:
+        return self._world.foreseen(error, name=name, vm=vm, link=link)
 
     def link_lock(self, link: str) -> asyncio.Lock:
         return self._world.links[link].lock
@@ -155,8 +161,7 @@ class Hands:
         await self._around(link).part(vm, link, generation)
 
     async def link(self, vm: str, repair: Repair) -> None:
-        (generation,) = self._world.links[repair.link].plugged[vm]
-        await self._around(repair.link).join(vm, repair, generation)
+        await self._around(repair.link).join(vm, repair, self._world.links[repair.link].kept(vm))
 
     def _around(self, link: str) -> Around:
         """Return what does the part of a link's kind that is not QEMU's."""

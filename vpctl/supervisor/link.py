@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from vpctl.recovery.act import EndGoneError
 from vpctl.recovery.plan import HARDER
 from vpctl.recovery.state import LinkState, LinkView
 from vpctl.supervisor.journal import Journal
@@ -93,6 +94,16 @@ class Link:
         """A device is about to be plugged: from now on it may be there."""
         self.plugged.setdefault(vm, []).append(generation)
         self._on_change()
+
+    def kept(self, vm: str) -> int:
+        """Return the generation of the one device of a VM's that stays; EndGoneError if its QEMU has gone meanwhile.
+
+        Between a plan and its step everything that is known of a VM may have been forgotten.
+        """
+        generations = self.plugged.get(vm, ())
+        if len(generations) != 1:
+            raise EndGoneError(f"link `{self.name}` has lost its end in `{vm}`", hint="vpctl status")
+        return generations[0]
 
     def unplugged(self, vm: str, generation: int) -> None:
         """A device is gone for certain."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from vpctl import wait
@@ -86,7 +87,9 @@ class Recoveries:
             machine.set_state(VmState.RECOVERING)
         recorder = self._recorder(machine, policy)
         if machine.state is VmState.READY and recorder.fault is Fault.GUEST_REBOOT:
-            await self._verify_after_reboot(machine, recorder)
+            # What it does not find to be well is repaired.
+            verify = partial(self._verify_after_reboot, machine, recorder)
+            await self._world.contained(verify, name="verify-after-reboot", vm=vm)
         return await self._with_retries(machine, recorder, automatic=automatic, policy=policy)
 
     async def _examine_while_ready(self, machine: Machine) -> Incident | None:
@@ -155,7 +158,8 @@ class Recoveries:
             try:
                 checks = await self._bring_back(machine, recorder, automatic=automatic, policy=policy)
                 report = self._recovered(machine, recorder, checks)
-            except VpctlError as caught:
+            except Exception as raised:
+                caught = self._world.foreseen(raised, name="recovery", vm=machine.name)
                 error = error or caught
                 attributes = {"attempt": series.attempt, "of": series.attempts, "error": caught.message}
                 self._world.journal.write("recovery.step", vm=machine.name, attributes=attributes)

@@ -83,7 +83,7 @@ class Regions(Around):
         await change_peer(self._broker(), number, end, peer=other.id, generation=repair.generation)
 
     def _kept(self, repair: Repair) -> dict[str, int]:
-        return {vm: self._world.links[repair.link].plugged[vm][0] for vm in repair.keep}
+        return {vm: self._world.links[repair.link].kept(vm) for vm in repair.keep}
 
     def _end(self, vm: str, link: str, generation: int) -> tuple[int, SharedEnd]:
         """Return number and end of a VM's device."""

@@ -30,6 +30,7 @@ from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
+from vpctl.tasks import FOR_EVER
 
 
 class Supervisor:
@@ -55,8 +56,9 @@ class Supervisor:
                     await machine.close()
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:
-        control = ControlServer(self._world.rundir.control_socket)
-        jobs = Jobs(group, control.event)
+        world = self._world
+        control = ControlServer(world.rundir.control_socket, world.foreseen)
+        jobs = Jobs(group, control.event, world.foreseen)
         recoveries = Recoveries(self._world, jobs)
         alarms = Alarms(self._world, group, recoveries)
         hands = Hands(self._world, self._bond.client, alarms.watch)
@@ -65,14 +67,15 @@ class Supervisor:
         bring_up = BringUp(self._world, self._bond.client, recoveries, alarms, group)
         commands = Commands(self._world, jobs, recoveries, bring_up, Crashes(self._world, alarms, recoveries))
         self._world.journal.listeners += [self._world.journalled, _tell(control)]
-        hold_images(self._world)
+        world.guarded(lambda: hold_images(world), name="hold-images")
         group.create_task(self._bond.keep(), name="broker")
         group.create_task(self._world.keep_logs_limited(), name="logs")
         await self._bond.connected.wait()
         known = await self._take_over(alarms)
         # The socket opens when there is something to tell, so that no client is told of a state that this
         # supervisor has not looked at yet.
-        group.create_task(control.run(commands.execute), name="control")
+        serve = world.contained(lambda: control.run(commands.execute), name="control", again=FOR_EVER)
+        group.create_task(serve, name="control")
         jobs.start("up", lambda: bring_up.run(explicit=not known))
         follower.look_at_all()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vpctl import wait
-from vpctl.errors import HostError, NotFoundError, VerificationError, VpctlError
+from vpctl.broker.protocol import SUPERVISOR
+from vpctl.errors import HostError, InternalError, NotFoundError, VerificationError, VpctlError, cause_of
 from vpctl.guest import network
 from vpctl.plan.run import Run, host_network, plugged_device
 from vpctl.recovery.state import LinkState, VmState
@@ -20,6 +23,7 @@ from vpctl.supervisor.journal import Journal
 from vpctl.supervisor.link import Link
 from vpctl.supervisor.logs import LIMIT_SECONDS, limit
 from vpctl.supervisor.machine import Machine
+from vpctl.tasks import ONCE, Again, Failure, contained, described, guarded
 from vpctl.topology.model import Endpoint
 
 
@@ -87,6 +91,54 @@ class World:
             return "up"
         return "starting" if self.up is None and VmState.FAILED not in states else "degraded"
 
+    # Section: what was not foreseen
+
+    def contained(
+        self,
+        work: Callable[[], Awaitable[object]],
+        *,
+        name: str,
+        vm: str | None = None,
+        link: str | None = None,
+        again: Again = ONCE,
+    ) -> Coroutine[Any, Any, bool]:
+        """Return work of one VM or link as a task that ends no other, see `tasks.contained`; what it raises is
+        journalled."""
+        return contained(work, partial(self._failure, vm, link), name=name, again=again)
+
+    def guarded(
+        self, work: Callable[[], object], *, name: str, vm: str | None = None, link: str | None = None
+    ) -> bool:
+        """Call a function, as `contained` awaits one."""
+        return guarded(work, partial(self._failure, vm, link), name=name)
+
+    def foreseen(self, error: Exception, *, name: str, vm: str | None = None, link: str | None = None) -> VpctlError:
+        """Return an exception as an error that is counted and told like any other of the work `name`.
+
+        One of ours, the first cause of a group for instance, is returned as it is. Any other is a mistake in this
+        program: journalled with its traceback, and returned as an InternalError.
+        """
+        cause = cause_of(error)
+        if isinstance(cause, VpctlError):
+            return cause
+        self._failure(vm, link, Failure(work=name, error=error, attempt=1, pause=None))
+        hint = f"`vpctl events` has its traceback, {self.rundir.service_log(SUPERVISOR)} too; please report it"
+        return InternalError(described(cause), hint=hint)
+
+    def _failure(self, vm: str | None, link: str | None, failure: Failure) -> None:
+        print(f"{failure.work}: {failure.traceback}", file=sys.stderr, flush=True)
+        attributes = {
+            "warning": "internal",
+            "work": failure.work,
+            "error": failure.message,
+            "attempt": failure.attempt,
+            "again_in": failure.pause,
+            "traceback": failure.traceback,
+        }
+        self.journal.write("warning", vm=vm, link=link, attributes=attributes)
+
+    # Section: VMs and links
+
     def unplugged(self, vm: str, link: str, generation: int) -> None:
         """A device is gone for certain: take it off the list, and away what it has left."""
         device = plugged_device(self.run, self.topology.link(link), generation, vm=vm, rundir=self.rundir)
@@ -126,10 +178,11 @@ class World:
         spec = self.topology.link(link)
         try:
             first, second = await self.guests(link)
-        except VpctlError as error:
+            checks = await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
+        except Exception as raised:
+            error = self.foreseen(raised, name="probe", link=link)
             one, other = (end.vm for end in spec.endpoints)
             return [network.unanswered(link, *way, error.message) for way in ((one, other), (other, one))]
-        checks = await network.probe_both_ways(spec, first, second, count=count, seconds=seconds)
         return [self._explained(entry) for entry in checks]
 
     async def probe_from(self, link: str, vm: str, *, count: int, seconds: float) -> dict[str, Any]:
@@ -138,9 +191,11 @@ class World:
         peer = spec.peer_of(vm)
         try:
             source = await self._guest(spec.end_of(vm))
-        except VpctlError as error:
+            entry = await network.probe(link, source, peer, count=count, seconds=seconds)
+        except Exception as raised:
+            error = self.foreseen(raised, name="probe", vm=vm, link=link)
             return network.unanswered(link, vm, peer.vm, error.message)
-        return self._explained(await network.probe(link, source, peer, count=count, seconds=seconds))
+        return self._explained(entry)
 
     async def filters(self, link: str) -> frozenset[str]:
         """Return what users have put in the way of a link's packets, at either end; see `network.filters`."""
@@ -213,9 +268,10 @@ class World:
             raise NotFoundError(f"no link named `{link}` in `{self.topology.name}`", hint=f"links are {known}")
 
     def journalled(self, entry: Mapping[str, Any]) -> None:
-        """Pass a QMP event on to the VM that it came from."""
+        """Pass a QMP event on to the VM that it came from; what that raises is no matter of its QMP connection."""
         if entry["type"] == "qmp.event":
-            self.machines[entry["vm"]].take_event(entry["attributes"])
+            vm = entry["vm"]
+            self.guarded(lambda: self.machines[vm].take_event(entry["attributes"]), name="qmp-event", vm=vm)
 
 
 def _reason(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from vpctl.errors import (
     RecoveryError,
     VerificationError,
     VpctlError,
+    cause_of,
 )
 from vpctl.recovery import act
 from vpctl.recovery.act import EndGoneError
@@ -150,6 +151,12 @@ class FakeHands:
         await self.step(f"prove {link}")
         self.up.add(link)
         return time.monotonic() if self.seen_at is None else self.seen_at
+
+    def foreseen(self, error: Exception, name: str, *, vm: str | None = None, link: str | None = None) -> VpctlError:
+        cause = cause_of(error)
+        if not isinstance(cause, VpctlError):
+            raise error  # a mistake of these tests
+        return cause
 
     def link_lock(self, link: str) -> asyncio.Lock:
         return self.locks[link]

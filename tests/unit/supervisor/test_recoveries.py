@@ -52,7 +52,10 @@ DEATHS = (
     Fault.GUEST_POWEROFF,
 )
 
-Strike = tuple[str, Fault]
+MISTAKE = "mistake"
+"""A step that raises what nobody has foreseen."""
+
+Strike = tuple[str, Fault | str]
 
 
 class Checked(World):
@@ -88,16 +91,19 @@ class Hit(Hands):
 
     async def step(self) -> None:
         self.steps += 1
+        if self.strikes.get(self.steps, ("", ""))[1] == MISTAKE:
+            raise KeyError(self.strikes.pop(self.steps)[0])
         await asyncio.sleep(0)
         if (strike := self.strikes.pop(self.steps, None)) is not None:
             self.strike(*strike)
 
-    def strike(self, vm: str, fault: Fault) -> None:
+    def strike(self, vm: str, fault: Fault | str) -> None:
         """Let a VM die: of a fault that the alarms see, or in the middle of its boot."""
         machine = self._world.machines[vm]
         if fault is Fault.DEVICE_LOST:
             self.remove_a_device(vm)
         elif self._world.is_alive(vm):
+            assert isinstance(fault, Fault)
             ended = fault in (Fault.QEMU_EXIT, Fault.GUEST_POWEROFF)
             self.alarms.take(machine, Seen(fault=fault, at=0.0, reason="struck", process_ended=ended))
         elif machine.state is VmState.BOOTING:
@@ -123,8 +129,12 @@ class Hit(Hands):
         machine = self._world.machines[vm]
         machine.generation += 1
         machine.set_state(VmState.BOOTING)
-        await self.step()
-        await self.step()
+        try:
+            await self.step()
+            await self.step()
+        except KeyError:  # as the real ones do
+            machine.set_state(VmState.CRASHED, reason="a mistake in its boot")
+            raise
         if self.doomed.pop(vm, 0):
             machine.set_state(VmState.CRASHED, reason="it died in its boot")
             raise ReadyTimeoutError(f"`{vm}` died in its boot")
@@ -186,7 +196,7 @@ async def struck(
     if resting is not None:
         world.links[resting].rest("b has set its interface down")
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        recoveries = Recoveries(world, Jobs(group, lambda name, data: None))
+        recoveries = Recoveries(world, Jobs(group, lambda name, data: None, world.foreseen))
         hands = world.hands = Hit(world, strikes)
         hands.alarms = Alarms(world, group, recoveries)
         recoveries.hands = hands
@@ -254,6 +264,50 @@ def test_one_more_death_in_a_recovery_is_recovered_too(
     assert {link.state for link in world.links.values()} == {LinkState.UP}
     assert all(end["ok"] for end in ends(world))
     assert ends(world)[-1]["fault"] in {str(first[1]), *(str(fault) for _, fault in strikes.values())}
+
+
+def mistakes(world: World) -> list[dict[str, Any]]:
+    entries = [entry["attributes"] for entry in read(world.journal._path) if entry["type"] == "warning"]
+    return [entry for entry in entries if entry["warning"] == "internal"]
+
+
+mistakes_of = st.tuples(st.sampled_from(VMS), st.sampled_from((*DEATHS, Fault.DEVICE_LOST, MISTAKE, MISTAKE)))
+
+
+@settings(patient, max_examples=60)
+@given(strikes_of, st.dictionaries(st.integers(1, 60), mistakes_of, max_size=12))
+def test_whatever_raises_in_a_step_every_recovery_ends(
+    directories: Directories, first: Strike, strikes: dict[int, Strike]
+) -> None:
+    world = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(world)
+    assert all("KeyError" in entry["error"] and "in step" in entry["traceback"] for entry in mistakes(world))
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+async def test_a_mistake_in_one_step_is_journalled_tried_again_and_costs_no_other_link_its_repair(
+    directories: Directories, step: int
+) -> None:
+    world = await struck(directories, ("b", Fault.QEMU_EXIT), {step: ("b", MISTAKE)})
+    assert_at_rest(world)
+    assert {link.state for link in world.links.values()} == {LinkState.UP}
+    [entry] = mistakes(world)
+    assert "KeyError: 'b'" in entry["error"]
+    [end] = ends(world)
+    assert end["ok"]
+    # One that could not be repaired at the first attempt; not those that were.
+    tries = [step["target"] for step in end["steps"] if step["name"] == "verify" and step["ok"]]
+    assert sorted(set(tries)) == ["ab0", "ab1", "bc0"]
+
+
+async def test_a_mistake_at_each_attempt_ends_the_recovery_with_its_name(directories: Directories) -> None:
+    world = await struck(directories, ("a", Fault.QEMU_EXIT), dict.fromkeys(range(1, 60), ("a", MISTAKE)))
+    assert_at_rest(world)
+    [end] = ends(world)
+    assert (end["ok"], end["fault"]) == (False, "qemu-exit")
+    assert "KeyError: 'a'" in end["error"]
+    assert len(mistakes(world)) >= HEALTH.retries
+    assert world.links["bc0"].state is LinkState.UP
 
 
 async def test_a_vm_that_dies_in_each_boot_is_given_up_by_the_first_cause(directories: Directories) -> None:
