@@ -140,6 +140,8 @@ def test_qemu_killed_during_boot_fails_at_once_with_everything_one_needs(vpctl: 
     assert "`vm2`: boot stage `kernel`: QEMU was killed by SIGKILL" in error["message"]
     assert "qemu-system" in error["details"]
     assert "guest=vm2" in error["details"]
+    # It did not wait for the other one's boot.
+    assert not [e for e in vpctl.journal("alone") if e.get("vm") == "vm1" and e["attributes"].get("state") == "ready"]
     # Whoever repairs the cause simply comes again.
     assert vpctl.json("up", str(vpctl.files / "alone.yaml"))["state"] == "up"
 

@@ -16,7 +16,7 @@ from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.alarms import Alarms
-from vpctl.supervisor.machine import Machine
+from vpctl.supervisor.machine import END_SECONDS, Machine
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 
@@ -25,6 +25,44 @@ PROBES = 3
 
 PROBE_SECONDS = 5.0
 """For the first of them: the link has carried packets before, or had its time to."""
+
+
+class Deaths:
+    """The first error of a VM in an `up` that is all or nothing: a boot that failed, or an end after it."""
+
+    def __init__(self) -> None:
+        self._first: asyncio.Future[VpctlError] = asyncio.get_running_loop().create_future()
+        self._watches: set[asyncio.Task[None]] = set()
+
+    def add(self, error: VpctlError) -> None:
+        """Take in an error; only the first one counts."""
+        if not self._first.done():
+            self._first.set_result(error)
+
+    def watch(self, machine: Machine) -> None:
+        """Wait for the end of a VM that is ready, until `close`."""
+
+        async def end() -> None:
+            self.add(await machine.end_after_boot())
+
+        self._watches.add(asyncio.create_task(end(), name=f"end-{machine.name}"))
+
+    async def first(self) -> VpctlError:
+        """Wait for the first error and return it."""
+        return await asyncio.shield(self._first)
+
+    async def close(self) -> None:
+        """Wait for no further ends."""
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+
+
+def _raise_first(errors: list[VpctlError]) -> None:
+    """Raise the first error, unless there is none but that a link carries no packets."""
+    for error in errors:
+        if not isinstance(error, VerificationError):
+            raise error
 
 
 class BringUp:
@@ -48,8 +86,8 @@ class BringUp:
         """Bring everything up that is not; returns `up` of the contract.
 
         `explicit`: a user asked for it, so what was stopped, has failed or is to be repaired by hand only is seen
-        to as well. Raises the first error, and ends everything (unless the run says `keep`); a link that carries
-        no packets is no error but an entry of `checks` that is not `ok`.
+        to as well. Raises the first error, and ends everything (unless the run says `keep`), at once; a link that
+        carries no packets is no error but an entry of `checks` that is not `ok`.
         """
         began = time.monotonic()
         recorder = Recorder(
@@ -60,19 +98,43 @@ class BringUp:
             detected_at=began,
             on_step=self._recoveries.progress,
         )
+        try:
+            if explicit and self._world.up is None and not self._world.run.keep:
+                await self._all_or_nothing(recorder)
+            else:
+                _raise_first(await self._everything(recorder, explicit=explicit))
+        except VpctlError as error:
+            raise self._failed(error, explicit=explicit) from error
+        return await self._verified(recorder)
+
+    async def _everything(
+        self, recorder: Recorder, *, explicit: bool, deaths: Deaths | None = None
+    ) -> list[VpctlError]:
+        """Boot and connect all that is to be; return the errors: one VM's is no reason to stop the others."""
         async with asyncio.TaskGroup() as group:
             boots = [
-                group.create_task(self._vm(machine, explicit=explicit), name=f"up-{name}")
+                group.create_task(self._vm(machine, explicit=explicit, deaths=deaths), name=f"up-{name}")
                 for name, machine in self._world.machines.items()
             ]
             connecting = group.create_task(
                 act.connect_links(self._links(explicit=explicit), self._recoveries.hands, recorder),
                 name="connect-links",
             )
-        for error in [boot.result() for boot in boots] + connecting.result():
-            if error is not None and not isinstance(error, VerificationError):
-                raise self._failed(error, explicit=explicit)
-        return await self._verified(recorder)
+        return [error for boot in boots if (error := boot.result()) is not None] + connecting.result()
+
+    async def _all_or_nothing(self, recorder: Recorder) -> None:
+        """Do everything, or raise the first error of a VM as soon as there is one: all that runs is ended anyway."""
+        deaths = Deaths()
+        try:
+            errors = await wait.first(self._everything(recorder, explicit=True, deaths=deaths), unless=deaths.first())
+            if any(not isinstance(error, VerificationError) for error in errors):
+                # A link may fail because its VM has just ended: that is the cause, and told a moment later.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(END_SECONDS):
+                        raise await deaths.first()
+            _raise_first(errors)
+        finally:
+            await deaths.close()
 
     async def _verified(self, recorder: Recorder) -> dict[str, Any]:
         checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
@@ -99,14 +161,18 @@ class BringUp:
             if every or (link.recovery.mode == "auto" and not self._world.links[link.name].rests)
         ]
 
-    async def _vm(self, machine: Machine, *, explicit: bool) -> VpctlError | None:
+    async def _vm(self, machine: Machine, *, explicit: bool, deaths: Deaths | None = None) -> VpctlError | None:
         """Bring one VM to ready; returns its error, so that the others go on to their own end."""
         try:
             await self._to_ready(machine, explicit=explicit)
         except Exception as raised:  # whatever it is, it is this VM's
             error = self._world.foreseen(raised, name="up", vm=machine.name)
             machine.set_state(VmState.FAILED, reason=error.message)
+            if deaths is not None:
+                deaths.add(error)
             return error
+        if deaths is not None:
+            deaths.watch(machine)
         return None
 
     async def _to_ready(self, machine: Machine, *, explicit: bool) -> None:

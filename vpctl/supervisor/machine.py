@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.protocol import Child, Exit, process_name
-from vpctl.errors import NotFoundError, QmpError, ReadyTimeoutError, VpctlError
+from vpctl.errors import HostError, NotFoundError, QmpError, QmpTimeoutError, ReadyTimeoutError, VpctlError
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId
-from vpctl.qmp.session import Session
+from vpctl.qmp.session import QmpRefusedError, Session
 from vpctl.recovery.faults import Fault, Incident, Signs
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
@@ -37,6 +37,10 @@ from vpctl.supervisor.ways_in import WaysIn
 
 if TYPE_CHECKING:
     import asyncssh
+
+
+END_SECONDS = 3.0
+"""For the end of a QEMU to be told, once a connection to it has broken: the broker reaps it and says so."""
 
 
 class Machine:
@@ -243,9 +247,7 @@ class Machine:
         try:
             await wait.first(self._stages(broker, adopted=adopted), unless=self._death())
         except VpctlError as error:
-            raise boot_error(
-                error, vm=self.name, stage=self.stages.present, logs=self.logs, command=shlex.join(self._argv)
-            ) from error
+            raise self._boot_error(await self._cause(error), self.stages.present) from error
         self.boot_ms = (time.monotonic() - began) * 1000
         self.set_state(VmState.READY)
         return self.boot_ms
@@ -325,11 +327,28 @@ class Machine:
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(ended)
 
-    async def _death(self) -> VpctlError:
+    async def _death(self) -> ReadyTimeoutError:
         """Wait for the end of the generation; return it as an error of the boot stage that it fell into."""
         assert self.ended is not None
         ended = await asyncio.shield(self.ended)
         return ReadyTimeoutError(describe_end(ended))
+
+    async def _cause(self, error: VpctlError) -> VpctlError:
+        """Return why a boot failed: of a QEMU that ends, a connection that breaks is often seen first."""
+        if self.process is None or isinstance(error, QmpRefusedError | QmpTimeoutError | HostError):
+            return error
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                return await self._death()
+        return error
+
+    async def end_after_boot(self) -> VpctlError:
+        """Wait for the end of a generation that is ready; return it as the error of an `up` that is not done yet."""
+        death = await self._death()
+        return self._boot_error(ReadyTimeoutError(f"{death.message} before everything was up"), None)
+
+    def _boot_error(self, error: VpctlError, stage: str | None) -> VpctlError:
+        return boot_error(error, vm=self.name, stage=stage, logs=self.logs, command=shlex.join(self._argv))
 
     async def fence(self, broker: BrokerClient) -> None:
         """Kill the generation, if it runs, and return when its pidfd has signalled."""

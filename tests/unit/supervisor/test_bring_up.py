@@ -10,9 +10,14 @@ import pytest
 
 from tests.fakes.broker import made
 from tests.made import made_run, made_topology
+from vpctl.errors import QmpLostError, ReadyTimeoutError, VpctlError
+from vpctl.recovery.faults import Signs
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
+from vpctl.supervisor import bring_up
+from vpctl.supervisor.boot_report import Ended
 from vpctl.supervisor.bring_up import BringUp
+from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
 
 
@@ -25,6 +30,55 @@ class Probed(World):
         return [{"link": name, "ok": ok} for name in self.links for ok in (True, self.carries)]
 
 
+class Booting(Machine):
+    """A VM whose boot ends when it is told to: `fails` with an error, or well; its QEMU may end at any time."""
+
+    def prepare(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended, self.booted = loop.create_future(), loop.create_future()
+        self.cancelled = False
+
+    async def boot(self, broker: Any) -> float:
+        try:
+            if (error := await self.booted) is not None:
+                raise error
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        self.set_state(VmState.READY)
+        return 1.0
+
+    def qemu_ends(self, status: int) -> None:
+        assert self.ended is not None
+        self.ended.set_result(Ended(status=status, signs=Signs(), monotonic=0.0, process_ended=True))
+
+
+class Booted:
+    """An `up` of two VMs and a link, that waits for its VMs."""
+
+    def __init__(self, directories: Directories, *, keep: bool = False) -> None:
+        run, rundir = made_run(made_topology(("lan0", "vm1", "vm2")), keep=keep), made(directories)
+        self.world = Probed(run, rundir)
+        self.world.carries = True
+        self.vm1, self.vm2 = (
+            Booting(name, run, rundir, self.world.journal, self.world.save) for name in ("vm1", "vm2")
+        )
+        self.world.machines = {"vm1": self.vm1, "vm2": self.vm2}
+        for machine in (self.vm1, self.vm2):
+            machine.prepare()
+        self.nothing: Any = NothingToDo()
+
+    async def up(self, *, repairs: Exception | None = None) -> dict[str, Any]:
+        self.nothing.error = repairs
+        async with asyncio.TaskGroup() as group:
+            work = BringUp(self.world, lambda: self.nothing, self.nothing, self.nothing, group)
+            try:
+                return await work.run(explicit=True)
+            except VpctlError as error:
+                return {"error": error}
+        raise AssertionError("unreachable")
+
+
 class NothingToDo:
     """Recoveries, and the hands that they have, which find every link repaired."""
 
@@ -33,6 +87,9 @@ class NothingToDo:
         self.locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self.seen: list[str] = []
         """The links that were looked at."""
+        self.error: Exception | None = None
+        """What the repair of a link ends with."""
+        self.stopped = False
 
     def link_lock(self, link: str) -> asyncio.Lock:
         return self.locks[link]
@@ -42,6 +99,17 @@ class NothingToDo:
 
     async def repair_of(self, link: str) -> None:
         self.seen.append(link)
+        if self.error is not None:
+            raise self.error
+
+    def link_broken(self, link: str, reason: str) -> None:
+        return
+
+    def watch(self, machine: Any) -> None:
+        return
+
+    async def stop(self) -> None:
+        self.stopped = True
 
     def progress(self, step: dict[str, Any]) -> None:
         return
@@ -88,3 +156,53 @@ async def test_after_a_takeover_a_link_that_rests_is_left_alone_unless_a_user_as
     assert sorted(nothing.seen) == (["lan0", "lan1"] if explicit else ["lan1"])
     assert world.links["lan0"].rests
     assert world.links["lan1"].state is LinkState.FAILED
+
+
+async def test_a_boot_that_fails_ends_up_at_once(directories: Directories) -> None:
+    """It used to wait for the other guest's whole boot."""
+    booted = Booted(directories)
+    booted.vm1.booted.set_result(ReadyTimeoutError("`vm1`: boot stage `kernel`: QEMU was killed by SIGKILL"))
+    outcome = await booted.up()
+    assert "killed by SIGKILL" in outcome["error"].message
+    assert booted.vm2.cancelled
+    assert booted.nothing.stopped
+
+
+async def test_an_up_that_is_to_be_kept_lets_the_other_boot(directories: Directories) -> None:
+    booted = Booted(directories, keep=True)
+    booted.vm1.booted.set_result(ReadyTimeoutError("no"))
+    asyncio.get_running_loop().call_later(0.05, booted.vm2.booted.set_result, None)
+    outcome = await booted.up()
+    assert outcome["error"].message == "no"
+    assert (booted.vm2.state, booted.nothing.stopped) == (VmState.READY, False)
+
+
+async def test_a_qemu_that_ends_after_its_boot_ends_an_up_that_is_not_done(directories: Directories) -> None:
+    booted = Booted(directories)
+    booted.vm1.booted.set_result(None)
+    asyncio.get_running_loop().call_later(0.05, booted.vm1.qemu_ends, -9)
+    error = (await booted.up())["error"]
+    assert error.message == "`vm1`: QEMU was killed by SIGKILL before everything was up"
+    assert error.exit_code == 4
+    assert booted.vm2.cancelled
+
+
+async def test_a_plug_that_fails_since_its_qemu_has_ended_is_told_as_that(directories: Directories) -> None:
+    """The connection breaks before the end of the process is told: the error was 5, without a cause."""
+    booted = Booted(directories)
+    for machine in (booted.vm1, booted.vm2):
+        machine.booted.set_result(None)
+    asyncio.get_running_loop().call_later(0.1, booted.vm2.qemu_ends, -9)
+    error = (await booted.up(repairs=QmpLostError("vm2: the connection ended")))["error"]
+    assert (error.exit_code, "`vm2`: QEMU was killed by SIGKILL" in error.message) == (4, True)
+
+
+async def test_a_plug_that_fails_by_itself_stays_what_it_is(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bring_up, "END_SECONDS", 0.05)
+    booted = Booted(directories)
+    for machine in (booted.vm1, booted.vm2):
+        machine.booted.set_result(None)
+    error = (await booted.up(repairs=QmpLostError("vm2: the connection ended")))["error"]
+    assert (error.exit_code, error.message) == (5, "vm2: the connection ended")
