@@ -146,14 +146,9 @@ class Follower:
             self._world.links[link].set_state(LinkState.DOWN)
         recorder = self._recorder("replug", died)
         errors = await act.connect_links(links, self._hands, recorder)
-        attributes = {
-            "fault": str(Fault.BROKER_EXIT),
-            "ok": not errors,
-            "total_ms": round(recorder.since_fault(), 1),
-            "adopted": sorted(adopted),
-            "links": links,
-            "steps": recorder.steps,
-        }
+        back = {link: self._world.links[link].state is LinkState.UP for link in links}
+        report = recorder.result(ok=not errors, total_ms=recorder.since_fault(), links=back)
+        attributes = {**report, "vm": None, "adopted": sorted(adopted)}
         if errors:
             attributes["error"] = errors[0].message
         self._world.journal.write("recovery.end", attributes=attributes)

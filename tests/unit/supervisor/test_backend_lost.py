@@ -96,6 +96,38 @@ async def test_a_broker_that_knows_of_no_front_end_has_died_itself(ground: Groun
         assert ground.faults == []
 
 
+TIMES = ["detect_ms", "survivor_ms", "boot_ms", "total_ms", "overhead_ms"]
+CONTRACT = ["vm", "fault", "policy", "ok", "steps", *TIMES, "links"]
+
+
+async def test_the_report_of_a_broker_that_died_has_every_key_of_a_recovery_whatever_a_repair_raises(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def raises(link: str) -> None:
+        raise KeyError(link)
+
+    async with plugged(ground):
+        monkeypatch.setattr(ground.hands, "prepare_host", raises)
+        async with following(ground) as follower:
+            follower.broker_returned(time.monotonic() - 1.0, ["vm/vm2", "vm/vm1"])
+            await until(lambda: reported(ground), timeout=5, what="the report")
+    [report] = ends(ground)
+    assert set(CONTRACT) <= set(report)
+    assert (report["vm"], report["fault"], report["ok"]) == (None, "broker-exit", False)
+    assert (report["error"], report["adopted"]) == ("KeyError: 'lan0'", ["vm/vm1", "vm/vm2"])
+    assert report["links"] == [{"link": "lan0", "ok": False, "outage_ms": None, "policy": None}]
+    assert report["total_ms"] >= 1000.0
+    assert ground.link.state is LinkState.FAILED
+
+
+def ends(ground: Ground) -> list[dict[str, Any]]:
+    return [e["attributes"] for e in read(ground.world.rundir.journal) if e["type"] == "recovery.end"]
+
+
+async def reported(ground: Ground) -> bool | None:
+    return bool(ends(ground)) or None
+
+
 class Starts:
     """Of `Recoveries`, what alarms have a use for."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -20,6 +20,7 @@ from vpctl.links.base import control_memory
 from vpctl.plan.run import control_page, sharing
 from vpctl.qmp import hotplug
 from vpctl.qmp.session import Session
+from vpctl.recovery.act import EndGoneError
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
@@ -172,6 +173,18 @@ async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_brok
 async def _connected(ground: Ground) -> bool | None:
     served = await ground.broker.served("shm0.g1")
     return bool(served and served["ends"][1]["connected"]) or None
+
+
+@pytest.mark.parametrize("step", ["link", "plug"])
+async def test_a_device_that_stays_whose_qemu_dies_before_its_turn_is_an_end_that_is_lost(
+    ground: Ground, step: str
+) -> None:
+    """The repair has waited for vm1's boot, and meanwhile all that was known of vm2 was forgotten."""
+    await ground.plugged()
+    repair = replace(ground.repair(), policy="relink", first="vm2", second="vm1", keep=("vm2",), unplug=())
+    ground.world.forget("vm2")
+    with pytest.raises(EndGoneError, match="`shm0` has lost its end in `vm2`"):
+        await (ground.hands.link("vm2", repair) if step == "link" else ground.hands.plug("vm1", repair))
 
 
 async def test_a_plug_that_fails_is_known_to_the_next_repair(ground: Ground) -> None:

@@ -93,6 +93,19 @@ async def test_the_front_end_has_no_word_and_no_command_and_the_back_end_its_old
         os.close(acknowledge)
 
 
+async def test_a_front_end_whose_qemu_dies_before_its_turn_is_an_end_that_is_lost(ground: Ground) -> None:
+    """Policy `relink`, which waits for vm1's boot; vm2 dies in that time."""
+    async with plugged(ground):
+        dies(ground)
+        ground.link.asked = "relink"
+        repair = await ground.hands.repair_of("lan0")
+        assert repair is not None
+        assert repair.relinks == ("vm2",)
+        ground.world.forget("vm2")
+        with pytest.raises(act.EndGoneError, match="`lan0` has lost its end in `vm2`"):
+            await ground.hands.link("vm2", repair)
+
+
 async def freed(ground: Ground) -> bool | None:
     return (await front(ground))["attached"] is None or None
 
