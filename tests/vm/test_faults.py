@@ -216,12 +216,18 @@ def test_link_whose_packets_a_user_drops_is_left_alone(pair: Vpctl) -> None:
 def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
     before, after = pair.json("status"), pair.last_seq("pair")
     pair.run("qmp", "vm1", "stop")
+    until(lambda: vms(pair.run("status", "-f", "json", status=None).data)["vm1"]["paused"] or None, "it is paused")
+    status = pair.json("status", status=1)
+    assert [link["state"] for link in status["links"]] == [link["state"] for link in before["links"]]
+    assert "paused" in pair.run("status", status=1).stdout
+    for link in pair.json("check", status=1)["links"]:  # at once: nothing is sent
+        assert (link["tests"], "`vm1` is paused" in link["reason"]) == ([], True)
     for _ in range(2):  # each time that it falls silent is told
         heard = pair.last_seq("pair")
         pair.guest("vm2", "pkill -STOP -f 'vpctl-agent daemon'")
         pair.entry("pair", "warning", after=heard, vm="vm2", warning="heartbeat", limit=60)
         time.sleep(2 * HEARTBEAT)
-        assert [vm["state"] for vm in pair.json("status")["vms"]] == ["ready", "ready"]
+        assert [vm["state"] for vm in pair.json("status", status=1)["vms"]] == ["ready", "ready"]
         pair.guest("vm2", "pkill -CONT -f 'vpctl-agent daemon'")
         time.sleep(HEARTBEAT)
     warnings = [entry for entry in pair.journal("pair") if entry["type"] == "warning" and entry["seq"] > after]

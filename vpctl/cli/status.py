@@ -31,8 +31,10 @@ async def status(
 
 
 def is_well(data: Mapping[str, Any]) -> bool:
-    """Whether every VM is ready and every link up."""
-    return all(vm["state"] == "ready" for vm in data["vms"]) and all(link["state"] == "up" for link in data["links"])
+    """Whether every VM is ready, and not paused, and every link up."""
+    return all(_shown_state(vm) == "ready" for vm in data["vms"]) and all(
+        link["state"] == "up" for link in data["links"]
+    )
 
 
 def status_table(
@@ -46,7 +48,7 @@ def status_table(
     vms = [
         (
             vm["name"],
-            vm["state"],
+            _shown_state(vm),
             str(vm["pid"] or "-"),
             vm["accelerator"],
             vm["qemu_version"],
@@ -69,6 +71,11 @@ def status_table(
     for part in parts:
         spaced += ["", part] if spaced else [part]
     return Group(*spaced)
+
+
+def _shown_state(vm: Mapping[str, Any]) -> str:
+    """Return a VM's state; one that is ready and whose vCPUs were stopped is paused."""
+    return "paused" if vm.get("paused") else str(vm["state"])
 
 
 def _link_rows(

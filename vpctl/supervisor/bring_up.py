@@ -140,7 +140,7 @@ class BringUp:
         checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
         for name, link in self._world.links.items():  # whatever was believed of it
             if not all(check["ok"] for check in checks if check["link"] == name):
-                if not link.rests:
+                if not link.rests and not self._world.paused(name):
                     link.set_state(LinkState.FAILED)
             elif link.state is LinkState.FAILED:  # its first packets were lost, these were not
                 link.set_state(LinkState.UP)

@@ -71,9 +71,10 @@ class Ends:
                 self._off.pop((spec.name, machine.name), None)
 
     def _is_undisturbed(self, known: Link) -> bool:
-        """Whether nobody repairs a link, and both of its guests are there."""
+        """Whether nobody repairs a link, and both of its guests are there and run."""
         ends = self._world.topology.link(known.name).endpoints
-        return not known.lock.locked() and all(self._world.is_ready(end.vm) for end in ends)
+        there = all(self._world.is_ready(end.vm) for end in ends)
+        return not known.lock.locked() and there and not self._world.paused(known.name)
 
     def _take_end(self, known: Link, machine: Machine, end: LinkEnd) -> None:
         place = (known.name, machine.name)

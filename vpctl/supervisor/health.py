@@ -24,10 +24,10 @@ END_SECONDS = 1.0
 
 
 async def broken_links(world: World, vm: str) -> dict[str, str]:
-    """Return the links of a VM, to others that are ready, over which no packets come now, each with the reason."""
+    """Return the links of a VM, to others that are ready and run, over which no packets come, each with why."""
     broken: dict[str, str] = {}
     for link in world.topology.links_of(vm):
-        if world.is_ready(link.peer_of(vm).vm):
+        if world.is_ready(link.peer_of(vm).vm) and not world.paused(link.name):
             for check in await world.probe(link.name, count=1, seconds=PROBE_SECONDS):
                 if not check["ok"]:
                     broken[link.name] = f"{check['from']} to {check['to']}: {check['reason']}"

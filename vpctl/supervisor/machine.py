@@ -23,6 +23,7 @@ from vpctl.guest.heartbeat import Heartbeat
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId
 from vpctl.qmp.session import QmpRefusedError, Session
+from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault, Incident, Signs
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
@@ -64,6 +65,8 @@ class Machine:
         self.incident: Incident | None = None
         """What is to be recovered, or being; written down, so that a successor finishes it."""
         self.last_beat: Heartbeat | None = None
+        self.paused: str | None = None
+        """QEMU's word for why its vCPUs stand still although nothing is wrong (`qmp stop`); None: they run."""
         self.reboots = 0
         """How often its guest was reset in a QEMU that lives on."""
         self.parked_fds = 0
@@ -110,6 +113,11 @@ class Machine:
         self.changed = asyncio.Event()
 
     @property
+    def is_paused(self) -> bool:
+        """Whether its guest is there, and stands still since somebody wanted that."""
+        return self.paused is not None and self.state is VmState.READY
+
+    @property
     def is_rebooting(self) -> bool:
         """Whether the guest boots again in the QEMU that it has."""
         return self.state is VmState.BOOTING and self._boots_again
@@ -141,7 +149,8 @@ class Machine:
         return {
             "name": self.name,
             "state": str(self.state),
-            "reason": self.reason,
+            "reason": self.reason if not self.is_paused else self._why_paused(),
+            "paused": self.is_paused,
             "pid": self.process.pid if self.process is not None else None,
             "accelerator": self.spec.accelerator,
             "accelerator_reason": self.spec.accelerator_reason,
@@ -174,7 +183,7 @@ class Machine:
         await self.ways.close()
         self.generation += 1
         self.last_beat, self._boots_again, self.needs_resume = None, False, False
-        self.parked_fds, self.interrupts = 0, {}
+        self.parked_fds, self.interrupts, self.paused = 0, {}, None
         self.set_state(VmState.STARTING)
         prune(self.logs.parent, present=self.generation)
         return await self._to_ready(broker, adopted=False)
@@ -189,8 +198,10 @@ class Machine:
             return
         with contextlib.suppress(VpctlError):  # who needs QMP later asks again and is told what is wrong
             session = await self.qmp()
-            if (await session.execute("query-status"))["status"] == "guest-panicked":
+            status = (await session.execute("query-status"))["status"]
+            if status == "guest-panicked":
                 self.take_event({"event": "GUEST_PANICKED"})  # while nobody listened
+            self.take_run_state(status)
         self.state = VmState.READY
         self._entered = (self.state, self.generation)
 
@@ -301,7 +312,9 @@ class Machine:
     def take_event(self, event: Mapping[str, Any]) -> None:
         """Take in a QMP event; a panic ends the generation although QEMU lives on, paused."""
         self._signs = self._signs.after(event)
-        if event["event"] == "GUEST_PANICKED":
+        if event["event"] in ("STOP", "RESUME"):
+            self.take_run_state("paused" if event["event"] == "STOP" else "running")
+        elif event["event"] == "GUEST_PANICKED":
             self._end(Ended(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
         elif self.state is not VmState.READY:
             return
@@ -309,6 +322,17 @@ class Machine:
             self.on_reset()  # q35 sends the event twice; at the second one the state is another
         elif event["event"] == "DEVICE_DELETED" and "device" in event["data"] and self.on_device_deleted is not None:
             self.on_device_deleted(event["data"]["device"])  # virtio sends an earlier one, without the id
+
+    def take_run_state(self, status: str) -> None:
+        """Take in what QEMU says of its vCPUs (RunState of QMP): a user, or a debugger, may have stopped them."""
+        paused = None if status == "running" or status in STATUS_FAULTS else status
+        if paused != self.paused:
+            self.paused = paused
+            self._changed()
+
+    def _why_paused(self) -> str:
+        by = f" ({self.paused})" if self.paused != "paused" else ""
+        return f"its vCPUs are stopped{by}: `vpctl qmp {self.name} cont` lets them run"
 
     def take_exit(self, exit_: Exit) -> None:
         """Take in the end of a QEMU; one of another generation is of no interest."""
@@ -387,6 +411,8 @@ class Machine:
         """Return the ssh connection, logging in again if it broke."""
         if self.state is not VmState.READY:
             raise NotFoundError(f"VM `{self.name}` is {self.state}, not ready", hint="vpctl status")
+        if self.is_paused:
+            raise NotFoundError(f"VM `{self.name}` is paused", hint=f"vpctl qmp {self.name} cont")
         return await self.ways.ssh()
 
     def hears(self, device: str, numbers: Collection[int]) -> None:

@@ -103,8 +103,9 @@ class Watch:
 
     async def _ask_qemu(self, *, closely: bool) -> None:
         await last_beat(self._machine)
-        if closely:
+        if closely or self._machine.is_paused:
             self._status = (await (await self._machine.qmp()).execute("query-status"))["status"]
+            self._machine.take_run_state(self._status)
 
     async def _ask_ssh(self) -> None:
         """Ask for another sign of life: a guest may have no agent, or one that was stopped, and be well."""

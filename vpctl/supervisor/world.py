@@ -28,7 +28,7 @@ from vpctl.topology.model import Endpoint
 
 
 class LinkDownError(VerificationError):
-    """A link went down while it was checked."""
+    """A link went down, or one of its guests was paused, before a check was done."""
 
 
 class World:
@@ -85,9 +85,8 @@ class World:
 
     def _overall(self) -> str:
         states = [machine.state for machine in self.machines.values()]
-        if all(s is VmState.READY for s in states) and all(
-            link.state is LinkState.UP for link in self.links.values()
-        ):
+        running = all(s is VmState.READY for s in states) and not any(m.is_paused for m in self.machines.values())
+        if running and all(link.state is LinkState.UP for link in self.links.values()):
             return "up"
         return "starting" if self.up is None and VmState.FAILED not in states else "degraded"
 
@@ -156,6 +155,23 @@ class World:
     def is_ready(self, vm: str) -> bool:
         """Whether a VM is ready."""
         return self.machines[vm].state is VmState.READY
+
+    def paused(self, link: str) -> list[str]:
+        """Return the VMs of a link whose vCPUs stand still since somebody wanted that."""
+        ends = self.topology.link(link).endpoints
+        return [end.vm for end in ends if self.machines[end.vm].is_paused]
+
+    async def until_paused(self, link: str) -> list[str]:
+        """Wait until a VM of a link is paused; return which."""
+        machines = [self.machines[end.vm] for end in self.topology.link(link).endpoints]
+        while not (paused := self.paused(link)):
+            changes = [asyncio.ensure_future(machine.changed.wait()) for machine in machines]
+            try:
+                await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for change in changes:
+                    change.cancel()
+        return paused
 
     def is_alive(self, vm: str) -> bool:
         """Whether a VM's guest is ready, or reboots in a QEMU that keeps all its devices."""
@@ -238,15 +254,22 @@ class World:
 
     async def _check(self, link: str) -> dict[str, Any]:
         known = self.links[link]
-        if known.state is not LinkState.UP:  # whoever asks wants to know what comes through all the same
-            return await self.transmit(link)
 
         async def went_down() -> LinkDownError:
             await known.until_down()
             return LinkDownError("the link went down while it was checked")
 
+        async def stands_still() -> LinkDownError:
+            paused = " and ".join(f"`{vm}`" for vm in await self.until_paused(link))
+            return LinkDownError(f"{paused} is paused: nothing can be sent; `vpctl qmp VM cont` lets it run")
+
         try:
-            return await wait.first(self.transmit(link), unless=went_down())
+            if self.paused(link):
+                raise await stands_still()
+            work = self.transmit(link)
+            if known.state is LinkState.UP:  # else one wants to know what comes through all the same
+                work = wait.first(work, unless=went_down())
+            return await wait.first(work, unless=stands_still())
         except LinkDownError as error:
             return {"link": link, "ok": False, "tests": [], "reason": error.message}
 

@@ -105,6 +105,10 @@ class NothingToDo:
     def link_broken(self, link: str, reason: str) -> None:
         return
 
+    def foreseen(self, error: Exception, name: str, **of: Any) -> VpctlError:
+        assert isinstance(error, VpctlError)
+        return error
+
     def watch(self, machine: Any) -> None:
         return
 
@@ -206,3 +210,16 @@ async def test_a_plug_that_fails_by_itself_stays_what_it_is(
         machine.booted.set_result(None)
     error = (await booted.up(repairs=QmpLostError("vm2: the connection ended")))["error"]
     assert (error.exit_code, error.message) == (5, "vm2: the connection ended")
+
+
+async def test_a_link_whose_vm_is_paused_stays_as_it_is(directories: Directories) -> None:
+    world = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
+    world.carries = False
+    for machine in world.machines.values():
+        machine.set_state(VmState.READY)
+    world.links["lan0"].set_state(LinkState.UP)
+    world.machines["vm1"].take_event({"event": "STOP"})
+    nothing: Any = NothingToDo()
+    async with asyncio.TaskGroup() as group:
+        up = await BringUp(world, lambda: nothing, nothing, nothing, group).run(explicit=True)
+    assert up["links"][0]["state"] == "up"

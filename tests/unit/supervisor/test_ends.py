@@ -203,6 +203,15 @@ async def test_a_link_in_repair_or_between_guests_that_are_not_ready_is_left_alo
     assert (pair.probes, pair.faults, pair.now()) == (0, [], LinkState.UP)
 
 
+async def test_a_link_with_a_guest_that_is_paused_is_left_alone(pair: Pair) -> None:
+    pair.echoes = network.NO_ANSWER
+    pair.machines["b"].take_event({"event": "STOP"})
+    await pair.say(a=SILENT)
+    await pair.say(a=DOWN)
+    await pair.say(a=DOWN)
+    assert (pair.probes, pair.faults, pair.now()) == (0, [], LinkState.UP)
+
+
 CHANGES: dict[str, Any] = {
     "a guest dies": lambda pair: pair.machines["a"].set_state(VmState.CRASHED),
     "a repair begins": lambda pair: pair.links[LINK].begin(7),

@@ -15,6 +15,7 @@ from tests.fakes.broker import made
 from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child, Exit
+from vpctl.cli.status import is_well
 from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import Run, plugged_device
@@ -140,6 +141,92 @@ async def test_a_probe_of_a_link_whose_vm_is_not_ready_fails_both_ways_with_the_
     assert {check["ok"] for check in checks} == {False}
     assert {check["loss_percent"] for check in checks} == {100.0}
     assert all("not ready" in check["reason"] for check in checks)
+
+
+class Sending(World):
+    """A world whose checks send until they are stopped."""
+
+    def __init__(self, run: Run, rundir: RunDir) -> None:
+        super().__init__(run, rundir)
+        self.sends = asyncio.Event()
+
+    async def transmit(self, link: str) -> dict[str, Any]:
+        self.sends.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("unreachable")
+
+
+def all_up(world: World) -> None:
+    for machine in world.machines.values():
+        machine.set_state(VmState.READY)
+    for link in world.links.values():
+        link.set_state(LinkState.UP)
+
+
+def test_a_vm_whose_cpus_were_stopped_is_paused_until_they_run_again(world: World) -> None:
+    all_up(world)
+    world.up = {}
+    vm1 = world.machines["vm1"]
+    assert world.status()["vms"][0]["paused"] is False
+    vm1.take_event({"event": "STOP"})
+    status = world.status()
+    Draft202012Validator(STATUS).validate(status)
+    assert (status["state"], status["vms"][0]["paused"], status["vms"][0]["state"]) == ("degraded", True, "ready")
+    assert "vpctl qmp vm1 cont" in status["vms"][0]["reason"]
+    assert [link["state"] for link in status["links"]] == ["up", "up"]
+    assert not is_well(status)
+    vm1.take_event({"event": "RESUME"})
+    assert is_well(world.status())
+
+
+@pytest.mark.parametrize(
+    ("status", "paused"),
+    [("running", False), ("paused", True), ("io-error", True), ("debug", True), ("guest-panicked", False)],
+)
+def test_what_qemu_says_of_itself_counts_where_an_event_was_missed(world: World, status: str, paused: bool) -> None:
+    all_up(world)
+    vm1 = world.machines["vm1"]
+    vm1.take_event({"event": "STOP"})
+    vm1.take_run_state(status)
+    assert vm1.is_paused is paused
+
+
+def test_a_vm_that_is_not_ready_is_not_shown_as_paused(world: World) -> None:
+    """A panic stops the vCPUs as well."""
+    all_up(world)
+    world.machines["vm1"].take_event({"event": "STOP"})
+    world.machines["vm1"].set_state(VmState.CRASHED, reason="the guest's kernel panicked")
+    vm = world.status()["vms"][0]
+    assert (vm["paused"], vm["reason"]) == (False, "the guest's kernel panicked")
+
+
+@pytest.mark.parametrize("state", [LinkState.UP, LinkState.DOWN])
+async def test_a_check_of_a_link_whose_vm_is_paused_says_so_at_once(rundir: RunDir, state: LinkState) -> None:
+    world = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    all_up(world)
+    world.links["lan0"].set_state(state)
+    world.machines["vm2"].take_event({"event": "STOP"})
+    entry = (await world.check(["lan0"]))["links"][0]
+    assert (entry["ok"], entry["tests"]) == (False, [])
+    assert entry["reason"].startswith("`vm2` is paused")
+    assert not world.sends.is_set()
+
+
+@pytest.mark.parametrize("state", [LinkState.UP, LinkState.DOWN])
+async def test_a_check_ends_when_a_vm_of_its_link_is_paused(rundir: RunDir, state: LinkState) -> None:
+    world = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    all_up(world)
+    world.links["lan0"].set_state(state)
+    checking = asyncio.create_task(world.check(["lan0"]))
+    await world.sends.wait()
+    world.machines["vm1"].take_event({"event": "STOP"})
+    assert (await checking)["links"][0]["reason"].startswith("`vm1` is paused")
+
+
+async def test_a_probe_of_a_link_whose_vm_is_paused_fails_at_once(world: World) -> None:
+    all_up(world)
+    world.machines["vm1"].take_event({"event": "STOP"})
+    assert all(check["reason"] == "VM `vm1` is paused" for check in await world.probe("lan0", count=1))
 
 
 def linked(rundir: RunDir) -> Link:
