@@ -75,9 +75,13 @@ static void vshm_quiesce(struct vshm_link *link)
 	u32 i;
 
 	netif_carrier_off(link->dev);
-	netif_tx_disable(link->dev);
+	/* NAPI first: a poll that is due still runs, and wakes a queue that it finds stopped. When
+	 * the last poll has ended only the transmit path itself starts a queue, under the lock that
+	 * netif_tx_disable() takes.
+	 */
 	for (i = 0; i < link->pairs; i++)
 		napi_disable(&link->queues[i].napi);
+	netif_tx_disable(link->dev);
 }
 
 static void vshm_kick_napi(struct vshm_link *link)

@@ -32,7 +32,12 @@ static int vshm_stop(struct net_device *dev)
 static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_device *dev,
 					     netdev_features_t features)
 {
-	return vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
+	features = vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
+	/* The peer would drop it; such a packet is summed, and cut, before it comes to us. */
+	if (skb->ip_summed == CHECKSUM_PARTIAL &&
+	    skb_checksum_start_offset(skb) > VSHM_CSUM_START_MAX)
+		features &= ~(NETIF_F_CSUM_MASK | NETIF_F_GSO_MASK);
+	return features;
 }
 
 static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)

@@ -4,6 +4,7 @@
 
 #include <linux/etherdevice.h>
 #include <net/sock.h>
+#include <net/tcp.h>
 
 #include "layout.h"
 
@@ -54,12 +55,24 @@ bool vshm_append(struct sk_buff *skb, struct page_frag *frag, const u8 *from, u3
 	return true;
 }
 
+/* What would fit the packet and is no honest sender's: segments of a byte each, of which a router
+ * would have to make 65,000 packets; and a checksum far inside of the payload.
+ */
+static bool vshm_header_bearable(const struct virtio_net_hdr *hdr)
+{
+	if (hdr->gso_type != VIRTIO_NET_HDR_GSO_NONE &&
+	    __virtio16_to_cpu(true, hdr->gso_size) < TCP_MIN_GSO_SIZE)
+		return false;
+	return !(hdr->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) ||
+	       __virtio16_to_cpu(true, hdr->csum_start) <= VSHM_CSUM_START_MAX;
+}
+
 bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct virtio_net_hdr *hdr,
 		  u32 queue)
 {
 	if (hdr->flags & VIRTIO_NET_HDR_F_DATA_VALID)
 		skb->ip_summed = CHECKSUM_UNNECESSARY;
-	if (virtio_net_hdr_to_skb(skb, hdr, true)) {
+	if (!vshm_header_bearable(hdr) || virtio_net_hdr_to_skb(skb, hdr, true)) {
 		kfree_skb(skb);
 		return false;
 	}

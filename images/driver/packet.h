@@ -4,6 +4,7 @@
 #define VSHM_PACKET_H
 
 #include <linux/netdevice.h>
+#include <linux/sizes.h>
 #include <linux/skbuff.h>
 #include <linux/virtio_net.h>
 
@@ -20,6 +21,17 @@ bool vshm_append(struct sk_buff *skb, struct page_frag *frag, const u8 *from, u3
  */
 bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct virtio_net_hdr *hdr,
 		  u32 queue);
+
+/* A poll that has copied so much ends, and is scheduled again: without this it could be 64 packets
+ * of 64 KiB, 4 MiB in one softirq, which is 4 ms and more of an emulated CPU.
+ */
+#define VSHM_POLL_BYTES		SZ_1M
+
+/* The furthest that a checksum may begin: room for Ethernet, VLAN tags, a tunnel and IPv6 with
+ * extension headers. All in front of it is made one linear piece, by an allocation that must not
+ * sleep: 60 KiB of it for each packet, if a peer could choose.
+ */
+#define VSHM_CSUM_START_MAX	512u
 
 void vshm_free_frag(struct page_frag *frag);
 

@@ -53,8 +53,10 @@ struct vshm_queue {
 netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev);
 /* Sets the indices to zero and publishes them; nothing transmits. */
 void vshm_tx_reset(struct vshm_queue *queue);
-/* From NAPI: starts the stack's queue again where the peer has made room. */
-void vshm_tx_wake(struct vshm_queue *queue);
+/* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
+ * is taken, and the next poll has to look.
+ */
+bool vshm_tx_wake(struct vshm_queue *queue);
 /* Publishes all own fields again. Returns whether the queue is stopped and the peer has made no
  * room since last time.
  */

@@ -4,6 +4,7 @@
 
 #include "link.h"
 #include "packet.h"
+#include "poll.h"
 #include "ring.h"
 #include "shared.h"
 
@@ -138,6 +139,7 @@ static int vshm_receive(struct vshm_queue *queue, int budget)
 {
 	struct vshm_rx *rx = &queue->rx;
 	struct vshm_meta meta;
+	u32 began = rx->tail;
 	int done = 0;
 
 	/* Padding counts as well: a peer that writes nothing else must not keep us here. */
@@ -153,6 +155,10 @@ static int vshm_receive(struct vshm_queue *queue, int budget)
 		/* The budget's packets may be more than a ring full. */
 		if (rx->tail - rx->rung >= rx->size / 4)
 			vshm_rx_ring(queue);
+		if (rx->tail - began >= VSHM_POLL_BYTES) {
+			done = budget;
+			break;
+		}
 	}
 	vshm_rx_ring(queue);
 	return done;
@@ -161,10 +167,13 @@ static int vshm_receive(struct vshm_queue *queue, int budget)
 /* Asks to be rung for the next record, and looks once more: it may have come before the wish
  * could be seen.
  */
-static bool vshm_rx_sleep(struct vshm_queue *queue)
+static bool vshm_rx_may_sleep(struct napi_struct *napi)
 {
+	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
 	struct vshm_rx *rx = &queue->rx;
 
+	if (vshm_link_is_suspect(queue->link))
+		return true;
 	vshm_publish(&rx->own->tail, rx->tail);
 	vshm_publish(&rx->own->event, rx->tail);
 	vshm_full_barrier();
@@ -174,20 +183,18 @@ static bool vshm_rx_sleep(struct vshm_queue *queue)
 int vshm_poll(struct napi_struct *napi, int budget)
 {
 	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
+	bool looked = true;
 	int done = 0;
 
 	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
 	if (!vshm_link_is_suspect(queue->link)) {
-		vshm_tx_wake(queue);
-		done = vshm_receive(queue, budget);
+		looked = vshm_tx_wake(queue);
+		if (budget)
+			done = vshm_receive(queue, budget);
 	}
-	if (done < budget && napi_complete_done(napi, done)) {
-		if (!vshm_link_is_suspect(queue->link) && !vshm_rx_sleep(queue))
-			napi_schedule(napi);
-	}
-	return done;
+	return looked ? vshm_end_poll(napi, done, budget, vshm_rx_may_sleep) : budget;
 }
 
 void vshm_rx_reset(struct vshm_queue *queue)

@@ -4,9 +4,9 @@
 
 static const char vshm_queue_names[][ETH_GSTRING_LEN] = {
 	"tx_packets", "tx_bytes", "tx_dropped",
-	"tx_doorbells", "tx_doorbells_suppressed", "tx_ring_full",
+	"tx_doorbells", "tx_doorbells_suppressed", "tx_doorbells_repeated", "tx_ring_full",
 	"rx_packets", "rx_bytes", "rx_dropped", "rx_bad",
-	"rx_doorbells", "rx_doorbells_suppressed",
+	"rx_doorbells", "rx_doorbells_suppressed", "rx_doorbells_repeated",
 };
 
 static void vshm_add_tx_stats(const struct vshm_tx_stats *stats, struct rtnl_link_stats64 *sum)
@@ -73,7 +73,8 @@ static void vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
 		data[2] = u64_stats_read(&stats->dropped);
 		data[3] = u64_stats_read(&stats->doorbells);
 		data[4] = u64_stats_read(&stats->suppressed);
-		data[5] = u64_stats_read(&stats->ring_full);
+		data[5] = u64_stats_read(&stats->repeated);
+		data[6] = u64_stats_read(&stats->ring_full);
 	} while (u64_stats_fetch_retry(&stats->sync, start));
 }
 
@@ -89,6 +90,7 @@ static void vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
 		data[3] = u64_stats_read(&stats->bad);
 		data[4] = u64_stats_read(&stats->doorbells);
 		data[5] = u64_stats_read(&stats->suppressed);
+		data[6] = u64_stats_read(&stats->repeated);
 	} while (u64_stats_fetch_retry(&stats->sync, start));
 }
 

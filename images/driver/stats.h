@@ -16,6 +16,7 @@ struct vshm_tx_stats {
 	u64_stats_t dropped;
 	u64_stats_t doorbells;
 	u64_stats_t suppressed;
+	u64_stats_t repeated;	/* doorbells, since the peer did not hear the first one */
 	u64_stats_t ring_full;	/* the stack's queue was stopped */
 	struct u64_stats_sync sync;
 };
@@ -27,11 +28,12 @@ struct vshm_rx_stats {
 	u64_stats_t bad;		/* packets, not what the peer wrote about them */
 	u64_stats_t doorbells;
 	u64_stats_t suppressed;
+	u64_stats_t repeated;	/* doorbells, since the peer did not hear the first one */
 	struct u64_stats_sync sync;
 };
 
 /* How many the queue names are, and how many numbers vshm_copy_stats() copies. */
-#define VSHM_QUEUE_STATS	12u
+#define VSHM_QUEUE_STATS	14u
 
 /* stats.c */
 void vshm_add_stats(const struct vshm_tx_stats *tx, const struct vshm_rx_stats *rx,

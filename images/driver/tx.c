@@ -167,20 +167,23 @@ netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-void vshm_tx_wake(struct vshm_queue *queue)
+bool vshm_tx_wake(struct vshm_queue *queue)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
 
 	if (!netif_tx_queue_stopped(txq))
-		return;
+		return true;
 	/* Whoever is just about to stop the queue holds the lock; it sees the room that the
-	 * peer made, or we do.
+	 * peer made, or we do. It may be this CPU: netpoll polls from wherever a message is
+	 * printed, under this lock too.
 	 */
-	__netif_tx_lock(txq, smp_processor_id());
+	if (!__netif_tx_trylock(txq))
+		return false;
 	if (netif_tx_queue_stopped(txq) && vshm_tx_look_at_tail(queue) &&
 	    vshm_tx_room(&queue->tx) >= vshm_wake_room(&queue->tx))
 		netif_tx_wake_queue(txq);
 	__netif_tx_unlock(txq);
+	return true;
 }
 
 static void vshm_tx_publish(struct vshm_tx *tx)

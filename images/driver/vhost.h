@@ -43,9 +43,8 @@ struct vhp_link_stats {
 struct vhp_tx {
 	struct vhp_ring ring;
 	u32 doorbell;			/* written by the work */
-	u32 stop_heads;			/* with fewer buffers than this the queue stops, ... */
-	u32 wake_heads;			/* ... and starts again with so many */
-	u32 awaited_heads;		/* the same, of a queue that is stopped now */
+	struct vhp_marks marks;
+	u32 awaited_heads;		/* with how many a queue that is stopped now starts again */
 	u32 stall_looks;		/* seconds that an empty ring has stood still; the work's */
 	bool stalled;			/* the peer does not fill its ring: packets are dropped */
 	u16 refreshed_seen;		/* the available index at the last refresh */
@@ -59,6 +58,7 @@ struct vhp_rx {
 	u32 doorbell;			/* written by the work */
 	struct vhp_chain *chain;
 	struct page_frag frag;		/* where the packets' contents go */
+	bool refresh;			/* set by the work: time for a look at the peer */
 	struct vshm_rx_stats stats;
 };
 
@@ -137,8 +137,10 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev);
 void vhp_tx_start(struct vhp_queue *queue);
 /* Shows the peer what it was not shown yet; nothing transmits any more. */
 void vhp_tx_finish(struct vhp_queue *queue);
-/* From NAPI: starts the stack's queue again where the peer has made room. */
-void vhp_tx_wake(struct vhp_queue *queue);
+/* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
+ * is taken, and the next poll has to look.
+ */
+bool vhp_tx_wake(struct vhp_queue *queue);
 /* From the work, once a second. Returns whether the peer leaves its ring empty for long. */
 bool vhp_tx_refresh(struct vhp_queue *queue);
 

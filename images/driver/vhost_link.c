@@ -54,9 +54,13 @@ static void vhp_quiesce(struct vhp_link *link)
 	u32 i;
 
 	netif_carrier_off(link->dev);
-	netif_tx_disable(link->dev);
+	/* NAPI first: a poll that is due still runs, and wakes a queue that it finds stopped. When
+	 * the last poll has ended only the transmit path itself starts a queue, under the lock that
+	 * netif_tx_disable() takes.
+	 */
 	for (i = 0; i < link->pairs; i++)
 		napi_disable(&link->queues[i].napi);
+	netif_tx_disable(link->dev);
 	for (i = 0; i < link->pairs; i++)
 		vhp_tx_finish(&link->queues[i]);
 }
@@ -158,6 +162,8 @@ static void vhp_check_doorbells(struct vhp_link *link)
 	if (vshm_read(&link->identity.slot->sequence) == link->sequence)
 		return;
 	vhp_read_doorbells(link);
+	/* The host forgets the old ones at our answer: whoever has read one has rung it by then. */
+	synchronize_net();
 	link->stats.doorbell_changes++;
 	vhp_answer(link, VSHM_ANSWER_ON);
 	vhp_ring_all(link);
@@ -170,9 +176,11 @@ static void vhp_refresh(struct vhp_link *link)
 	if (time_before(jiffies, link->refreshed + VHP_LOOK_AGAIN))
 		return;
 	link->refreshed = jiffies;
-	for (i = 0; i < link->pairs; i++)
+	for (i = 0; i < link->pairs; i++) {
 		if (vhp_tx_refresh(&link->queues[i]))
 			link->stats.stalls++;
+		WRITE_ONCE(link->queues[i].rx.refresh, true);
+	}
 	vhp_kick_napi(link);
 }
 

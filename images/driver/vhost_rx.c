@@ -5,6 +5,7 @@
 #include <linux/virtio_net.h>
 
 #include "packet.h"
+#include "poll.h"
 #include "vhost.h"
 
 /* The peer gets its buffers back after so many bytes or packets, without waiting for the end of
@@ -97,7 +98,8 @@ static void vhp_rx_packet(struct vhp_queue *queue)
 	u32 header_size = queue->link->header_size;
 	u32 length = queue->rx.chain->bytes - header_size;
 	struct virtio_net_hdr_mrg_rxbuf header;
-	struct sk_buff *skb = NULL;
+	u64_stats_t *counter = &stats->bad;
+	struct sk_buff *skb;
 	bool good = false;
 
 	if (queue->rx.chain->bytes >= header_size + VSHM_PACKET_MIN && length <= VSHM_PACKET_MAX) {
@@ -105,16 +107,18 @@ static void vhp_rx_packet(struct vhp_queue *queue)
 		good = vhp_header_valid(&header.hdr);
 	}
 	if (good) {
+		/* The standard has a device believe no checksum that its driver did not ask for. */
+		header.hdr.flags &= VIRTIO_NET_HDR_F_NEEDS_CSUM;
 		skb = vhp_copy_packet(queue, &reader, &header.hdr, length);
-		good = skb && vshm_deliver(&queue->napi, skb, &header.hdr, queue->index);
+		if (!skb)
+			counter = &stats->dropped;
+		else if (vshm_deliver(&queue->napi, skb, &header.hdr, queue->index))
+			counter = &stats->packets;
 	}
 	u64_stats_update_begin(&stats->sync);
-	if (good) {
-		u64_stats_inc(&stats->packets);
+	u64_stats_inc(counter);
+	if (counter == &stats->packets)
 		u64_stats_add(&stats->bytes, length);
-	} else {
-		u64_stats_inc(skb ? &stats->bad : &stats->dropped);
-	}
 	u64_stats_update_end(&stats->sync);
 }
 
@@ -154,7 +158,7 @@ static bool vhp_rx_more(struct vhp_queue *queue)
 static int vhp_receive(struct vhp_queue *queue, int budget)
 {
 	struct vhp_rx *rx = &queue->rx;
-	u32 bytes = 0, packets = 0;
+	u32 bytes = 0, packets = 0, total = 0;
 	int done;
 
 	for (done = 0; done < budget && vhp_rx_more(queue); done++) {
@@ -172,6 +176,11 @@ static int vhp_receive(struct vhp_queue *queue, int budget)
 		vhp_complete(&rx->ring, 0, head, 0);
 		rx->ring.next++;
 		bytes += rx->chain->bytes;
+		total += rx->chain->bytes;
+		if (total >= VSHM_POLL_BYTES) {
+			done = budget;
+			break;
+		}
 		if (bytes < VHP_RX_BYTES && ++packets < VHP_RX_PACKETS)
 			continue;
 		if (!vhp_rx_flush(queue))
@@ -183,11 +192,29 @@ static int vhp_receive(struct vhp_queue *queue, int budget)
 	return done;
 }
 
+/* Once a second: an interrupt that the peer did not hear is raised again. */
+static void vhp_rx_refresh(struct vhp_queue *queue)
+{
+	struct vhp_rx *rx = &queue->rx;
+
+	WRITE_ONCE(rx->refresh, false);
+	if (!vhp_is_unheard(&rx->ring))
+		return;
+	vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
+	u64_stats_update_begin(&rx->stats.sync);
+	u64_stats_inc(&rx->stats.repeated);
+	u64_stats_update_end(&rx->stats.sync);
+}
+
 /* Asks to be kicked for the next chain, and looks once more: it may have come before the wish
  * could be seen.
  */
-static bool vhp_rx_sleep(struct vhp_queue *queue)
+static bool vhp_rx_may_sleep(struct napi_struct *napi)
 {
+	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
+
+	if (vhp_link_is_suspect(queue->link))
+		return true;
 	vhp_ask(&queue->rx.ring, queue->rx.ring.next);
 	return !vhp_rx_more(queue);
 }
@@ -195,21 +222,22 @@ static bool vhp_rx_sleep(struct vhp_queue *queue)
 int vhp_poll(struct napi_struct *napi, int budget)
 {
 	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
+	bool looked = true;
 	int done = 0;
 
 	/* What is wrong is the work's to deal with; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
 	if (!vhp_link_is_suspect(queue->link)) {
-		vhp_quiet(&queue->rx.ring);
-		vhp_tx_wake(queue);
-		done = vhp_receive(queue, budget);
+		looked = vhp_tx_wake(queue);
+		if (budget) {
+			vhp_quiet(&queue->rx.ring);
+			done = vhp_receive(queue, budget);
+			if (READ_ONCE(queue->rx.refresh) && !vhp_link_is_suspect(queue->link))
+				vhp_rx_refresh(queue);
+		}
 	}
-	if (done < budget && napi_complete_done(napi, done)) {
-		if (!vhp_link_is_suspect(queue->link) && !vhp_rx_sleep(queue))
-			napi_schedule(napi);
-	}
-	return done;
+	return looked ? vshm_end_poll(napi, done, budget, vhp_rx_may_sleep) : budget;
 }
 
 void vhp_rx_start(struct vhp_queue *queue)

@@ -63,8 +63,10 @@ static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
 		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
 		return 0;
 	}
-	if (ring->seen != seen)
+	if (ring->seen != seen) {
 		queue->tx.stalled = false;
+		vhp_raise_marks(&queue->tx.marks, vhp_waiting(ring));
+	}
 	return vhp_waiting(ring);
 }
 
@@ -199,7 +201,7 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 		/* The peer's buffers are smaller than anybody's: the queue was not stopped early
 		 * enough.
 		 */
-		vhp_tx_stop(queue, txq, max(tx->wake_heads, heads + 1));
+		vhp_tx_stop(queue, txq, max(tx->marks.wake, heads + 1));
 		vhp_tx_flush(queue);
 		return NETDEV_TX_BUSY;
 	}
@@ -213,8 +215,8 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 	}
 	u64_stats_update_end(&tx->stats.sync);
 	if (!tx->stalled && !vhp_link_is_suspect(queue->link) &&
-	    vhp_tx_heads(queue, tx->stop_heads) < tx->stop_heads)
-		vhp_tx_stop(queue, txq, tx->wake_heads);
+	    vhp_tx_heads(queue, tx->marks.stop) < tx->marks.stop)
+		vhp_tx_stop(queue, txq, tx->marks.wake);
 	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
 		vhp_tx_flush(queue);
 	if (put == VHP_SENT)
@@ -224,36 +226,30 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-void vhp_tx_wake(struct vhp_queue *queue)
+bool vhp_tx_wake(struct vhp_queue *queue)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
 
 	if (!netif_tx_queue_stopped(txq))
-		return;
+		return true;
 	/* Whoever is just about to stop the queue holds the lock; it sees the buffers that the
-	 * peer posted, or we do.
+	 * peer posted, or we do. It may be this CPU: netpoll polls from wherever a message is
+	 * printed, under this lock too.
 	 */
-	__netif_tx_lock(txq, smp_processor_id());
+	if (!__netif_tx_trylock(txq))
+		return false;
 	if (netif_tx_queue_stopped(txq) && vhp_tx_may_start(queue))
 		netif_tx_wake_queue(txq);
 	__netif_tx_unlock(txq);
+	return true;
 }
 
-/* The queue stops while the largest packet still finds buffers, and starts again when it is worth
- * it; but no later than any peer will ever make it.
- */
 void vhp_tx_start(struct vhp_queue *queue)
 {
-	u32 size = queue->tx.ring.size;
 	struct vhp_tx *tx = &queue->tx;
 
-	tx->stop_heads = 1;
-	tx->wake_heads = 1 + size / 32;
-	if (queue->link->mergeable) {
-		tx->stop_heads = clamp(DIV_ROUND_UP(VSHM_PACKET_MAX, VHP_BUFFER_MIN), 1u,
-				       max(size / 2, 1u));
-		tx->wake_heads = min(tx->stop_heads + size / 4, size);
-	}
+	vhp_set_marks(&tx->marks, tx->ring.size,
+		      queue->link->mergeable ? DIV_ROUND_UP(VSHM_PACKET_MAX, VHP_BUFFER_MIN) : 1);
 	tx->stalled = false;
 	tx->stall_looks = 0;
 	vhp_continue(&tx->ring);
@@ -266,6 +262,17 @@ void vhp_tx_finish(struct vhp_queue *queue)
 {
 	if (!vhp_link_is_suspect(queue->link))
 		vhp_tx_flush(queue);
+}
+
+/* The peer has not heard of what it got. */
+static void vhp_tx_repeat(struct vhp_queue *queue)
+{
+	struct vhp_tx *tx = &queue->tx;
+
+	vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
+	u64_stats_update_begin(&tx->stats.sync);
+	u64_stats_inc(&tx->stats.repeated);
+	u64_stats_update_end(&tx->stats.sync);
 }
 
 bool vhp_tx_refresh(struct vhp_queue *queue)
@@ -290,10 +297,11 @@ bool vhp_tx_refresh(struct vhp_queue *queue)
 		 * again.
 		 */
 		tx->stalled = true;
-		tx->wake_heads = clamp(vhp_waiting(&tx->ring), 1u, tx->wake_heads);
-		tx->stop_heads = min(tx->stop_heads, tx->wake_heads);
+		vhp_lower_marks(&tx->marks, vhp_waiting(&tx->ring));
 		netif_tx_wake_queue(txq);
 	}
+	if (!vhp_link_is_suspect(queue->link) && vhp_is_unheard(&tx->ring))
+		vhp_tx_repeat(queue);
 	__netif_tx_unlock_bh(txq);
 	return stopped && tx->stalled;
 }

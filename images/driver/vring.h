@@ -61,8 +61,21 @@ struct vhp_ring {
 	u16 seen;		/* the available index, as last seen and checked */
 	u16 published;		/* the used index, as last published */
 	u16 rung;		/* the same, at the last look at the peer's wish */
+	u16 heard_avail;	/* the available index at the last vhp_is_unheard(), ... */
+	u16 heard_used;		/* ... the used index that was published by then, ... */
+	u16 repeated;		/* ... and the one for which it last said yes */
 	bool event_idx;
 	bool indirect;
+};
+
+/* With how many of the peer's buffers the transmit queue stops and starts again. They are lowered
+ * for a peer that leaves the queue stopped for long, and raised as it is seen to post more.
+ */
+struct vhp_marks {
+	u32 stop;		/* with fewer than this the queue stops, ... */
+	u32 wake;		/* ... and starts again with so many */
+	u32 full_stop;		/* both, as they are at first */
+	u32 full_wake;
 };
 
 /* A chain as it was read, or several that serve as one. */
@@ -291,6 +304,30 @@ static inline bool vhp_wants_ring(struct vhp_ring *ring)
 	return !(vhp_le16(ring->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
 }
 
+/* Now and then, at the same intervals: has the peer left alone, from the last time on, completions
+ * that it wanted to be interrupted for? Then that interrupt got lost, and as a wish is fulfilled
+ * once, nothing else would ever repeat it.
+ */
+static inline bool vhp_is_unheard(struct vhp_ring *ring)
+{
+	u16 avail = vhp_le16(ring->avail->idx);
+	bool moved = avail != ring->heard_avail;
+	u16 used = ring->heard_used;
+
+	ring->heard_avail = avail;
+	ring->heard_used = ring->published;
+	if (moved)
+		return false;
+	if (ring->event_idx)
+		return vring_need_event(vhp_le16(ring->avail->ring[ring->size]), used,
+					used - ring->size);
+	/* Without event indices it does not say how far it has come: once for each position. */
+	if (ring->repeated == used || vhp_le16(ring->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT)
+		return false;
+	ring->repeated = used;
+	return true;
+}
+
 /* Asks the peer to kick when it makes the head at `position` available. Whoever asks looks once
  * more before he relies on it.
  */
@@ -320,7 +357,43 @@ static inline void vhp_continue(struct vhp_ring *ring)
 	ring->seen = ring->next;
 	ring->published = ring->next;
 	ring->rung = ring->next;
+	ring->heard_avail = ring->next;
+	ring->heard_used = ring->next;
+	ring->repeated = ring->next;
 	ring->region = 0;
+}
+
+/* The largest packet may take so many `heads` of a ring. The queue stops while it still finds them,
+ * and starts again when it is worth it; but no later than any peer will ever make it.
+ */
+static inline void vhp_set_marks(struct vhp_marks *marks, u32 size, u32 heads)
+{
+	u32 most = size > 1 ? size / 2 : 1;
+
+	marks->full_stop = heads < most ? heads : most;
+	marks->full_wake = marks->full_stop + (heads > 1 ? size / 4 : size / 32);
+	if (marks->full_wake > size)
+		marks->full_wake = size;
+	marks->stop = marks->full_stop;
+	marks->wake = marks->full_wake;
+}
+
+/* The peer has left the queue stopped for long, with so many heads: it is not waited for again. */
+static inline void vhp_lower_marks(struct vhp_marks *marks, u32 waiting)
+{
+	if (waiting < marks->wake)
+		marks->wake = waiting ? waiting : 1;
+	if (marks->stop > marks->wake)
+		marks->stop = marks->wake;
+}
+
+/* So many heads wait: a peer that has posted them will do it again. */
+static inline void vhp_raise_marks(struct vhp_marks *marks, u32 waiting)
+{
+	if (waiting <= marks->wake)
+		return;
+	marks->wake = waiting < marks->full_wake ? waiting : marks->full_wake;
+	marks->stop = marks->full_stop < marks->wake ? marks->full_stop : marks->wake;
 }
 
 #endif /* VHP_VRING_H */

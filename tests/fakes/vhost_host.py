@@ -277,6 +277,26 @@ class Host:
         }
         self.page.write_slot(self.slot, **{**values, **changes})
 
+    def turn_on(self) -> None:
+        """Turn the slot of a device that was called off on again, for a driver that is bound to it anew."""
+        at = control_page.slot_offset(self.slot) + SLOT.offsets["answer"]
+        self.write_slot(answer=self.page.memory[at : at + control_page.ANSWER.size])
+
+    def written(self) -> list[bytes]:
+        """Return what the driver has written to each of the peer's rings but used elements: `used`, `avail_event`.
+
+        A driver that has acknowledged that the link is off writes none of it, whatever comes.
+        """
+        assert self.device is not None
+        events = ((ring.used, ring.used + 4 + 8 * ring.size) for ring in self.device.wiring.rings)
+        return [self.memory[used : used + 4] + self.memory[event : event + 2] for used, event in events]
+
+    def used_index(self, ring: int) -> int:
+        """Return how many buffers of a ring are completed, modulo 2^16."""
+        assert self.device is not None
+        index: int = struct.unpack_from("<H", self.memory, self.device.wiring.rings[ring].used + 2)[0]
+        return index
+
     async def serve(self) -> None:
         """Answer vm1's QEMU; its device waits for the words until they are complete."""
         device = self.device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 from collections import deque
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from tests.unit.driver.conftest import compile_c
+from tests.unit.driver.conftest import compile_c, run_sanitized
 
 HEADER, ALIGN = 16, 16
 LEAST, MOST = 14, 65600
@@ -153,9 +152,4 @@ def test_two_threads_lose_no_record_and_no_doorbell(tmp_path: Path, sanitizer: s
         pytest.skip(f"no library for -fsanitize={sanitizer}")
     assert problem == ""
     for seed, first in ((1, 0), (2, WRAP - (1 << 20)), (3, WRAP - ALIGN)):
-        # Without randomized addresses: older thread sanitizers take an unlucky one for a broken process.
-        argv = ["setarch", "-R", str(program), "2000", str(seed), str(first)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-        if "unexpected memory mapping" in done.stderr or "setarch: failed" in done.stderr:
-            pytest.skip(f"the sanitizer does not run here: {done.stderr.strip()[:200]}")
-        assert (done.returncode, done.stderr) == (0, "")
+        run_sanitized(program, "2000", str(seed), str(first))

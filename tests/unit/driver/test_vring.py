@@ -6,13 +6,14 @@ import ctypes
 import struct
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from tests.unit.driver.conftest import library
+from tests.unit.driver.conftest import compile_c, library, run_sanitized
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 WRAP = 1 << 16
@@ -26,7 +27,8 @@ TABLES, DATA = 4096, 16384
 FUNCTIONS = {
     "span_valid": 3, "ring_valid": 5, "region_valid": 4, "add_region": 3, "set_ring": 6, "walk": 2, "pieces": 0,
     "bytes": 0, "piece_at": 1, "piece_length": 1, "look": 0, "waiting": 0, "head": 1, "publish": 0, "wants_ring": 0,
-    "ask": 1, "quiet": 0, "next": 0, "complete": 2,
+    "ask": 1, "quiet": 0, "next": 0, "complete": 2, "is_unheard": 0,
+    "set_marks": 2, "lower_marks": 1, "raise_marks": 1, "stop_mark": 0, "wake_mark": 0,
 }  # fmt: skip
 
 
@@ -456,3 +458,129 @@ def test_a_wish_to_be_kicked_stands_behind_the_used_ring(vring: ctypes.CDLL, pos
     vring.ask(position)
     assert peer.read(USED + 4 + 8 * RING, "<H") == position
     assert peer.read(USED, "<H") == 0
+
+
+# Section: interrupts that the peer did not hear
+
+
+def completed(vring: ctypes.CDLL, count: int) -> None:
+    """Complete and publish buffers; the peer's interrupt for them is lost."""
+    for _ in range(count):
+        vring.complete(0, 0)
+    assert vring.publish()
+    vring.wants_ring()
+
+
+@given(begin=st.integers(0, WRAP - 1), count=st.integers(1, RING))
+def test_an_interrupt_that_the_peer_did_not_hear_is_repeated_until_it_does(
+    vring: ctypes.CDLL, begin: int, count: int
+) -> None:
+    peer = Peer(vring, begin=begin)
+    peer.write(AVAIL, "<HH", 0, begin)
+    peer.write(AVAIL + 4 + 2 * RING, "<H", begin)
+    assert not vring.is_unheard()
+    completed(vring, count)
+    assert not vring.is_unheard()  # it has had no time yet
+    assert vring.is_unheard()
+    assert vring.is_unheard()
+    # It has heard, and asks for the next one, but posts nothing.
+    peer.write(AVAIL + 4 + 2 * RING, "<H", (begin + count) % WRAP)
+    assert not vring.is_unheard()
+
+
+@given(begin=st.integers(0, WRAP - 1))
+def test_a_peer_that_posts_buffers_is_awake(vring: ctypes.CDLL, begin: int) -> None:
+    peer = Peer(vring, begin=begin)
+    peer.write(AVAIL + 4 + 2 * RING, "<H", begin)
+    completed(vring, 1)
+    for posted in range(1, RING):
+        peer.write(AVAIL, "<HH", 0, (begin + posted) % WRAP)
+        assert not vring.is_unheard()
+    assert vring.is_unheard()
+
+
+def test_completions_one_by_one_do_not_hide_that_nobody_hears_of_them(vring: ctypes.CDLL) -> None:
+    peer = Peer(vring)
+    peer.write(AVAIL + 4 + 2 * RING, "<H", 0)
+    vring.is_unheard()
+    heard = []
+    for _ in range(4):
+        completed(vring, 1)
+        heard.append(vring.is_unheard())
+    assert heard == [0, 1, 1, 1]
+
+
+def test_without_event_indices_an_interrupt_is_repeated_once(vring: ctypes.CDLL) -> None:
+    peer = Peer(vring, event_idx=False)
+    assert not vring.is_unheard()
+    completed(vring, 1)
+    assert [vring.is_unheard() for _ in range(4)] == [0, 1, 0, 0]
+    completed(vring, 1)
+    peer.write(AVAIL, "<H", 1)
+    assert [vring.is_unheard() for _ in range(3)] == [0, 0, 0]
+
+
+# Section: when the transmit queue stops and starts again
+
+sizes = st.integers(0, 15).map(lambda exponent: 1 << exponent)
+
+
+def marks(vring: ctypes.CDLL) -> tuple[int, int]:
+    """Return with how many buffers the queue stops, and starts again."""
+    return vring.stop_mark(), vring.wake_mark()
+
+
+@given(size=sizes, heads=st.sampled_from([1, 44]), waiting=st.integers(0, 1 << 15))
+def test_marks_are_within_the_ring_and_a_peer_that_posts_less_is_not_waited_for(
+    vring: ctypes.CDLL, size: int, heads: int, waiting: int
+) -> None:
+    waiting = min(waiting, size)
+    vring.set_marks(size, heads)
+    full = stop, wake = marks(vring)
+    assert 1 <= stop <= wake <= size
+    vring.lower_marks(waiting)
+    assert marks(vring) == (min(stop, max(waiting, 1), wake), min(wake, max(waiting, 1)))
+    vring.raise_marks(waiting)
+    assert marks(vring) <= full
+    assert marks(vring)[1] <= max(waiting, 1)
+
+
+@given(size=sizes, heads=st.sampled_from([1, 44]), stalls=st.lists(st.integers(0, 1 << 15), min_size=1))
+def test_a_peer_that_fills_its_ring_again_finds_the_marks_of_the_start(
+    vring: ctypes.CDLL, size: int, heads: int, stalls: list[int]
+) -> None:
+    vring.set_marks(size, heads)
+    full = marks(vring)
+    for waiting in stalls:
+        vring.lower_marks(min(waiting, size))
+    vring.raise_marks(size)
+    assert marks(vring) == full
+
+
+def test_marks_rise_with_what_the_peer_is_seen_to_post(vring: ctypes.CDLL) -> None:
+    vring.set_marks(1024, 44)
+    assert marks(vring) == (44, 300)
+    vring.lower_marks(0)
+    assert marks(vring) == (1, 1)
+    for waiting, expected in ((1, (1, 1)), (20, (20, 20)), (19, (20, 20)), (100, (44, 100)), (1024, (44, 300))):
+        vring.raise_marks(waiting)
+        assert marks(vring) == expected
+
+
+# Section: who may touch a ring
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_two_cpus_that_poll_in_turn_lose_no_wake_up_and_touch_no_ring_that_is_not_theirs(
+    tmp_path: Path, sanitizer: str
+) -> None:
+    program = tmp_path / "polls"
+    # The barriers are fences, which the thread sanitizer does not know and does not need: what it is to see is who
+    # touches the driver's own fields, and NAPI's state orders these.
+    flags = ("-pthread", "-Wno-tsan", f"-fsanitize={sanitizer}")
+    problem = compile_c(*flags, "-o", str(program), "polls.c")
+    if "cannot find" in problem:
+        pytest.skip(f"no library for -fsanitize={sanitizer}")
+    assert problem == ""
+    for seed in (1, 2, 3):
+        run_sanitized(program, "20000", str(seed))

@@ -14,8 +14,9 @@ typedef __u64 u64;
 
 #define __force
 #define unlikely(x)			__builtin_expect(!!(x), 0)
-#define READ_ONCE(x)			(*(const volatile __typeof__(x) *)&(x))
-#define WRITE_ONCE(x, value)		(*(volatile __typeof__(x) *)&(x) = (value))
+/* Accesses that a thread sanitizer knows for what they are. */
+#define READ_ONCE(x)			__atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define WRITE_ONCE(x, value)		__atomic_store_n(&(x), (value), __ATOMIC_RELAXED)
 #define virt_load_acquire(p)		__atomic_load_n(p, __ATOMIC_ACQUIRE)
 #define virt_store_release(p, value)	__atomic_store_n(p, value, __ATOMIC_RELEASE)
 #define virt_mb()			__atomic_thread_fence(__ATOMIC_SEQ_CST)

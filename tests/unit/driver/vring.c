@@ -5,6 +5,7 @@
 static struct vhp_memory memory;
 static struct vhp_ring ring;
 static struct vhp_chain chain;
+static struct vhp_marks marks;
 
 u32 span_valid(u64 offset, u64 length, u64 size) { return vhp_span_valid(offset, length, size); }
 u32 ring_valid(u64 desc, u64 avail, u64 used, u64 entries, u64 size)
@@ -69,6 +70,13 @@ u32 wants_ring(void) { return vhp_wants_ring(&ring); }
 void ask(u64 position) { vhp_ask(&ring, position); }
 void quiet(void) { vhp_quiet(&ring); }
 u32 next(void) { return ring.next; }
+u32 is_unheard(void) { return vhp_is_unheard(&ring); }
+
+void set_marks(u64 size, u64 heads) { vhp_set_marks(&marks, size, heads); }
+void lower_marks(u64 waiting) { vhp_lower_marks(&marks, waiting); }
+void raise_marks(u64 waiting) { vhp_raise_marks(&marks, waiting); }
+u32 stop_mark(void) { return marks.stop; }
+u32 wake_mark(void) { return marks.wake; }
 
 void complete(u64 head, u64 written)
 {
