@@ -27,5 +27,5 @@ async def reached(world: World, vm: str, qemu: FakeQemu) -> AsyncIterator[Reache
     machine = world.machines[vm] = Reached(vm, world.run, world.rundir, world.journal, world.save)
     machine.ended = asyncio.get_running_loop().create_future()
     path = world.rundir.qmp_socket(vm)
-    async with serving(path, qemu), connect(path, vm=vm, timeout=5) as machine.session:
+    async with serving(path, qemu), connect(path, vm=vm, timeout=5, of_qemu=True) as machine.session:
         yield machine

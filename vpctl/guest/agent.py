@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 BUILT_IN = "/usr/bin/vpctl-agent"
 
 COPY_SECONDS = 60.0
+
+PATH = re.compile(r"/[\w./-]{1,200}", re.ASCII)
+"""What may be the agent's path; `mktemp` makes it of letters and digits."""
 
 # Not /run, which many distributions mount noexec. A daemon that an earlier login left is replaced: it may hold
 # another table of links.
@@ -48,4 +52,10 @@ async def install(ssh: asyncssh.SSHClientConnection, binary: bytes, links: str, 
     if done.exit_status != 0:
         said = str(done.stderr).strip()
         raise GuestSshError(f"cannot start the agent in {vm}: {said}", hint="`ssh_user` of the image must be root")
-    return str(done.stdout).split()[-1]
+    path = str(done.stdout).rstrip().rpartition("\n")[2]
+    if not PATH.fullmatch(path):
+        raise GuestSshError(
+            f"cannot start the agent in {vm}: its shell printed {path[-200:]!r}, and not the agent's path",
+            hint="`ssh_user` of the image must have a POSIX shell",
+        )
+    return path

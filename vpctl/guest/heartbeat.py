@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,10 +45,19 @@ class Heartbeat:
         return self.links.get(link, ABSENT)
 
 
+LINE = 4096
+"""Characters of a beat; the agent's have 2048 at most."""
+
+_HUGE = re.compile(r"\d{21}")
+"""A number beyond any counter of 64 bits: from some 300 digits on there is no float of it."""
+
+
 def parse(text: str) -> list[Heartbeat]:
     """Return the whole, well-formed beats in what a ring buffer gave; a cut or foreign line counts for nothing."""
     beats = []
     for line in text.split("\n")[:-1]:  # what no newline ends may be cut
+        if len(line) > LINE or _HUGE.search(line):
+            continue
         words = line.split(" ")
         if words[0] != "vpctl1":
             continue

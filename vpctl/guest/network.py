@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpctl.errors import VerificationError, VpctlError, cause_of
 from vpctl.guest import ssh as guest_ssh
+from vpctl.guest.reports import Report, ReportError, SizeReport, decode
 from vpctl.topology.model import Endpoint, LinkSpec
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ async def probe(
     argv += ["--timeout-ms", f"{seconds * 1000:.0f}"]
     try:
         done = await guest_ssh.run(source.ssh, argv, vm=source.end.vm, timeout=seconds + 10)
-        result = _object(done.stdout)
-    except (VpctlError, ValueError) as error:
+        result = decode(done.stdout)
+    except VpctlError as error:
         return unanswered(link, source.end.vm, target.vm, str(error))
     ok = done.status == 0 and bool(result.get("ok")) and not result.get("corrupt")
     entry: dict[str, Any] = {"link": link, "from": source.end.vm, "to": target.vm, "ok": ok}
@@ -206,18 +206,19 @@ def judge(
     source: str, target: str, plan: str, sending: guest_ssh.Completed, receiving: guest_ssh.Completed
 ) -> list[CheckTest]:
     """Return the tests of a direction from what both agents reported."""
-    counts, seen = {}, {}
+    counts: dict[tuple[str, int], int] = {}
+    seen: dict[tuple[str, int], SizeReport] = {}
     try:
-        sent, received = _object(sending.stdout), _object(receiving.stdout)
+        sent, received = decode(sending.stdout), decode(receiving.stdout)
         counts = {(t["protocol"], t["size"]): t["sent"] for t in sent["tests"]}
         seen = {(t["protocol"], t["size"]): t for t in received["tests"]}
         reason = counters_disagree(sent, received)
-    except (ValueError, LookupError, TypeError):
+    except (ReportError, KeyError):
         reason = (sending.stderr + receiving.stderr).strip() or "the agent reported nothing"
     tests = []
     for part in plan.split(","):
         protocol, size = part.split("x")[0].split(":")
-        arrival = seen.get((protocol, int(size)), {})
+        arrival = seen.get((protocol, int(size)), SizeReport())
         tests.append(
             CheckTest(
                 from_=source,
@@ -233,7 +234,7 @@ def judge(
     return tests
 
 
-def counters_disagree(sent: dict[str, Any], received: dict[str, Any]) -> str:
+def counters_disagree(sent: Report, received: Report) -> str:
     """Return why the interfaces' own counters do not confirm the traffic, or nothing.
 
     Both count packets that are not ours as well, so they are lower bounds: every raw frame is a packet of its own,
@@ -254,12 +255,3 @@ async def check_link(link: LinkSpec, first: Guest, second: Guest) -> dict[str, A
     for source, target in ((first, second), (second, first)):
         tests += await check_direction(link, source, target)
     return {"link": link.name, "ok": all(t.ok for t in tests), "tests": [test.as_json() for test in tests]}
-
-
-def _object(text: str) -> dict[str, Any]:
-    """Return the JSON object on the last line of an agent's output; ValueError if there is none."""
-    lines = text.strip().splitlines()
-    value = json.loads(lines[-1]) if lines else None
-    if not isinstance(value, dict):
-        raise ValueError(f"the agent said {text[-200:]!r}")  # noqa: TRY004 - one kind of error for bad output
-    return value

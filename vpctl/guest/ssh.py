@@ -33,6 +33,12 @@ END_SECONDS = 1.0
 REFUSED_PAUSES = (0.05, 0.2, 0.5)
 """Before a command that a server has refused is asked for again."""
 
+MOST_STDOUT = 8 << 20
+"""Characters of one command's output: iperf3's report is the longest that is asked for, some 300 KiB a minute."""
+
+MOST_STDERR = 1 << 16
+READ_SIZE = 1 << 16
+
 GO = "read -r _ && exec "
 """What a command waits with until its session is known to live; see `start`."""
 
@@ -238,19 +244,29 @@ async def run(
 ) -> Completed:
     """Run a command in a guest and return what it said.
 
-    Raises GuestSshError if the connection breaks or `timeout` seconds pass. `on_line` sees each line of stdout.
+    Raises GuestSshError if the connection breaks, `timeout` seconds pass, or it says more than `MOST_STDOUT`; of its
+    stderr the first `MOST_STDERR` characters are kept. `on_line` sees each line of stdout.
     """
     import asyncssh
 
     command = " ".join(quote(word) for word in argv)
     try:
         async with asyncio.timeout(timeout), _attended(ssh), _process(ssh, command) as proc:
-            lines: list[str] = []
-            async for line in proc.stdout:
-                lines.append(line)
-                if on_line is not None and line:  # asyncssh ends with an empty one
-                    on_line(line.rstrip("\n"))
-            stderr = await proc.stderr.read()
+            parts, size, rest = [], 0, ""
+            while text := await proc.stdout.read(READ_SIZE):
+                parts.append(text)
+                size += len(text)
+                if size > MOST_STDOUT:
+                    raise GuestSshError(f"`{argv[0]}` in {vm} says more than {MOST_STDOUT >> 20} MiB")
+                if on_line is not None:
+                    *lines, rest = (rest + text).split("\n")
+                    for line in lines:
+                        on_line(line)
+            if on_line is not None and rest:
+                on_line(rest)
+            stdout, stderr = "".join(parts), ""
+            while text := await proc.stderr.read(READ_SIZE):
+                stderr += text[: MOST_STDERR - len(stderr)]
             await proc.wait_closed()
             status = proc.exit_status if proc.exit_status is not None and proc.exit_status >= 0 else None
     except TimeoutError as error:
@@ -261,7 +277,7 @@ async def run(
         if proc.exit_signal is None:
             raise GuestSshError(f"`{argv[0]}` in {vm}: the connection broke")
         status = 128 + getattr(signal, f"SIG{proc.exit_signal[0]}", 0)
-    return Completed(status=status, stdout="".join(lines), stderr=stderr)
+    return Completed(status=status, stdout=stdout, stderr=stderr)
 
 
 @asynccontextmanager

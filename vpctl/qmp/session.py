@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vpctl import wait
 from vpctl.errors import QmpError, QmpLostError, QmpTimeoutError
+from vpctl.qmp import shapes
 from vpctl.qmp.events import Event, Expectation, Hub
 
 if TYPE_CHECKING:  # qemu.qmp is imported by the first connection, so that verbs without one do not pay for it
@@ -65,9 +66,18 @@ class Session:
     """One QMP connection to one QEMU; made by `open_session` or `connect`, usable by several tasks at once."""
 
     def __init__(
-        self, vm: str, client: QMPClient, hub: Hub, sock: socket.socket, *, default_timeout: float, journal: Journal
+        self,
+        vm: str,
+        client: QMPClient,
+        hub: Hub,
+        sock: socket.socket,
+        *,
+        default_timeout: float,
+        journal: Journal,
+        of_qemu: bool,
     ) -> None:
         self.vm = vm
+        self._of_qemu = of_qemu
         self.default_timeout = default_timeout
         self.netdev_settles = 0.0
         """When the last `netdev_add` will have come to rest in QEMU (monotonic seconds); `hotplug` keeps it."""
@@ -101,7 +111,7 @@ class Session:
 
         Raises QmpRefusedError if QEMU refused; QmpTimeoutError if there was no reply within `timeout` seconds (the
         session stays usable, a late reply is dropped, but QEMU may still carry the command out); QmpLostError if the
-        connection ended first (the command may or may not have been run).
+        connection ended first (the command may or may not have been run); QmpError if the reply has no sense.
         """
         given = dict(arguments or {})
         limit = self.default_timeout if timeout is None else timeout
@@ -111,7 +121,8 @@ class Session:
             outcome = await self._outcome(command, given, limit)
         finally:
             self._journal.qmp_command(self.vm, command, given, outcome, (time.monotonic() - began) * 1000)
-        return self._value(command, outcome)
+        returned = self._value(command, outcome)
+        return shapes.reply(self.vm, command, returned) if self._of_qemu else returned
 
     async def send_fd(self, name: str, fd: int, *, above: int = 0) -> None:
         """Give QEMU a copy of a descriptor, under a name (`getfd`); a second one of that name replaces the first.
@@ -235,9 +246,11 @@ async def open_session(
     timeout: float,
     default_timeout: float = DEFAULT_TIMEOUT,
     journal: Journal | None = None,
+    of_qemu: bool = False,
 ) -> Session:
     """Connect to a QMP socket, greeting and capabilities included; `close` is the caller's to call.
 
+    `of_qemu`: a QEMU answers, whose replies and events are checked (`qmp.shapes`), and no server of ours.
     Tries again while the socket is not there or nobody answers on it. Raises ReadyTimeoutError after `timeout`
     seconds, with what happened last; race it with QEMU's exit.
     """
@@ -247,7 +260,7 @@ async def open_session(
         nonlocal seen
         seen = "no greeting: another client may hold this socket"
         try:
-            return await _connect_once(os.fspath(path), vm, default_timeout, journal or NoJournal())
+            return await _connect_once(os.fspath(path), vm, default_timeout, journal or NoJournal(), of_qemu)
         except ConnectionError as error:
             seen = str(error)
             return None
@@ -263,25 +276,30 @@ async def connect(
     timeout: float,
     default_timeout: float = DEFAULT_TIMEOUT,
     journal: Journal | None = None,
+    of_qemu: bool = False,
 ) -> AsyncIterator[Session]:
     """Hold a session for as long as the block lasts; see `open_session`."""
-    session = await open_session(path, vm=vm, timeout=timeout, default_timeout=default_timeout, journal=journal)
+    session = await open_session(
+        path, vm=vm, timeout=timeout, default_timeout=default_timeout, journal=journal, of_qemu=of_qemu
+    )
     try:
         yield session
     finally:
         await session.close()
 
 
-async def _connect_once(path: str, vm: str, default_timeout: float, journal: Journal) -> Session:
+async def _connect_once(path: str, vm: str, default_timeout: float, journal: Journal, of_qemu: bool) -> Session:
     """Connect and negotiate; ConnectionError with the reason if that failed."""
     from qemu.qmp import ConnectError, QMPClient
 
     client = QMPClient(vm)
     hub = Hub(vm)
 
-    def take(event: Any) -> bool:
-        journal.qmp_event(vm, event)
-        hub.publish(event)
+    def take(said: Any) -> bool:
+        event = shapes.event(said) if of_qemu else said
+        if event is not None:
+            journal.qmp_event(vm, event)
+            hub.publish(event)
         return False  # not for the client's own queue and history, which nobody empties
 
     client.events.event_filter = take
@@ -300,4 +318,4 @@ async def _connect_once(path: str, vm: str, default_timeout: float, journal: Jou
     except BaseException:
         sock.close()
         raise
-    return Session(vm, client, hub, sock, default_timeout=default_timeout, journal=journal)
+    return Session(vm, client, hub, sock, default_timeout=default_timeout, journal=journal, of_qemu=of_qemu)

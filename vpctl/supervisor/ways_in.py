@@ -62,6 +62,7 @@ class WaysIn:
             timeout=limit,
             default_timeout=self._spec.vm.health.qmp_timeout,
             journal=self._journal,
+            of_qemu=True,
         )
         return self._session
 

@@ -72,3 +72,36 @@ def test_an_agent_of_an_earlier_version_says_of_a_link_that_it_is_there() -> Non
     [beat] = parse("vpctl1 seq=1 uptime_ms=1 boot_id=x links=lan0,lan1\n")
     assert beat.end("lan0") == LinkEnd()
     assert beat.end("lan2") == ABSENT
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "vpctl1 seq=1 uptime_ms=1 boot_id=x links=lan0:" + "9" * 400,
+        "vpctl1 seq=" + "9" * 5000 + " uptime_ms=1 boot_id=x links=lan0",
+        "vpctl1 seq=1 uptime_ms=1 boot_id=x links=" + ",".join(f"lan{number}" for number in range(2000)),
+    ],
+)
+def test_a_beat_beyond_all_bounds_counts_for_nothing(said: str) -> None:
+    assert parse(said + "\n") == []
+
+
+NUMBER = st.integers().map(str) | st.sampled_from(["9" * 400, "", "1e9", "٣", "1_0", "-1"])
+
+
+@given(
+    st.text()
+    | st.builds(
+        "vpctl1 seq={} uptime_ms={} boot_id={} links={}:{},{}\n".format,
+        NUMBER,
+        NUMBER,
+        st.text(max_size=3),
+        st.text(max_size=3),
+        NUMBER,
+        st.text(max_size=8),
+    )
+)
+def test_any_text_gives_beats_that_can_be_reckoned_with(said: str) -> None:
+    for beat in parse(said):
+        for number in (beat.seq, beat.uptime_ms, *(end.silent for end in beat.links.values())):
+            assert 0.0 - float(number) < 1e21

@@ -31,7 +31,7 @@ def counted_tests(plan: str) -> list[tuple[str, int, int]]:
     return [(protocol, int(size), int(count)) for protocol, size, count in parts]
 
 
-def reports(plan: str = PLAN) -> tuple[dict[str, Any], dict[str, Any]]:
+def reports(plan: str = PLAN) -> tuple[Any, Any]:
     """Return what both agents say of a direction without loss."""
     counted = counted_tests(plan)
     octets = sum(size * count for _, size, count in counted)

@@ -74,6 +74,35 @@ async def test_a_command_of_which_nothing_is_known_is_an_error_of_its_own(
     assert caught.value.exit_code == 255
 
 
+async def talks(process: Process) -> None:
+    """A program that says more and more, on one line or many."""
+    end = "\n" if process.command == "lines" else ""
+    stream = process.stderr if process.command == "errors" else process.stdout
+    for _ in range(100):
+        stream.write("x" * 4000 + end)
+        await stream.drain()
+    process.exit(0)
+
+
+@pytest.mark.parametrize("what", ["lines", "text"])
+async def test_a_command_that_says_more_than_anything_needs_is_ended(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(ssh, "MOST_STDOUT", 100_000)
+    monkeypatch.setattr(ssh, "READ_SIZE", 1000)
+    seen: list[str] = []
+    async with guest_running(rundir, talks) as address, ssh.connection(address) as connection:
+        with pytest.raises(GuestSshError, match=f"`{what}` in vm1 says more than"):
+            await ssh.run(connection, [what], vm="vm1", timeout=30, on_line=seen.append)
+    assert sum(len(line) for line in seen) <= 101_000
+
+
+async def test_of_a_commands_stderr_the_beginning_is_kept(rundir: RunDir) -> None:
+    async with guest_running(rundir, talks) as address, ssh.connection(address) as connection:
+        done = await ssh.run(connection, ["errors"], vm="vm1", timeout=30)
+    assert (done.status, done.stderr) == (0, "x" * ssh.MOST_STDERR)
+
+
 class Refusing(asyncssh.SSHServer):
     """A server that closes the first sessions when they are told their command."""
 
