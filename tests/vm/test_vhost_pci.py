@@ -282,6 +282,26 @@ def test_a_supervisor_that_is_killed_is_no_event_for_a_link(hub: Vpctl, kills: i
     assert hub.json("check")["ok"]
 
 
+def test_a_survivor_that_dies_while_it_waits_for_the_others_boot_costs_no_third_guest_its_link(hub: Vpctl) -> None:
+    """By `relink` its device was to stay; it is looked for when the hub's guest is there, and has gone by then."""
+    before, links_before = vms(hub), generations(hub)
+    seq = hub.last_seq("hub")
+    recovering = hub.start("recover", "-f", "json", "hub", "--force", "--policy", "relink")
+    unlinked = f"a/a0.g{links_before['a0']}"
+    hub.entry("hub", "recovery.step", after=seq, name="unlink", target=unlinked, ok=True, limit=90)
+    kill(hub.qemu("hub", "a"))
+    for vm in ("hub", "a"):
+        hub.entry("hub", "recovery.end", after=seq, vm=vm, ok=True, limit=150)
+    recovering.wait(None, limit=150)
+    entries = [entry for entry in hub.journal("hub") if entry["seq"] > seq]
+    assert [entry for entry in entries if entry["type"] == "warning"] == []
+    failed = [entry["link"] for entry in entries if entry["attributes"].get("state") == "failed" and "link" in entry]
+    assert set(failed) <= {"a0"}, "nobody has hit the others"
+    after = {name: vm["generation"] - before[name]["generation"] for name, vm in vms(hub).items()}
+    assert after == {"hub": 1, "a": 1, "b": 0, "c": 0}
+    assert hub.json("check")["ok"]
+
+
 def test_a_broker_that_is_killed_under_traffic_has_its_links_made_anew(hub: Vpctl) -> None:
     before, links_before = vms(hub), generations(hub)
     seq = hub.last_seq("hub")
