@@ -6,7 +6,7 @@ A new kind is one new file beside this one and one line in `LINK_KINDS`. `plan` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -221,6 +221,13 @@ def power_of_two(size: int) -> int:
 def device_id(link: str, generation: int) -> str:
     """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
     return f"{link}.g{generation}"
+
+
+def device_generations(link: str, ids: Iterable[str]) -> list[int]:
+    """Return the generations of a link's devices among these ids, in order."""
+    prefix = device_id(link, 0)[:-1]
+    numbers = [name.removeprefix(prefix) for name in ids if name.startswith(prefix)]
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
 
 
 def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:

@@ -98,7 +98,12 @@ class UnplugResult:
 
 async def present(session: Session, device: str) -> bool:
     """Whether QEMU has a device of this id, one that is being removed included."""
-    return any(entry["name"] == device for entry in await session.execute("qom-list", {"path": PERIPHERALS}))
+    return device in await devices(session)
+
+
+async def devices(session: Session) -> list[str]:
+    """Return the ids of the devices that QEMU has, of those that have one, and some other words (`type`)."""
+    return [entry["name"] for entry in await session.execute("qom-list", {"path": PERIPHERALS})]
 
 
 async def plug(session: Session, plan: DevicePlan, *, times: HotplugTimes = DEFAULT_TIMES) -> None:

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from vpctl.broker.protocol import SUPERVISOR, WARM
+from vpctl.errors import HostError
 from vpctl.guest.ssh import load
 from vpctl.plan.run import run_from_json
-from vpctl.rundir import Directories, read_json
+from vpctl.rundir import Directories, RunDir, read_json
+from vpctl.supervisor.control import ControlServer
 from vpctl.supervisor.service import Supervisor
+from vpctl.tasks import described, traceback_of
 
 EXIT_TERMINATED = 143
 """After SIGTERM: not 0, which would tell the broker that the topology is over."""
@@ -28,10 +34,33 @@ async def supervise(name: str) -> int:
         print(f"error: {rundir.spec} is missing or damaged", file=sys.stderr)
         return 0
     try:
-        await Supervisor(run_from_json(spec), rundir).run()
+        try:
+            run = run_from_json(spec)
+        except Exception as error:
+            await stand_by(rundir, error)
+            return 0
+        await Supervisor(run, rundir).run()
     except asyncio.CancelledError:
         return EXIT_TERMINATED
     return 0
+
+
+async def stand_by(rundir: RunDir, error: Exception) -> None:
+    """Supervise nothing, and say why to each command, until SIGTERM or the end of the topology.
+
+    For a topology that another version has started. To exit would end its guests, or have the broker start us again.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    hint = f"`vpctl down {rundir.name}` ends it, or run the version that started it; its guests run on, unwatched"
+    message = f"{rundir.spec} is damaged or another version's: {described(error)}"
+    print(f"error: {message}; {hint}\n{traceback_of(error)}", file=sys.stderr, flush=True)
+
+    async def refuse(command: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise HostError(message, hint=hint)
+
+    await ControlServer(rundir.control_socket).run(refuse)
 
 
 def told_name() -> str | None:

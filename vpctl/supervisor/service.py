@@ -11,13 +11,16 @@ import contextlib
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vpctl.broker.protocol import Child, Exit, process_name
-from vpctl.errors import HostError
+from vpctl.errors import HostError, VpctlError
 from vpctl.image.store import hold, load_image
+from vpctl.links.base import device_generations
 from vpctl.plan.run import Run
+from vpctl.qmp.hotplug import devices
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.alarms import Alarms
@@ -28,6 +31,7 @@ from vpctl.supervisor.control import ControlServer, Jobs
 from vpctl.supervisor.crashes import Crashes
 from vpctl.supervisor.follower import Follower
 from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.record import Record, afresh, read_record
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
 from vpctl.tasks import FOR_EVER
@@ -89,17 +93,14 @@ class Supervisor:
     async def _take_over(self, alarms: Alarms) -> bool:
         """Adopt what a supervisor before this one left; False at a first start."""
         world = self._world
-        record = read_json(world.rundir.status)
         children = {child.name: child for child in await self._bond.client().list()}
-        known = isinstance(record, dict) and record.get("run_id") == world.run.run_id
-        if isinstance(record, dict) and known:
-            world.up = record.get("up")
-            for entry in record["links"]:
-                world.links[entry["name"]].restore(entry)
-            for entry in (world.up or {}).get("timings", ()):
-                world.machines[entry["vm"]].timings.append(entry)
-            for entry in record["vms"]:
-                await self._adopt(entry, children.get(process_name(entry["name"])))
+        record = read_record(
+            read_json(world.rundir.status), run_id=world.run.run_id, vms=world.machines, links=world.links
+        )
+        if record is None and any(process_name(name) in children for name in world.machines):
+            record = Record(unread=[*world.machines, *world.links])  # guests that run are never begun anew for that
+        if record is not None:
+            await self._restore(record, children)
             attributes = {"command": "take-over", "adopted": sorted(children)}
             world.journal.write("command", attributes=attributes)
         world.loaded = True
@@ -108,7 +109,39 @@ class Supervisor:
         for machine in world.machines.values():
             if machine.state is VmState.READY:
                 alarms.watch(machine)
-        return known
+        return record is not None
+
+    async def _restore(self, record: Record, children: Mapping[str, Child]) -> None:
+        """Take over what was written down; what was not is asked of broker and QEMUs."""
+        world = self._world
+        world.up = record.up
+        for name, entry in record.links.items():
+            world.links[name].restore(entry)
+        for timing in record.timings:
+            world.machines[timing["vm"]].timings.append(timing)
+        for name in world.machines:
+            child = children.get(process_name(name))
+            entry = record.vms.get(name) or afresh(name, child.generation if child is not None else 0)
+            await world.contained(partial(self._adopt, entry, child), name="take-over", vm=name)
+        for name in world.links:
+            if name not in record.links:
+                await world.contained(partial(self._look_for_devices, name), name="take-over", link=name)
+        if record.unread:
+            hint = f"{world.rundir.status} is damaged or another version's; what it does not tell is looked for"
+            world.journal.write("warning", attributes={"warning": "record", "unread": record.unread, "hint": hint})
+
+    async def _look_for_devices(self, link: str) -> None:
+        """Ask the QEMUs that run for a link's devices, of whatever generation."""
+        known = self._world.links[link]
+        for end in self._world.topology.link(link).endpoints:
+            machine = self._world.machines[end.vm]
+            if machine.process is None:
+                continue
+            with contextlib.suppress(VpctlError):  # a QEMU that does not answer is recovered, its devices with it
+                found = device_generations(link, await devices(await machine.qmp()))
+                known.generation = max(known.generation, *found, 0)
+                for generation in found:
+                    known.plugging(end.vm, generation)
 
     async def _adopt(self, entry: Mapping[str, Any], child: Child | None) -> None:
         machine = self._world.machines[entry["name"]]

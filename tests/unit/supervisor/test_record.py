@@ -1,0 +1,207 @@
+"""What a supervisor of another version has left, or a damaged disk: the next one starts, and keeps the guests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fakes.broker import made
+from tests.fakes.qmp_server import FakeQemu, serving
+from tests.made import made_run, made_topology
+from vpctl.broker.protocol import Child
+from vpctl.broker.service import hold
+from vpctl.errors import HostError
+from vpctl.links.base import device_generations, device_id
+from vpctl.process import identify
+from vpctl.recovery.faults import Fault, Incident
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.rundir import Directories, read_json, write_json
+from vpctl.supervisor import client
+from vpctl.supervisor.__main__ import EXIT_TERMINATED, supervise
+from vpctl.supervisor.journal import read
+from vpctl.supervisor.record import afresh, read_record
+from vpctl.supervisor.service import Supervisor
+from vpctl.supervisor.world import World
+
+RUN = made_run(made_topology(("lan0", "a", "b"), ("lan1", "a", "b")))
+VMS, LINKS = ["a", "b"], ["lan0", "lan1"]
+
+WORDS = ["run_id", "vms", "links", "up", "name", "state", "generation", "ssh", "port", "incident", "plugged", "offer"]
+KEYS = st.sampled_from([*WORDS, "gone", "timings", "vm", "interrupts"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.sampled_from([*VMS, *LINKS, "up"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=6),
+    max_leaves=15,
+)
+
+
+def written(world: World) -> dict[str, Any]:
+    """Return a record of a run whose VMs are ready and whose links are up."""
+    for machine in world.machines.values():
+        machine.generation, machine.ways.ssh_port = 2, 2200
+        machine.set_state(VmState.READY)
+    world.machines["a"].incident = Incident(fault=Fault.DEVICE_LOST, at=1.0, detected_at=2.0)
+    for link in world.links.values():
+        link.generation, link.plugged = 3, {"a": [3], "b": [3]}
+        link.set_state(LinkState.UP)
+    world.up = {"timings": [{"vm": "a", "stage": "qmp", "ms": 1.0}], "steps": [], "checks": []}
+    status: dict[str, Any] = json.loads(json.dumps(world.status()))
+    return status
+
+
+def restored(directories: Directories, data: object) -> World | None:
+    """Return a world that has taken a record over, None if there is none in it."""
+    world = World(RUN, made(directories))
+    record = read_record(data, run_id=RUN.run_id, vms=world.machines, links=world.links)
+    if record is None:
+        return None
+    for name, entry in record.links.items():
+        world.links[name].restore(entry)
+    for name in world.machines:
+        world.machines[name].restore(record.vms.get(name) or afresh(name, 0))
+    assert set(record.unread) == {*world.machines, *world.links} - {*record.vms, *record.links}
+    return world
+
+
+def test_all_that_was_written_down_is_taken_over(directories: Directories) -> None:
+    before = written(World(RUN, made(directories)))
+    after = restored(directories, before)
+    assert after is not None
+    after.up = before["up"]
+    said = after.status()
+    assert said["vms"] == before["vms"]
+    assert said["links"] == before["links"]
+
+
+OLDER = ("parked_fds", "interrupts", "incident", "ssh", "reason"), ("rests", "reason", "offer", "gone", "failed")
+
+
+def test_keys_that_an_earlier_version_did_not_write_have_defaults(directories: Directories) -> None:
+    data = written(World(RUN, made(directories)))
+    for entries, keys in zip((data["vms"], data["links"]), OLDER, strict=True):
+        for entry in entries:
+            for key in keys:
+                del entry[key]
+    world = restored(directories, data)
+    assert world is not None
+    assert [machine.state for machine in world.machines.values()] == [VmState.READY] * 2
+    assert [(link.state, link.plugged["a"]) for link in world.links.values()] == [(LinkState.UP, [3])] * 2
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(JSON)
+def test_any_record_is_read_as_far_as_it_has_sense(directories: Directories, data: object) -> None:
+    if isinstance(data, dict):
+        data.setdefault("run_id", RUN.run_id)
+    restored(directories, data)
+
+
+@pytest.mark.parametrize("key", ["state", "generation", "plugged"])
+def test_a_link_of_which_too_little_is_known_is_looked_for_and_the_others_are_taken_over(
+    directories: Directories, key: str
+) -> None:
+    data = written(World(RUN, made(directories)))
+    del data["links"][0][key]
+    record = read_record(data, run_id=RUN.run_id, vms=VMS, links=LINKS)
+    assert record is not None
+    assert (record.unread, list(record.links), list(record.vms)) == (["lan0"], ["lan1"], VMS)
+
+
+def test_another_runs_record_is_none() -> None:
+    assert read_record({"run_id": "another", "vms": [], "links": []}, run_id=RUN.run_id, vms=VMS, links=LINKS) is None
+
+
+def test_a_links_devices_are_known_by_their_names() -> None:
+    names = ["type", device_id("lan0", 12), device_id("lan0", 3), device_id("lan01", 4), "lan0.gx", "lan0.g"]
+    assert device_generations("lan0", names) == [3, 12]
+
+
+class Broker:
+    """Of a broker's connection, what a supervisor that takes over asks."""
+
+    def __init__(self, *children: Child) -> None:
+        self._children = list(children)
+
+    async def list(self) -> list[Child]:
+        return self._children
+
+
+class Watches:
+    """Of `Alarms`, what a supervisor that takes over asks."""
+
+    def __init__(self) -> None:
+        self.watched: list[str] = []
+
+    def watch(self, machine: Any) -> None:
+        self.watched.append(machine.name)
+
+
+async def taken_over(supervisor: Supervisor, *children: Child) -> tuple[bool, list[str]]:
+    bond: Any = supervisor._bond
+    bond._client = Broker(*children)
+    watches: Any = Watches()
+    known = await supervisor._take_over(watches)
+    return known, watches.watched
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"vms": 7, "links": [{"name": "lan0"}]}', '{"run_id": 1}'])
+async def test_a_damaged_record_costs_no_guest_and_the_devices_that_are_there_are_found(
+    directories: Directories, content: str
+) -> None:
+    rundir = made(directories)
+    rundir.status.write_text(content)
+    supervisor = Supervisor(RUN, rundir)
+    world = supervisor._world
+    process = identify(1)
+    assert process is not None
+    child = Child(name="vm/a", generation=4, process=process, directory="/nowhere")
+    qemu = FakeQemu()
+    qemu.parts.add(("device", device_id("lan0", 7)))
+    async with asyncio.timeout(10), serving(rundir.qmp_socket("a"), qemu):
+        known, watched = await taken_over(supervisor, child)
+        await world.machines["a"].close()
+    assert (known, watched) == (True, [])
+    machine = world.machines["a"]
+    assert (machine.generation, machine.process, machine.is_half_booted) == (4, process, True)
+    assert world.machines["b"].state is VmState.STARTING
+    assert (world.links["lan0"].generation, world.links["lan0"].plugged) == (7, {"a": [7]})
+    [warning] = [entry["attributes"] for entry in read(rundir.journal) if entry["type"] == "warning"]
+    assert set(warning["unread"]) == {*VMS, *LINKS}
+    record: Mapping[str, Any] = read_json(rundir.status)  # type: ignore[assignment]
+    assert record["run_id"] == RUN.run_id, "the next one finds it whole"
+
+
+async def test_a_first_start_is_none_that_takes_over(directories: Directories) -> None:
+    rundir = made(directories)
+    assert await taken_over(Supervisor(RUN, rundir)) == (False, [])
+    write_json(rundir.status, {"run_id": "of an earlier run", "vms": [], "links": []})
+    assert await taken_over(Supervisor(RUN, rundir)) == (False, [])
+
+
+async def test_a_topology_of_another_version_is_kept_and_each_command_told_what_to_do(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To end would be to end its guests, or to be started again for ever."""
+    monkeypatch.setattr(Directories, "from_environment", lambda: directories)
+    rundir = made(directories)
+    write_json(rundir.spec, {"topology": {"name": "pair", "vms": []}, "version": 99})
+    lock = hold(rundir)
+    supervising = asyncio.create_task(supervise("pair"))
+    try:
+        async with asyncio.timeout(20), client.connect(rundir) as supervisor:
+            with pytest.raises(HostError, match="another version's: KeyError") as caught:
+                await supervisor.execute("query-status")
+        assert caught.value.hint is not None
+        assert "`vpctl down pair` ends it" in caught.value.hint
+        assert not supervising.done()
+    finally:
+        supervising.cancel()
+        os.close(lock)
+    assert await supervising == EXIT_TERMINATED
