@@ -296,6 +296,10 @@ class RunDir:
         """The broker's list of processes, rewritten at every change: `down` works from it alone."""
         return self.state / "processes.json"
 
+    def all_processes(self) -> list[Path]:
+        """The lists of processes of all topologies whose logs lie beside this one's."""
+        return sorted(self.state.parent.glob(f"*/{self.processes.name}"))
+
     @property
     def journal(self) -> Path:
         """The journal: one JSON object per line."""

@@ -21,12 +21,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from vpctl.broker import vhost_user
 from vpctl.broker.budget import Budget
 from vpctl.broker.carrier import Carrier, Wiring
 from vpctl.broker.control_page import Answer, AnswerState
+from vpctl.broker.fields import LARGEST, Name, PathText, Within
 from vpctl.broker.listening import Listener
 from vpctl.broker.negotiated import OFFER, PROTOCOL, SLOTS, Negotiated
 from vpctl.broker.vhost_user import (
@@ -67,13 +68,12 @@ Tell = Callable[[Mapping[str, Any]], None]
 class FrontSpec:
     """A front-end: the device's name, where its QEMU connects, its RAM, and what it is offered."""
 
-    name: str
-    path: str
-    ram: str
+    name: Name
+    path: PathText
+    ram: Name
     """The name of the memory that is the VM's RAM."""
-    features: int
+    features: Annotated[int, Within(0, LARGEST)]
     queue_pairs: int
-    mtu: int = 0
     many_regions: bool = False
     """Whether it may have more than one table takes."""
 

@@ -9,13 +9,26 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, FrontNews, LinkNews, decode, encode, link_news
+from vpctl.broker.protocol import (
+    LINE_LIMIT,
+    BrokerFailure,
+    Child,
+    Exit,
+    FrontNews,
+    LinkNews,
+    decode,
+    encode,
+    link_news,
+)
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import run
 from vpctl.rundir import RunDir
 
 REPLY_SECONDS = 30.0
 """The broker does nothing that takes long; `end` lasts up to its grace and the kernel's time to kill."""
+
+
+News = Exit | LinkNews | FrontNews | BrokerFailure
 
 
 class BrokerGoneError(InternalError):
@@ -41,7 +54,7 @@ class BrokerClient:
         self._writer = writer
         self._number = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.news: asyncio.Queue[Exit | LinkNews | FrontNews] = asyncio.Queue()
+        self.news: asyncio.Queue[News] = asyncio.Queue()
         """What the broker tells unasked, in order; journalled and acted upon by whoever holds the client."""
         self._acks: dict[tuple[str, int], asyncio.Event] = {}
         self.lost = asyncio.Event()
@@ -153,7 +166,6 @@ class BrokerClient:
         ram: str,
         features: int,
         queue_pairs: int,
-        mtu: int,
         many_regions: bool = False,
     ) -> dict[str, Any]:
         """Listen for a front-end, and offer it these features; UsageError if there is one of that name.
@@ -167,7 +179,6 @@ class BrokerClient:
             ram=ram,
             features=features,
             queue_pairs=queue_pairs,
-            mtu=mtu,
             many_regions=many_regions,
         )
 
@@ -248,7 +259,9 @@ class BrokerClient:
                     self.news.put_nowait(Exit.from_json(message))
                 elif message.get("event") == "link":
                     self._take_link(link_news(message))
-                elif (waiting := self._waiting.get(message["id"])) is not None and not waiting.done():
+                elif message.get("event") == "failure":
+                    self.news.put_nowait(BrokerFailure.from_json(message))
+                elif (waiting := self._waiting.get(message.get("id", 0))) is not None and not waiting.done():
                     waiting.set_result(message)
         except (OSError, ValueError):
             pass  # a broker that was killed may leave half a message

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from vpctl.broker.bells import Bells
 from vpctl.broker.device_server import DeviceServer
-from vpctl.broker.ivshmem import Peer
+from vpctl.broker.fields import Name, PathText, Within
+from vpctl.broker.ivshmem import LARGEST_ID, MOST_VECTORS, Peer
 from vpctl.errors import UsageError
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -23,10 +24,10 @@ Tell = Callable[[Mapping[str, Any]], None]
 class EndSpec:
     """One end: the name of its device, where its client connects, the device's id, and how many vectors that has."""
 
-    name: str
-    path: str
-    id: int
-    vectors: int
+    name: Name
+    path: PathText
+    id: Annotated[int, Within(0, LARGEST_ID)]
+    vectors: Annotated[int, Within(1, MOST_VECTORS)]
 
 
 class Server:

@@ -18,6 +18,10 @@ HOST_ID = 1
 """Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
 
 LARGEST_ID = 65535
+
+MOST_VECTORS = 2048
+"""Of one device: as many as MSI-X has (PCI 3.0, 6.8.2)."""
+
 _FIRST_ID = 2
 _IDS_OF_A_ROLE = (LARGEST_ID + 1 - _FIRST_ID) // 2
 

@@ -8,6 +8,7 @@ import errno
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISSOCK
 
 from vpctl.broker.budget import Budget
 
@@ -27,12 +28,12 @@ class Listener:
     """Listens at a path, and hands each connection on, non-blocking; whoever gets it closes it."""
 
     def __init__(self, path: Path, accepted: Callable[[socket.socket], None], *, backlog: int) -> None:
-        """Bind and listen, in place of what is at the path; OSError, with nothing left behind, if that fails."""
+        """Bind and listen, in place of a socket at the path; OSError, with nothing left behind, if that fails."""
         self._path = path
         self._accepted = accepted
         self._budget = Budget(MOST_CONNECTIONS)
         self._pause: asyncio.TimerHandle | None = None
-        path.unlink(missing_ok=True)
+        _remove_socket(path)
         self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.bind(str(path))
@@ -56,7 +57,7 @@ class Listener:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-            self._path.unlink(missing_ok=True)
+            _remove_socket(self._path)
 
     def _listen(self) -> None:
         self._pause = None
@@ -86,3 +87,10 @@ class Listener:
             undo.callback(connection.close)
             self._accepted(connection)
             undo.pop_all()
+
+
+def _remove_socket(path: Path) -> None:
+    """Remove a socket; anything else stays, and is in the way (EADDRINUSE)."""
+    with contextlib.suppress(FileNotFoundError):
+        if S_ISSOCK(path.lstat().st_mode):
+            path.unlink()

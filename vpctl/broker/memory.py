@@ -11,7 +11,7 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vpctl.errors import HostError, UsageError
@@ -72,14 +72,11 @@ class Memories:
         with mmap.mmap(fd, 0) as view:
             view.madvise(mmap.MADV_REMOVE)
 
-    def write(self, name: str, parts: Iterable[Sequence[object]]) -> None:
-        """Write parts, each an offset and bytes in hexadecimal, one after the other: the last is seen last."""
+    def write(self, name: str, parts: Iterable[tuple[int, bytes]]) -> None:
+        """Write parts, each an offset and bytes, one after the other: the last is seen last."""
         fd = self.fd(name)
         size = os.fstat(fd).st_size
-        for offset, digits in parts:
-            if not isinstance(offset, int) or not isinstance(digits, str):
-                raise UsageError(f"memory `{name}`: a part is an offset and hexadecimal digits")
-            content = bytes.fromhex(digits)
+        for offset, content in parts:
             if offset < 0 or offset + len(content) > size:
                 raise UsageError(f"memory `{name}` has no {len(content)} bytes at {offset}")
             os.pwrite(fd, content, offset)

@@ -7,6 +7,7 @@ request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
 reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
 event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
           {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack" | "stuck", "id": …}
+          {"event": "failure", "work": …, "message": …}
           {"event": "link", "name": …, "session": …, "what": "connected" | "ready" | "stopped" | "gone" | …, …}
 """
 
@@ -124,6 +125,18 @@ class FrontNews:
     def from_json(cls, data: Mapping[str, Any]) -> FrontNews:
         details = {key: value for key, value in data.items() if key not in ("event", "name", "what", "session")}
         return cls(name=data["name"], what=data["what"], session=data["session"], details=details)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BrokerFailure:
+    """Something in the broker that it did not foresee, and that its log has whole; it goes on."""
+
+    work: str
+    message: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BrokerFailure:
+        return cls(work=data["work"], message=data["message"])
 
 
 def link_news(data: Mapping[str, Any]) -> LinkNews | FrontNews:

@@ -20,15 +20,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vpctl.broker import requests
+from vpctl.broker.clients import Clients
 from vpctl.broker.memory import inherited_path, placeholder
-from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit, decode, encode
+from vpctl.broker.peers import belongs_to, may_ask, peer_pid
+from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit
+from vpctl.broker.record import recorded
 from vpctl.broker.shared import Shared
-from vpctl.errors import HostError, UsageError, VpctlError
+from vpctl.errors import HostError, UsageError
 from vpctl.process import end, identify, stop_blocking, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
+from vpctl.tasks import Again, Failure, contained, guarded
 from vpctl.wait import pause
 
 GRACE_SECONDS = 2.0
@@ -44,15 +50,16 @@ STABLE_SECONDS = 10.0
 """A supervisor that lived this long is started again without a long pause."""
 
 
+HANGS_SECONDS = 0.5
+"""After the SIGKILL of a process has been waited for, until the broker ends without it."""
+
+REAP_AGAIN = Again(first=0.05, longest=2.0)
+"""For what may fail for want of memory or descriptors, and has to be done all the same."""
+
+
 def known_children(rundir: RunDir) -> Iterator[Child]:
     """Yield the recorded processes that still run; a record from before a host reboot counts for nothing."""
-    record = read_json(rundir.processes)
-    if not isinstance(record, dict) or record.get("boot_id") != host_boot_id():
-        return
-    for entry in record.get("processes", ()):
-        child = Child.from_json(entry)
-        if child.process.is_alive():
-            yield child
+    return recorded(rundir.processes)
 
 
 class Broker:
@@ -67,35 +74,46 @@ class Broker:
         self._children: dict[str, Child] = {}
         self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: asyncio.TaskGroup | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._reapers: dict[str, asyncio.Task[None]] = {}
+        self._clients = Clients(self._do, self._report)
         self._shared = Shared(self._tell_link)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Adopt what runs, serve, and at the end leave no process and no run directory."""
+        """Adopt what runs, serve, and at the end leave no process and no run directory.
+
+        A fault of the broker's own ends it as SIGKILL would: guests, supervisor and run directory stay for the next.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         raise_file_limit()
         server = await asyncio.start_unix_server(self._serve, sock=self._listener, limit=LINE_LIMIT)
+        over = False
         try:
             async with asyncio.TaskGroup() as group:
                 self._watchers = group
                 for child in known_children(self._rundir):
                     self._watch(child)
-                    self._shared.memories.adopt(child.process.pid)
-                keeper = group.create_task(self._keep_supervisor(), name="keep-supervisor")
+                    guarded(partial(self._shared.memories.adopt, child.process.pid), self._report, name="adopt")
+                keep = contained(self._keep_supervisor, self._report, name="keep-supervisor", again=REAP_AGAIN)
+                keeper = group.create_task(keep, name="keep-supervisor")
                 await self._stop.wait()
                 keeper.cancel()
-                await self._end_everything()
+                over = await self._end_everything()
                 self._shared.close()
         finally:
             server.close()
-            for writer in self._clients:
-                writer.close()
+            self._clients.close()
             self._shared.close()
-            self._record()
-            shutil.rmtree(self._rundir.run, ignore_errors=True)
+            if over:
+                self._record()
+                shutil.rmtree(self._rundir.run, ignore_errors=True)
+
+    def _report(self, failure: Failure) -> None:
+        """Say what was not foreseen, in the log and to the clients."""
+        print(f"error: {failure.work}: {failure.traceback}", file=sys.stderr, flush=True)
+        self._tell({"event": "failure", "work": failure.work, "message": failure.message})
 
     # Section: processes
 
@@ -138,7 +156,12 @@ class Broker:
                 )
         except OSError as error:
             raise HostError(f"cannot start `{argv[0]}`: {error.strerror}", hint="see `vpctl doctor`") from error
-        process = identify(popen.pid)
+        try:
+            process = identify(popen.pid)
+        except OSError as error:  # no descriptor is left: what nobody could watch does not run
+            popen.kill()
+            popen.wait()
+            raise HostError(f"cannot start `{argv[0]}`: {error.strerror}") from error
         assert process is not None  # a child that was not yet waited for is at least a zombie
         child = Child(name=name, generation=generation, process=process, directory=directory)
         self._parents_of[name] = popen
@@ -149,12 +172,16 @@ class Broker:
         assert self._watchers is not None
         self._children[child.name] = child
         self._record()
-        self._watchers.create_task(self._reap(child), name=f"reap-{child.name}")
+        self._reapers[child.name] = self._watchers.create_task(self._reap(child), name=f"reap-{child.name}")
 
     async def _reap(self, child: Child) -> None:
         """Wait for one process, kill what it leaves in its group, record its exit, tell every client."""
-        await wait_gone(child.process)
-        ended = time.monotonic()
+        await contained(
+            lambda: wait_gone(child.process), self._report, name=f"wait for {child.name}", again=REAP_AGAIN
+        )
+        guarded(partial(self._bury, child, time.monotonic()), self._report, name=f"exit of {child.name}")
+
+    def _bury(self, child: Child, ended: float) -> None:
         popen = self._parents_of.pop(child.name, None)
         if popen is not None:
             # A wrapper around QEMU may die before it does. Until `wait` the zombie keeps the group's number ours.
@@ -164,7 +191,7 @@ class Broker:
         exit_ = Exit(
             name=child.name, generation=child.generation, pid=child.process.pid, status=status, monotonic=ended
         )
-        del self._children[child.name]
+        del self._children[child.name], self._reapers[child.name]
         with contextlib.suppress(HostError):  # a full disk must not cost the event
             write_json(Path(child.directory) / "exit.json", exit_.as_json())
         self._record()
@@ -215,17 +242,27 @@ class Broker:
         await wait_gone(child.process)
         await pause(0)  # the reaper, woken by the same pidfd, comes first or at the next turn
 
-    async def _end_everything(self) -> None:
-        """End the supervisor first, so that it takes no stopped QEMU for a crash, then all QEMUs at once."""
+    async def _end_everything(self) -> bool:
+        """End the supervisor first, so that it takes no stopped QEMU for a crash, then all QEMUs at once.
+
+        False if one does not end: it hangs in the kernel.
+        """
         with contextlib.suppress(OSError):
             self._rundir.stopping.touch(mode=0o600)
         for names in ([SUPERVISOR], [name for name in self._children if name != SUPERVISOR]):
             async with asyncio.TaskGroup() as group:
                 for name in names:
                     if name in self._children:
-                        group.create_task(end(self._children[name].process, grace=GRACE_SECONDS), name=f"end-{name}")
-        while self._children:
+                        ending = partial(end, self._children[name].process, grace=GRACE_SECONDS)
+                        group.create_task(contained(ending, self._report, name=f"end {name}"), name=f"end-{name}")
+        if self._reapers:
+            await asyncio.wait(self._reapers.values(), timeout=HANGS_SECONDS)
+        left = [child.process for child in self._children.values() if child.process.is_alive()]
+        while self._children and not left:
             await pause(0.002)
+        for reaper in self._reapers.values():
+            reaper.cancel()
+        return not left
 
     # Section: clients
 
@@ -233,53 +270,49 @@ class Broker:
         self._tell({"event": "link", **news})
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        for writer in self._clients:
-            writer.write(encode(message))
+        self._clients.tell(message)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one client's requests in order; events go to it in between."""
-        self._clients.add(writer)
-        try:
-            while line := await reader.readline():
-                writer.write(encode(await self._answer(line)))
-                await writer.drain()
-        except (OSError, ValueError):
-            pass  # a client that breaks off or writes an endless line is its own loss
-        finally:
-            self._clients.discard(writer)
+        """Serve a client, unless a guest's QEMU is what asks."""
+        if self._may_ask(writer.get_extra_info("socket")):
+            await self._clients.serve(reader, writer)
+        else:
+            print("error: a guest's QEMU has connected to the broker: refused", file=sys.stderr, flush=True)
             writer.close()
 
-    async def _answer(self, line: bytes) -> dict[str, Any]:
-        number: object = None
-        try:
-            request = decode(line)
-            number = request.pop("id", None)
-            return {"id": number, "return": await self._do(request.pop("do", None), request)}
-        except VpctlError as error:
-            return {"id": number, "error": error.message, "code": error.code, "hint": error.hint}
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-            return {"id": number, "error": f"bad request: {error}", "code": "usage", "hint": None}
+    def _may_ask(self, connection: socket.socket) -> bool:
+        own = {child.process.pid for child in self._children.values() if child.name != SUPERVISOR}
+        return not belongs_to(peer_pid(connection), own) and may_ask(connection, self._rundir)
 
-    async def _do(self, verb: object, arguments: dict[str, Any]) -> Mapping[str, Any]:
-        if verb == "spawn":
-            return self.spawn(**arguments).as_json()
-        if verb == "list":
-            return {"processes": [child.as_json() for child in self._children.values()]}
-        if verb == "end":
-            child = self._children.get(arguments["name"])
-            if child is None or child.generation != arguments["generation"]:
-                return {"killed": False}
-            return {"killed": await end(child.process, grace=arguments["grace"])}
-        if verb == "stop_blocking":
-            child = self._children.get(arguments["name"])
-            return {"connections": stop_blocking(child.process, arguments["path"]) if child is not None else 0}
-        if verb == "stop":
-            self._stop.set()
-            return {}
+    async def _do(self, request: Any) -> Mapping[str, Any]:
+        match request:
+            case requests.Spawn():
+                return self.spawn(
+                    name=request.name,
+                    generation=request.generation,
+                    argv=list(request.argv),
+                    directory=request.directory,
+                    cwd=request.cwd,
+                    memories=request.memories,
+                ).as_json()
+            case requests.ListProcesses():
+                return {"processes": [child.as_json() for child in self._children.values()]}
+            case requests.End():
+                child = self._children.get(request.name)
+                if child is None or child.generation != request.generation:
+                    return {"killed": False}
+                reaper = self._reapers[request.name]
+                killed = await end(child.process, grace=request.grace)
+                await asyncio.wait([reaper])  # the next request about it finds it gone
+                return {"killed": killed}
+            case requests.StopBlocking():
+                child = self._children.get(request.name)
+                return {"connections": stop_blocking(child.process, request.path) if child is not None else 0}
+            case requests.Stop():
+                self._stop.set()
+                return {}
         assert self._watchers is not None
-        if isinstance(verb, str) and (answer := await self._shared.do(verb, arguments, self._watchers)) is not None:
-            return answer
-        raise ValueError(f"unknown verb {verb!r}")
+        return await self._shared.do(request, self._watchers)
 
 
 def raise_file_limit() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from vpctl.broker import requests
 from vpctl.broker.backend import Backend, FrontSpec
 from vpctl.broker.bells import Bells
-from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT, vectors
+from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.doorbell_carrier import DeviceSpec, DoorbellCarrier
 from vpctl.broker.memory import Memories
@@ -37,50 +38,54 @@ class Shared:
         self.memories.close()
         self._bells.close()
 
-    async def do(self, verb: str, arguments: dict[str, Any], tasks: asyncio.TaskGroup) -> Mapping[str, Any] | None:
-        """Carry out a verb; None if it is about something else."""
-        if verb in ("make", "clear", "write", "read", "drop", "memories"):
-            return self._do_with_memory(verb, arguments)
-        match verb:
-            case "serve":
-                return self.serve(**arguments)
-            case "served":
-                return {"servers": self.served()}
-            case "ring":
-                self._server(arguments["name"]).end(arguments["end"]).ring()
-            case "renew":
-                return self.renew(arguments["name"], arguments["end"], EndSpec(**arguments["spec"]))
-            case "close":
-                self.close_server(arguments["name"])
-            case "front":
-                return self.open_front(FrontSpec(**arguments), tasks)
-            case "fronts":
+    async def do(self, request: Any, tasks: asyncio.TaskGroup) -> Mapping[str, Any]:
+        """Carry out a request that is about something of it; LookupError if it is about something else."""
+        match request:
+            case requests.Detach():
+                return {"released": await self._front(request.front).detach()}
+            case requests.CloseFront():
+                return {"released": await self.close_front(request.name)}
+            case requests.Front():
+                return self.open_front(request, tasks)
+            case requests.ListFronts():
                 return {"fronts": [front.as_json() for front in self._fronts.values()]}
-            case "attach":
-                return self.attach(**arguments)
-            case "detach":
-                return {"released": await self._front(arguments["front"]).detach()}
-            case "close_front":
-                return {"released": await self.close_front(arguments["name"])}
+            case requests.Attach():
+                return self.attach(request)
             case _:
-                return None
+                return self._do_with_devices(request)
+
+    def _do_with_devices(self, request: Any) -> Mapping[str, Any]:
+        match request:
+            case requests.Serve():
+                return self.serve(request)
+            case requests.ListServed():
+                return {"servers": self.served()}
+            case requests.Ring():
+                self._server(request.name).end(request.end).ring()
+            case requests.Renew():
+                return self.renew(request.name, request.end, request.spec)
+            case requests.Close():
+                self.close_server(request.name)
+            case _:
+                return self._do_with_memory(request)
         return {}
 
-    def _do_with_memory(self, verb: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
-        match verb:
-            case "make":
-                return {"made": self.memories.make(arguments["memory"], arguments["size"])}
-            case "clear":
-                self.memories.clear(arguments["memory"])
-            case "write":
-                self.memories.write(arguments["memory"], arguments["parts"])
-            case "read":
-                content = self.memories.read(arguments["memory"], arguments["offset"], arguments["length"])
-                return {"content": content.hex()}
-            case "drop":
-                self.drop(arguments["memory"])
-            case "memories":
+    def _do_with_memory(self, request: Any) -> Mapping[str, Any]:
+        match request:
+            case requests.Make():
+                return {"made": self.memories.make(request.memory, request.size)}
+            case requests.Clear():
+                self.memories.clear(request.memory)
+            case requests.Write():
+                self.memories.write(request.memory, request.parts)
+            case requests.Read():
+                return {"content": self.memories.read(request.memory, request.offset, request.length).hex()}
+            case requests.Drop():
+                self.drop(request.memory)
+            case requests.ListMemories():
                 return {"memories": dict(self.memories.names())}
+            case _:
+                raise LookupError(f"{type(request).__name__}: nothing does that")
         return {}
 
     def drop(self, memory: str) -> None:
@@ -91,13 +96,14 @@ class Shared:
 
     # Section: two ends of a memory
 
-    def serve(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def serve(self, wanted: requests.Serve) -> dict[str, Any]:
         """Open an ivshmem server. What was served of this memory before is over: it has one server at a time."""
+        name, memory = wanted.name, wanted.memory
         region = self.memories.fd(memory)
         for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
             self.close_server(other.name)
         try:
-            server = open_server(name, memory, region, [EndSpec(**end) for end in ends], self._tell, self._bells)
+            server = open_server(name, memory, region, wanted.ends, self._tell, self._bells)
         except OSError as error:
             raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
         self._servers[name] = server
@@ -146,39 +152,33 @@ class Shared:
         self._fronts[spec.name] = front
         return front.as_json()
 
-    def attach(
-        self,
-        *,
-        front: str,
-        session: int,
-        name: str,
-        path: str,
-        ivposition: int,
-        vectors: int,
-        control: str,
-        slot: int,
-        description: str,
-    ) -> dict[str, Any]:
+    def attach(self, wanted: requests.Attach) -> dict[str, Any]:
         """Serve a device that works a front-end's rings, in the session that the caller knows of."""
-        backend = self._front(front)
-        page = self.memories.fd(control)
+        backend = self._front(wanted.front)
+        page = self.memories.fd(wanted.control)
+        name, id_ = wanted.name, wanted.ivposition
         spec = DeviceSpec(
-            name=name, path=path, id=ivposition, vectors=vectors, slot=slot, description=bytes.fromhex(description)
+            name=name,
+            path=wanted.path,
+            id=id_,
+            vectors=wanted.vectors,
+            slot=wanted.slot,
+            description=wanted.description,
         )
         _check(spec, os.fstat(page).st_size)
         carrier = DoorbellCarrier(
             spec,
             ram=self.memories.fd(backend.spec.ram),
             control=page,
-            tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": ivposition}),
+            tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": id_}),
             answered=backend.hear_answer,
             stuck=backend.hang_up,
             bells=self._bells,
         )
         try:
-            backend.attach(session, carrier)
+            backend.attach(wanted.session, carrier)
         except OSError as error:
-            raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
+            raise HostError(f"cannot serve `{name}`: {error.strerror or error}") from error
         finally:
             if backend.carrier is not carrier:
                 carrier.detach()
@@ -207,5 +207,3 @@ def _check(spec: DeviceSpec, page: int) -> None:
         raise UsageError(f"`{spec.name}`: a slot has {SLOT.size} bytes, not {len(spec.description)}")
     if not SLOT.size <= spec.slot <= page - SLOT.size or spec.slot % SLOT.size:
         raise UsageError(f"`{spec.name}`: there is no slot at {spec.slot}")
-    if not 1 < spec.vectors <= vectors(MAX_QUEUE_PAIRS):
-        raise UsageError(f"`{spec.name}`: {spec.vectors} vectors are too few or too many")

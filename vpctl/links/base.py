@@ -129,7 +129,6 @@ class FrontEnd:
     name: str
     socket: str
     queue_pairs: int
-    mtu: int
     many_regions: bool
     """Whether its VM may have more regions of memory, with those of shared-memory devices, than one table takes."""
 

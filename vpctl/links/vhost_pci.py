@@ -99,7 +99,6 @@ class VhostPciKind(LinkKind):
                 name=name,
                 socket=str(rundir.link_socket(link.name, generation, end=1)),
                 queue_pairs=link.queues,
-                mtu=link.mtu,
                 many_regions=places[front.vm].of > FEW_LINKS,
             ),
             name=name,

@@ -90,7 +90,6 @@ class Backings(Around):
             ram=ram_memory(front.vm, self._world.machines[front.vm].generation),
             features=EVERY_FEATURE if offer is None else offer,
             queue_pairs=front.queue_pairs,
-            mtu=front.mtu,
             many_regions=front.many_regions,
         )
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Protocol
 
 from vpctl import wait
-from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
-from vpctl.broker.protocol import Exit, FrontNews, LinkNews, process_name
+from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
+from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews, process_name
 from vpctl.errors import VpctlError
 from vpctl.recovery.faults import Fault
 from vpctl.supervisor.world import World
@@ -117,9 +117,13 @@ class Bond:
         finally:
             gone.cancel()
 
-    def _take(self, news: Exit | LinkNews | FrontNews) -> None:
+    def _take(self, news: News) -> None:
         if isinstance(news, Exit):
             self._take_exit(news)
+            return
+        if isinstance(news, BrokerFailure):
+            reason = f"{news.work}: {news.message}"
+            self._world.journal.write("warning", attributes={"warning": "broker-failure", "reason": reason})
             return
         followed = isinstance(news, FrontNews)
         if isinstance(news, FrontNews):

@@ -105,7 +105,6 @@ async def pair(
                 ram="ram/vm2.g1",
                 features=features,
                 queue_pairs=queue_pairs,
-                mtu=1500,
                 many_regions=dialect.slots,
             )
             back = Backend(spec, ram=os.dup(front.ram), known=lambda file: False, tell=told.news.append)
@@ -446,9 +445,7 @@ async def test_nobody_is_told_how_it_went_before_that_was_agreed_on() -> None:
 @pytest.mark.parametrize("many", [False, True])
 async def test_regions_one_by_one_are_for_those_only_that_may_have_many(many: bool) -> None:
     # QEMU would look for the memory of a region that went while its rings were stopped.
-    spec = FrontSpec(
-        name="lan0.g1", path="", ram="ram/vm2.g1", features=OFFER, queue_pairs=1, mtu=1500, many_regions=many
-    )
+    spec = FrontSpec(name="lan0.g1", path="", ram="ram/vm2.g1", features=OFFER, queue_pairs=1, many_regions=many)
     assert bool(spec.protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS) is many
     assert spec.protocol & PROTOCOL == PROTOCOL
 

@@ -335,3 +335,13 @@ def assert_leaves_no_descriptor(go: Callable[[], Any]) -> None:
     before = open_files(os.getpid())
     asyncio.run(go())
     assert open_files(os.getpid()) == before
+
+
+async def test_a_file_in_the_place_of_a_socket_is_not_removed() -> None:
+    with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
+        file = Path(name) / "precious"
+        file.write_text("data")
+        specs = [EndSpec(name="lan0.g1", path=str(file), id=6, vectors=3)]
+        with pytest.raises(OSError, match="in use"):
+            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None, Bells())
+        assert file.read_text() == "data"

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
-from vpctl.broker.client import BrokerClient, BrokerGoneError, connect, start_broker
+from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
 from vpctl.broker.memory import placeholder
-from vpctl.broker.protocol import SUPERVISOR, Child, Exit, FrontNews, LinkNews
+from vpctl.broker.protocol import SUPERVISOR, Child, Exit, LinkNews
 from vpctl.broker.service import RESTART_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import ProcessId, file_limit, identify, open_files, wait_gone
@@ -344,7 +344,7 @@ async def test_a_memory_has_one_server_at_a_time_and_who_joins_and_leaves_is_tol
         assert not list(rundir.run.glob("lan0.*"))
 
 
-async def next_news(client: BrokerClient) -> Exit | LinkNews | FrontNews:
+async def next_news(client: BrokerClient) -> News:
     async with asyncio.timeout(5):
         return await client.news.get()
 

@@ -17,14 +17,14 @@ from vpctl.broker.client import BrokerClient, connect
 from vpctl.broker.control_page import PAGE_SIZE, SLOT, slot_offset
 from vpctl.broker.memory import PREFIX
 from vpctl.broker.negotiated import OFFER
-from vpctl.broker.protocol import Exit, FrontNews, LinkNews
+from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews, LinkNews
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import open_files
 from vpctl.rundir import Directories, RunDir
 from vpctl.supervisor.parking import find_interrupts
 
 RAM = "ram/vm2.g1"
-FRONT = {"name": "lan0.g1", "ram": RAM, "features": int(OFFER), "queue_pairs": 1, "mtu": 1500}
+FRONT = {"name": "lan0.g1", "ram": RAM, "features": int(OFFER), "queue_pairs": 1}
 DEVICE = {"front": "lan0.g1", "name": "lan0.g2", "id": 6, "vectors": 3, "control": "control/vm1"}
 DESCRIPTION = SLOT.pack(generation=2, name=b"lan0")
 
@@ -69,6 +69,7 @@ async def news(client: BrokerClient, what: str) -> LinkNews | FrontNews:
     async with asyncio.timeout(5):
         while isinstance(each := await client.news.get(), Exit):
             pass
+    assert not isinstance(each, BrokerFailure), each
     assert each.what == what, each
     return each
 
@@ -146,7 +147,7 @@ async def test_a_front_end_that_dies_is_gone_and_its_successor_has_a_memory_of_i
         ({"slot": 100}, "`lan0.g2`: there is no slot at 100"),
         ({"slot": PAGE_SIZE}, "`lan0.g2`: there is no slot at 65536"),
         ({"description": bytes(256)}, "`lan0.g2`: a slot has 2048 bytes, not 256"),
-        ({"vectors": 1}, "`lan0.g2`: 1 vectors are too few or too many"),
+        ({"vectors": 1}, "`attach`: vectors: `1` is not within 2 and 33"),
         ({"vectors": 2}, "`lan0.g2` has 2 vectors for 2 rings"),
         ({"control": "control/vm9"}, "no memory named `control/vm9`"),
         ({"session": 2}, "session 2 of `lan0.g1` is over: the present one is 1"),

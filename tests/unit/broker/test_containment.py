@@ -1,0 +1,257 @@
+"""One client, one process and one fault of the broker's own are not the others' affair: with the real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.broker import SLEEPS, broker_running, made
+from tests.unit.broker.test_service import STUBBORN, next_exit, spawn, spoken
+from vpctl.broker import clients as clients_module
+from vpctl.broker.client import BrokerClient, connect
+from vpctl.broker.clients import MOST_UNREAD
+from vpctl.broker.protocol import SUPERVISOR, BrokerFailure, Exit, encode
+from vpctl.broker.service import Broker, hold, listen
+from vpctl.process import identify
+from vpctl.rundir import Directories, RunDir, host_boot_id, write_json
+from vpctl.wait import until
+
+
+@pytest.fixture
+def rundir(directories: Directories) -> RunDir:
+    return made(directories)
+
+
+# Section: requests beside each other
+
+
+async def test_a_request_that_takes_long_holds_up_no_other(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client, connect(rundir) as other:
+        slow = await spawn(client, rundir, "sh", "-c", STUBBORN)
+        await spoken(slow)
+        quick = await spawn(client, rundir, *SLEEPS, name="vm/vm2")
+        ending = asyncio.create_task(client.end(name=slow.name, generation=1, grace=30))
+        async with asyncio.timeout(10):
+            for each in (client, other):
+                assert {child.name for child in await each.list()} >= {slow.name, quick.name}
+            assert await client.end(name=quick.name, generation=1, grace=30) is False
+        assert not ending.done()
+        slow.process.signal(signal.SIGKILL)
+        assert await ending is False
+
+
+async def test_requests_about_one_object_are_carried_out_in_their_order_whoever_asks(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client, connect(rundir) as other:
+        first = await spawn(client, rundir, "sh", "-c", STUBBORN)
+        await spoken(first)
+        ending = asyncio.create_task(client.end(name=first.name, generation=1, grace=0.3))
+        await client.list()  # the request is on its way
+        second = await spawn(other, rundir, *SLEEPS, generation=2)
+        assert await ending is True
+        assert {child.name: child.process for child in await client.list()}[first.name] == second.process
+
+
+async def test_what_a_client_asked_for_is_done_though_it_has_gone(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        child = await spawn(client, rundir, "sh", "-c", STUBBORN)
+        await spoken(child)
+        _, writer = await asyncio.open_unix_connection(str(rundir.broker_socket))
+        writer.write(encode({"id": 1, "do": "end", "name": child.name, "generation": 1, "grace": 0.2}))
+        await writer.drain()
+        writer.close()
+        assert (await next_exit(client)).status == -signal.SIGKILL
+
+
+async def test_a_client_that_does_not_read_is_hung_up_on(rundir: RunDir) -> None:
+    async with broker_running(rundir) as client:
+        await client.make("region/lan0", 1 << 20)
+        reader, writer = await asyncio.open_unix_connection(str(rundir.broker_socket))
+        asked = encode({"id": 1, "do": "read", "memory": "region/lan0", "offset": 0, "length": 4096})
+        async with asyncio.timeout(60):
+            with pytest.raises(ConnectionError):
+                while True:
+                    writer.write(asked * 64)
+                    await writer.drain()
+        assert len(await reader.read(-1) if not reader.exception() else b"") < 2 * MOST_UNREAD
+        writer.close()
+        assert await client.list(), "the others are served"
+
+
+async def test_one_client_has_so_many_requests_under_way_and_the_others_are_served(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients_module, "MOST_REQUESTS", 2)
+    async with broker_running(rundir) as client, connect(rundir) as greedy:
+        slow = await spawn(client, rundir, "sh", "-c", STUBBORN)
+        await spoken(slow)
+        waiting = [asyncio.create_task(greedy.end(name=slow.name, generation=1, grace=30)) for _ in range(2)]
+        late = asyncio.create_task(greedy.list())
+        assert await client.list()
+        assert not late.done()
+        slow.process.signal(signal.SIGKILL)
+        await asyncio.gather(*waiting)
+        assert await late
+
+
+# Section: who may ask
+
+ASKS = """
+import json, os, socket, sys
+if sys.argv[2] == "child" and os.fork():
+    os.wait()
+    sys.exit()
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+try:
+    client.sendall(b'{"id":1,"do":"list"}\\n')
+    said = client.recv(65536).decode()
+except OSError:
+    said = ""
+print(json.dumps(said), flush=True)
+"""
+
+
+async def said_to(client: BrokerClient, rundir: RunDir, name: str, how: str) -> str:
+    """Have a process of the broker's ask the broker; return what it is told."""
+    argv = [sys.executable, "-c", ASKS, str(rundir.broker_socket), how]
+    child = await spawn(client, rundir, *argv, name=name)
+    log = Path(child.directory) / "qemu.log"
+
+    async def done() -> str | None:
+        text = log.read_text() if log.exists() else ""
+        return text if text.endswith("\n") else None
+
+    return str(json.loads(await until(done, timeout=30, what="an answer", every=0.02)))
+
+
+@pytest.mark.parametrize("how", ["itself", "child"])
+async def test_a_qemu_and_what_it_starts_may_ask_for_nothing(rundir: RunDir, how: str) -> None:
+    async with broker_running(rundir) as client:
+        assert await said_to(client, rundir, "vm/vm1", how) == ""
+        assert await client.list()
+
+
+async def test_a_qemu_of_another_topology_may_ask_for_nothing(directories: Directories, rundir: RunDir) -> None:
+    other = made(directories, "other")
+    async with broker_running(rundir) as client, broker_running(other) as others:
+        argv = [sys.executable, "-c", ASKS, str(other.broker_socket), "itself"]
+        child = await spawn(client, rundir, *argv)
+        await spoken(child)
+        assert (Path(child.directory) / "qemu.log").read_text() == '""\n'
+        assert await others.list()
+
+
+async def test_a_supervisor_may_ask(rundir: RunDir) -> None:
+    argv = [sys.executable, "-c", ASKS + "os.read(os.pipe()[0], 1)", str(rundir.broker_socket), "itself"]
+    async with broker_running(rundir, supervisor=argv):
+        log = rundir.service_log(SUPERVISOR)
+
+        async def told() -> bool | None:
+            return ("return" in log.read_text() if log.exists() else False) or None
+
+        await until(told, timeout=30, what="an answer", every=0.02)
+
+
+async def test_a_qemu_that_another_broker_left_may_ask_for_nothing(rundir: RunDir) -> None:
+    argv = [sys.executable, "-c", "input()\n" + ASKS, str(rundir.broker_socket), "itself"]
+    process = await asyncio.create_subprocess_exec(
+        *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    identity = identify(process.pid)
+    assert identity is not None
+    entry = {
+        "name": "vm/vm1",
+        "generation": 1,
+        "pid": process.pid,
+        "start_time": identity.start_time,
+        "directory": str(rundir.state),
+    }
+    write_json(rundir.processes, {"boot_id": host_boot_id(), "processes": [7, {"name": 1}, entry]})
+    async with broker_running(rundir) as client:
+        assert "vm/vm1" in {child.name for child in await client.list()}
+        said, _ = await process.communicate(b"\n")
+        assert said == b'""\n'
+
+
+# Section: faults of its own
+
+
+async def test_a_want_of_memory_while_a_process_is_waited_for_costs_no_other_and_no_exit(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pidfd_open
+    failed: list[int] = []
+
+    def fails_twice(pid: int, flags: int = 0) -> int:
+        if len(failed) < 2:
+            failed.append(pid)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return real(pid, flags)
+
+    async with broker_running(rundir) as client:
+        other = await spawn(client, rundir, *SLEEPS, name="vm/vm2")
+        monkeypatch.setattr(os, "pidfd_open", fails_twice)
+        child = await spawn(client, rundir, "sh", "-c", "exit 3")
+        news = [await client.news.get() for _ in range(3)]
+        assert [type(each) for each in news] == [BrokerFailure, BrokerFailure, Exit]
+        assert news[0] == BrokerFailure(work="wait for vm/vm1", message="OSError: [Errno 12] Cannot allocate memory")
+        assert isinstance(news[2], Exit)
+        assert (news[2].name, news[2].status) == (child.name, 3)
+        assert other in await client.list()
+
+
+@asynccontextmanager
+async def broken(rundir: RunDir) -> AsyncIterator[asyncio.Task[None]]:
+    lock = hold(rundir)
+    task = asyncio.create_task(Broker(rundir, listen(rundir), supervisor_argv=SLEEPS).run(), name="broker")
+    try:
+        yield task
+    finally:
+        await asyncio.wait([task])
+        os.close(lock)
+
+
+async def test_a_broker_that_breaks_leaves_guests_and_run_directory_to_the_next_one(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rundir.identity.write_text("the key")
+
+    async def breaks(self: Broker) -> bool:
+        raise RuntimeError("a fault of ours")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Broker, "_end_everything", breaks)
+        async with broken(rundir) as task, connect(rundir) as client:
+            child = await spawn(client, rundir, *SLEEPS)
+            await client.stop()
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), ExceptionGroup)
+    assert child.process.is_alive()
+    assert rundir.identity.read_text() == "the key"
+    async with broker_running(rundir) as client:
+        assert child in await client.list()
+    assert not child.process.is_alive()
+    assert not rundir.run.exists()
+
+
+async def test_a_request_that_breaks_is_answered_and_told_and_no_other_is_harmed(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with broker_running(rundir) as client:
+        monkeypatch.setattr("vpctl.broker.service.stop_blocking", lambda process, path: 1 // 0)
+        child = await spawn(client, rundir, *SLEEPS)
+        with pytest.raises(Exception, match="the broker: ZeroDivisionError"):
+            await client.stop_blocking(name=child.name, path="/x")
+        assert await client.news.get() == BrokerFailure(
+            work="answer", message="ZeroDivisionError: integer division or modulo by zero"
+        )
+        assert child in await client.list()
