@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ Event = Mapping[str, Any]
 """A QMP event as it came: `event`, `timestamp`, and `data` if it has any."""
 
 BACKLOG = 1024
-"""Events that a listener keeps for a reader who is slow; beyond that the oldest are dropped and counted."""
+"""Events that a listener keeps for a reader who is slow; beyond that the oldest are dropped and counted.
+
+Not those that the listener was asked to keep: whoever waits for one of them would wait for ever.
+"""
 
 
 class Expectation:
@@ -26,9 +29,16 @@ class Expectation:
     `wait` takes the next one; as an async iterator it yields all of them and ends with the connection.
     """
 
-    def __init__(self, vm: str, names: frozenset[str], match: Callable[[Event], bool] | None) -> None:
+    def __init__(
+        self,
+        vm: str,
+        names: frozenset[str],
+        match: Callable[[Event], bool] | None,
+        keep: frozenset[str] = frozenset(),
+    ) -> None:
         self.vm = vm
         self.names = names
+        self._keep = keep
         self.dropped = 0
         self._match = match
         self._events: deque[Event] = deque()
@@ -71,11 +81,16 @@ class Expectation:
             return
         if self._match is not None and not self._match(event):
             return
-        if len(self._events) == BACKLOG:
-            self._events.popleft()
-            self.dropped += 1
+        if len(self._events) >= BACKLOG:
+            self._drop_one()
         self._events.append(event)
         self._news.set()
+
+    def _drop_one(self) -> None:
+        """Drop the oldest event that need not be kept; the oldest of all if there is no other."""
+        oldest = next((number for number, old in enumerate(self._events) if old["event"] not in self._keep), 0)
+        del self._events[oldest]
+        self.dropped += 1
 
     def lose(self, error: QmpLostError) -> None:
         """Learn that no more events will come."""
@@ -92,9 +107,11 @@ class Hub:
         self._listeners: list[Expectation] = []
 
     @contextmanager
-    def listen(self, *names: str, match: Callable[[Event], bool] | None = None) -> Iterator[Expectation]:
-        """Listen for as long as the block lasts; without names, to everything."""
-        listener = Expectation(self.vm, frozenset(names), match)
+    def listen(
+        self, *names: str, match: Callable[[Event], bool] | None = None, keep: Collection[str] = ()
+    ) -> Iterator[Expectation]:
+        """Listen for as long as the block lasts; without names, to everything. Events named in `keep` are kept."""
+        listener = Expectation(self.vm, frozenset(names), match, frozenset(keep))
         if self.lost is not None:
             listener.lose(self.lost)
         self._listeners.append(listener)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -173,9 +173,12 @@ class Session:
         """Open a listener for events of these names; open it before the command that causes them."""
         return self._hub.listen(*names, match=match)
 
-    def subscribe(self) -> AbstractContextManager[Expectation]:
-        """Open a listener for every event: `async for` over it ends with the connection (`lost` says why)."""
-        return self._hub.listen()
+    def subscribe(self, *, keep: Collection[str] = ()) -> AbstractContextManager[Expectation]:
+        """Open a listener for every event: `async for` over it ends with the connection (`lost` says why).
+
+        A reader that is slow loses the oldest events, but none of the names in `keep`.
+        """
+        return self._hub.listen(keep=keep)
 
     async def closed(self) -> None:
         """Return when the connection has ended, by whichever side; race with this."""

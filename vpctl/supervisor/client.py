@@ -54,7 +54,7 @@ class Supervisor:
 
         Raises the error that the job ended with, SupervisorLostError if the supervisor went away.
         """
-        with self._session.subscribe() as events:
+        with self._session.subscribe(keep=("JOB_DONE",)) as events:
             job = (await self.execute(command, **arguments))["job"]
             async for event in events:
                 data = event.get("data", {})

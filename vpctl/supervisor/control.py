@@ -10,6 +10,7 @@ import asyncio
 import codecs
 import json
 import re
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -41,6 +42,9 @@ def untold(error: Exception, *, name: str) -> VpctlError:
 
 MESSAGE_LIMIT = 1 << 20
 """Bytes that a client may send without completing a message."""
+
+MOST_UNREAD = 4 << 20
+"""Bytes that are kept for a client that does not read; with more it is hung up on."""
 
 _BEGINNING = re.compile(r"|-|-?I\w*|N\w*|t\w*|f\w*|n\w*|\.|[eE][+-]?")
 """What a message that was cut can end with where the parser stopped: nothing, or a part of a number or a word."""
@@ -119,6 +123,8 @@ class Client:
     def _send(self, message: Mapping[str, Any]) -> None:
         if not self._writer.is_closing():
             self._writer.write(json.dumps(message, default=str).encode() + b"\r\n")
+            if self._writer.transport.get_write_buffer_size() > MOST_UNREAD:
+                self._writer.transport.abort()
 
     async def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         identity = {"id": message["id"]} if "id" in message else {}
@@ -148,10 +154,20 @@ def error_object(error: VpctlError) -> dict[str, Any]:
 
 
 class ControlServer:
-    """Listens, and hands events to every client."""
+    """Listens, and hands events to every client.
 
-    def __init__(self, path: Path, foreseen: Foreseen | None = None) -> None:
+    `may_ask` says whether the process at the other end of a connection may be one; all may where it is None.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        foreseen: Foreseen | None = None,
+        *,
+        may_ask: Callable[[socket.socket], bool] | None = None,
+    ) -> None:
         self._path = path
+        self._may_ask = may_ask
         self._foreseen = foreseen or untold
         self._handler: Handler | None = None
         self._clients: set[Client] = set()
@@ -171,6 +187,10 @@ class ControlServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._handler is not None
+        if self._may_ask is not None and not self._may_ask(writer.get_extra_info("socket")):
+            print("error: a guest's QEMU has connected to the supervisor: refused", file=sys.stderr, flush=True)
+            writer.close()
+            return
         client = Client(reader, writer, self._handler, self._foreseen)
         self._clients.add(client)
         try:

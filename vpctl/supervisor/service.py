@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vpctl.broker.peers import may_ask
 from vpctl.broker.protocol import Child, Exit, process_name
 from vpctl.errors import HostError, VpctlError
 from vpctl.image.store import hold, load_image
@@ -61,7 +62,9 @@ class Supervisor:
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:
         world = self._world
-        control = ControlServer(world.rundir.control_socket, world.foreseen)
+        control = ControlServer(
+            world.rundir.control_socket, world.foreseen, may_ask=lambda connection: may_ask(connection, world.rundir)
+        )
         jobs = Jobs(group, control.event, world.foreseen)
         recoveries = Recoveries(self._world, jobs)
         alarms = Alarms(self._world, group, recoveries)

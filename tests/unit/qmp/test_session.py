@@ -220,6 +220,19 @@ async def test_slow_subscriber_keeps_the_newest_and_counts_what_it_lost(path: Pa
             assert (await slow.wait(1))["data"]["n"] == 6
 
 
+async def test_slow_subscriber_keeps_what_it_asked_to_keep(path: Path) -> None:
+    fake = FakeQemu()
+    flood = [Event("STOP", {"n": n}) for n in range(BACKLOG + 5)]
+    fake.script("stop", [Reply(), Event("JOB_DONE", {"job": 1}), *flood, Event("RESUME")])
+    async with connected(path, fake) as session:
+        with session.subscribe(keep=("JOB_DONE",)) as slow, session.expect("RESUME") as end:
+            await session.execute("stop")
+            await end.wait(5)
+            assert slow.dropped == 7
+            assert (await slow.wait(1))["event"] == "JOB_DONE"
+            assert (await slow.wait(1))["data"]["n"] == 7
+
+
 async def test_events_nobody_reads_are_not_kept(path: Path) -> None:
     fake = FakeQemu()
     fake.script("stop", [Reply(), *[Event("STOP")] * 500, Event("RESUME")])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -15,9 +17,10 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from tests.fakes.broker import made
 from vpctl import __version__
+from vpctl.broker.peers import peer_pid
 from vpctl.errors import HostError, Problem, TopologyError, UsageError, VpctlError
 from vpctl.rundir import Directories, RunDir
-from vpctl.supervisor.control import MESSAGE_LIMIT, ControlServer, Jobs, MessageStream, error_object
+from vpctl.supervisor.control import MESSAGE_LIMIT, MOST_UNREAD, ControlServer, Jobs, MessageStream, error_object
 from vpctl.wait import until
 
 OBJECTS = st.dictionaries(
@@ -347,3 +350,46 @@ def test_every_error_class_can_be_told() -> None:
     problem = Problem(message="m", file="f", line=1, column=2)
     errors: list[VpctlError] = [HostError("m"), TopologyError([problem])]
     assert [json.dumps(error_object(error)) for error in errors]
+
+
+async def test_a_client_that_does_not_read_is_hung_up_on_and_the_others_are_told(rundir: RunDir) -> None:
+    async with serving(rundir) as server, raw(rundir) as deaf, raw(rundir) as hears:
+        for each in (deaf, hears):
+            await each.ask(b'{"execute": "qmp_capabilities"}')
+        deaf.reader._transport.pause_reading()  # type: ignore[attr-defined]
+        entry = {"text": "x" * 10_000}
+        for number in range(2 * MOST_UNREAD // 10_000):
+            server.event("JOURNAL", {**entry, "number": number})
+            line = await hears.line()
+            assert line is not None
+            assert line["data"]["number"] == number
+        deaf.reader._transport.resume_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            with suppress(ConnectionError):
+                while await deaf.reader.read(1 << 20):
+                    pass
+        assert await hears.ask(b'{"execute": "query-status"}')
+
+
+async def test_a_process_that_may_not_ask_is_hung_up_on_without_a_word(rundir: RunDir) -> None:
+    rundir.control_socket.touch()
+    asked: list[int] = []
+
+    def nobody(connection: socket.socket) -> bool:
+        asked.append(peer_pid(connection))
+        return False
+
+    server = ControlServer(rundir.control_socket, may_ask=nobody)
+    task = asyncio.create_task(server.run(Commands()))
+
+    async def listens() -> bool | None:
+        return rundir.control_socket.is_socket() or None
+
+    await until(listens, timeout=5, what="a socket", every=0)
+    reader, writer = await asyncio.open_unix_connection(rundir.control_socket)
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    assert asked == [os.getpid()]
+    writer.close()
+    task.cancel()
+    await asyncio.wait([task])
