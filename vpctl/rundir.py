@@ -261,6 +261,10 @@ class RunDir:
         """The socket of one generation of a link; `end`: 0 or 1, where each endpoint has one of its own."""
         return self.run / (f"{link}.{generation}" if end is None else f"{link}.{generation}.{end}")
 
+    def watch_socket(self, link: str) -> Path:
+        """The socket where ivshmem clients that are no QEMU may look at a link's memory."""
+        return self.run / f"{link}.watch"
+
     @property
     def interface_prefix(self) -> str:
         """What the name of each of this topology's interfaces on the host begins with, and no other's does.

@@ -126,9 +126,14 @@ class BrokerClient:
         """Return bytes of a memory, a page at most."""
         return bytes.fromhex((await self._request("read", memory=memory, offset=offset, length=length))["content"])
 
-    async def serve(self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Serve a memory to ivshmem devices; what was served of it before is over. Returns what `served` tells."""
-        return await self._request("serve", name=name, memory=memory, ends=ends)
+    async def serve(
+        self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]], watch: str = ""
+    ) -> dict[str, Any]:
+        """Serve a memory to ivshmem devices; what was served of it before is over. Returns what `served` tells.
+
+        `watch`: where ivshmem clients that are no QEMU may look on.
+        """
+        return await self._request("serve", name=name, memory=memory, ends=ends, watch=watch)
 
     async def served(self, name: str) -> dict[str, Any] | None:
         """Return what is known of something served, by its name or a device's; None: nothing, or by a dead one."""

@@ -9,10 +9,8 @@ table, and once more when its own device is unplugged (7.2, 10.0, 11.1: `free():
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -20,8 +18,9 @@ from typing import Any
 from vpctl.broker import ivshmem
 from vpctl.broker.bells import Bell, Bells, Hearing
 from vpctl.broker.budget import Paced
-from vpctl.broker.ivshmem import Message, Peer
+from vpctl.broker.ivshmem import Peer
 from vpctl.broker.listening import Listener
+from vpctl.broker.outbox import Outbox
 from vpctl.process import eventfd_id
 
 Tell = Callable[[str], None]
@@ -44,8 +43,7 @@ class DeviceServer:
         self._fds = [self._ack, *own.eventfds]
         self._others: list[Peer] = []
         self._listener: Listener | None = None
-        self._client: socket.socket | None = None
-        self._unsent: deque[Message] = deque()
+        self._client: Outbox | None = None
         self._acks = Paced(MOST_ACKS, lambda: tell("ack"))
         self._hearing: Hearing | None = None
         self._control: Bell | None = None
@@ -66,8 +64,7 @@ class DeviceServer:
         """Let the device ring one more, from now on."""
         self._others.append(peer)
         if self._client is not None:
-            self._unsent.extend(ivshmem.joins(peer))
-            self._send()
+            self._client.say(ivshmem.joins(peer))
 
     def ring(self) -> None:
         """Raise the device's control interrupt, at once or very soon."""
@@ -98,39 +95,9 @@ class DeviceServer:
     def _accept(self, client: socket.socket) -> None:
         # The id is one device's: nobody else is let in, and the path is free of use from here on.
         self._stop_listening()
-        self._client = client
-        self._unsent.extend(ivshmem.greeting(self.own, self._others, self._region))
+        self._client = Outbox(client, self._left)
         self._tell("join")
-        asyncio.get_running_loop().add_reader(client, self._listen)
-        self._send()
-
-    def _listen(self) -> None:
-        """Learn of the client's end; what it says has no meaning."""
-        assert self._client is not None
-        try:
-            alive = bool(self._client.recv(65536))
-        except BlockingIOError:
-            alive = True
-        except OSError:
-            alive = False
-        if not alive:
-            self._hang_up()
-
-    def _send(self) -> None:
-        """Send what the client takes now, the rest when it takes more."""
-        if self._client is None:
-            return
-        loop = asyncio.get_running_loop()
-        try:
-            while self._unsent:
-                _send_message(self._client, self._unsent[0])
-                self._unsent.popleft()
-        except BlockingIOError:
-            loop.add_writer(self._client, self._send)
-        except OSError:  # it has gone
-            self._hang_up()
-        else:
-            loop.remove_writer(self._client)
+        self._client.say(ivshmem.greeting(self.own, self._others, self._region))
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
@@ -139,16 +106,9 @@ class DeviceServer:
 
     def _hang_up(self) -> None:
         if self._client is not None:
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._client)
-            loop.remove_writer(self._client)
             self._client.close()
-            self._client = None
-            self._unsent.clear()
-            self._tell("leave")
+            self._left()
 
-
-def _send_message(client: socket.socket, message: Message) -> None:
-    """Send one message whole; BlockingIOError if there is no room."""
-    fds = [message.fd] if message.fd is not None else []
-    socket.send_fds(client, [message.encode()], fds)
+    def _left(self) -> None:
+        self._client = None
+        self._tell("leave")

@@ -15,6 +15,7 @@ from vpctl.broker.bells import Bells
 from vpctl.broker.device_server import DeviceServer
 from vpctl.broker.fields import Name, PathText, Within
 from vpctl.broker.ivshmem import LARGEST_ID, MOST_VECTORS, Peer
+from vpctl.broker.watching import MayWatch, Watching, everybody
 from vpctl.errors import UsageError
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -37,12 +38,16 @@ class Server:
     "ack" | "stuck", "name", "end", "id"}, where the name is the device's.
     """
 
-    def __init__(self, name: str, memory: str, region: int, tell: Tell, bells: Bells) -> None:
+    def __init__(
+        self, name: str, memory: str, region: int, tell: Tell, bells: Bells, may_watch: MayWatch = everybody
+    ) -> None:
         self.name = name
         self.memory = memory
         self._region = region
         self._tell = tell
         self._bells = bells
+        self._may_watch = may_watch
+        self._watching: Watching | None = None
         self._specs: list[EndSpec] = []
         self._ends: list[DeviceServer] = []
 
@@ -55,17 +60,22 @@ class Server:
         """Return an end (LookupError)."""
         return self._ends[number]
 
-    def open(self, specs: Sequence[EndSpec]) -> None:
-        """Listen at every end; OSError, with nothing left behind, if that fails."""
+    def open(self, specs: Sequence[EndSpec], watch: str | None = None) -> None:
+        """Listen at every end, and at `watch`; OSError, with nothing left behind, if that fails."""
         try:
             for number, spec in enumerate(specs):
                 self._ends.append(self._made(number, spec))
                 self._specs.append(spec)
             for end in self._ends:
                 end.open([other.own for other in self._ends if other is not end])
+            if watch is not None:
+                self._watching = Watching(watch, self._region, self._devices, self._may_watch)
         except OSError:
             self.close()
             raise
+
+    def _devices(self) -> list[Peer]:
+        return [end.own for end in self._ends]
 
     def renew(self, number: int, spec: EndSpec) -> None:
         """Serve another device at an end whose last one is gone, and let the others ring it, from now on.
@@ -82,6 +92,9 @@ class Server:
         except OSError:
             made.close()
             raise
+        if self._watching is not None:
+            self._watching.left(self._ends[number].own)
+            self._watching.joined(made.own)
         self._ends[number], self._specs[number] = made, spec
         for other in others:
             other.join(made.own)
@@ -105,6 +118,8 @@ class Server:
 
     def close(self) -> None:
         """Close what is open; idempotent."""
+        if self._watching is not None:
+            self._watching.close()
         for end in self._ends:
             end.close()
 
@@ -114,8 +129,21 @@ class Server:
         return {"name": self.name, "memory": self.memory, "ends": ends}
 
 
-def open_server(name: str, memory: str, region: int, ends: Sequence[EndSpec], tell: Tell, bells: Bells) -> Server:
-    """Return a server that listens; OSError, with nothing left behind, if that fails."""
-    server = Server(name, memory, region, tell, bells)
-    server.open(ends)
+def open_server(
+    name: str,
+    memory: str,
+    region: int,
+    ends: Sequence[EndSpec],
+    tell: Tell,
+    bells: Bells,
+    *,
+    watch: str | None = None,
+    may_watch: MayWatch = everybody,
+) -> Server:
+    """Return a server that listens; OSError, with nothing left behind, if that fails.
+
+    `watch`: where clients that are no QEMU may look on, if `may_watch` lets the process connect.
+    """
+    server = Server(name, memory, region, tell, bells, may_watch)
+    server.open(ends, watch)
     return server

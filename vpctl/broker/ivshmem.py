@@ -14,6 +14,9 @@ PROTOCOL_VERSION = 0
 REGION = -1
 """The number beside which the region's descriptor comes."""
 
+WATCHER_ID = 0
+"""What clients that only look have: no device is told of them."""
+
 HOST_ID = 1
 """Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
 
@@ -61,10 +64,19 @@ def greeting(own: Peer, others: Iterable[Peer], region: int) -> list[Message]:
 
     The others come before the region, so that the doorbell works as soon as the guest sees the device. The device's
     own vectors come after it: before that QEMU 7.2 has no table for them, and dies (SIGSEGV).
+
+    This is not the order of ivshmem-spec, which has the region third and all peers after it. QEMU takes any
+    (`ivshmem_recv_setup`, 7.2 to 11.1); what else speaks the protocol is greeted by the letter.
     """
     messages = [Message(number=PROTOCOL_VERSION), Message(number=own.id)]
     messages += [message for other in others for message in joins(other)]
     return [*messages, Message(number=REGION, fd=region), *joins(own)]
+
+
+def greeting_by_the_letter(own: Peer, others: Iterable[Peer], region: int) -> list[Message]:
+    """Return what a client that is no QEMU is told when it connects: the order of ivshmem-spec."""
+    messages = [Message(number=PROTOCOL_VERSION), Message(number=own.id), Message(number=REGION, fd=region)]
+    return [*messages, *(message for other in others for message in joins(other)), *joins(own)]
 
 
 def joins(peer: Peer) -> list[Message]:

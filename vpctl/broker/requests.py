@@ -125,6 +125,8 @@ class Serve:
     name: Name
     memory: Name
     ends: Annotated[tuple[EndSpec, ...], Within(1, 16)]
+    watch: Annotated[str, Within(0, 4095)] = ""
+    """Where clients that are no QEMU may look on; empty: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -76,7 +76,7 @@ class Broker:
         self._watchers: asyncio.TaskGroup | None = None
         self._reapers: dict[str, asyncio.Task[None]] = {}
         self._clients = Clients(self._do, self._report)
-        self._shared = Shared(self._tell_link)
+        self._shared = Shared(self._tell_link, self._may_ask)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:

@@ -14,6 +14,7 @@ from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.doorbell_carrier import DeviceSpec, DoorbellCarrier
 from vpctl.broker.memory import Memories
+from vpctl.broker.watching import MayWatch, everybody
 from vpctl.errors import HostError, NotFoundError, UsageError
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -22,9 +23,10 @@ Tell = Callable[[Mapping[str, Any]], None]
 class Shared:
     """All of it, by name. `tell` is told what happens at a link; a device's server tells also whose end it is."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, may_watch: MayWatch = everybody) -> None:
         self.memories = Memories()
         self._tell = tell
+        self._may_watch = may_watch
         self._servers: dict[str, Server] = {}
         self._fronts: dict[str, Backend] = {}
         self._bells = Bells()
@@ -103,7 +105,16 @@ class Shared:
         for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
             self.close_server(other.name)
         try:
-            server = open_server(name, memory, region, wanted.ends, self._tell, self._bells)
+            server = open_server(
+                name,
+                memory,
+                region,
+                wanted.ends,
+                self._tell,
+                self._bells,
+                watch=wanted.watch or None,
+                may_watch=self._may_watch,
+            )
         except OSError as error:
             raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
         self._servers[name] = server

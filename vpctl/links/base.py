@@ -115,6 +115,8 @@ class Sharing:
     afresh: tuple[tuple[int, bytes], ...]
     """For each end what its guest writes in the memory, as it is before it has: (offset, bytes)."""
     ends: tuple[SharedEnd, ...]
+    watch: str = ""
+    """A socket for people's own ivshmem clients, which may look on; empty: there is none."""
 
     def end_of(self, vm: str) -> tuple[int, SharedEnd] | None:
         """Return number and end of a VM; None if this memory is not served to it."""

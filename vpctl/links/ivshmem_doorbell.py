@@ -123,6 +123,7 @@ class IvshmemDoorbellKind(LinkKind):
             memory=Memory(name=f"region/{link.name}", size=size, content=((0, header),)),
             afresh=tuple((layout.side_offset(role), bytes(layout.SIDE_SIZE)) for role in range(2)),
             ends=tuple(shared(role, end) for role, end in enumerate(link.endpoints)),
+            watch=str(rundir.watch_socket(link.name)),
         )
 
     def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:

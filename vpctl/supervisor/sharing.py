@@ -30,7 +30,8 @@ async def serve(broker: BrokerClient, sharing: Sharing) -> None:
     """Make and serve one generation; whatever was served of the memory before is over."""
     await broker.close(sharing.name)
     await fill(broker, sharing.memory)
-    await broker.serve(name=sharing.name, memory=sharing.memory.name, ends=[_end_spec(end) for end in sharing.ends])
+    ends = [_end_spec(end) for end in sharing.ends]
+    await broker.serve(name=sharing.name, memory=sharing.memory.name, ends=ends, watch=sharing.watch)
 
 
 async def serve_anew(broker: BrokerClient, sharing: Sharing, number: int) -> None:

@@ -48,7 +48,8 @@ async def test_a_front_end_that_is_cut_off_while_its_qemu_lives_is_a_fault_and_t
 
 
 async def test_a_front_end_whose_qemu_does_not_answer_has_lost_nothing(ground: Ground) -> None:
-    ground.qemus["vm2"].script("query-status", [Refuse("the end")])
+    # It is asked at each look: for `connected`, `ready` and `gone`, as far as they are taken in after its end.
+    ground.qemus["vm2"].script("query-status", *[[Refuse("the end")]] * 3)
     async with plugged(ground) as frontend, following(ground):
         frontend.close()
         await state(ground, LinkState.DOWN)
