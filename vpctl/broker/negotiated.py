@@ -105,6 +105,8 @@ class Negotiated:
     rings: list[Ring] = field(init=False)
     regions: list[MemoryRegion] = field(default_factory=list)
     foreign: list[_Foreign] = field(default_factory=list)
+    _unheard: Eventfd | None = None
+    """What rings have as their call whose front-end polls them: an eventfd that nobody listens to."""
 
     def __post_init__(self) -> None:
         self.rings = [Ring() for _ in range(2 * self.queue_pairs)]
@@ -113,6 +115,9 @@ class Negotiated:
         """Close all descriptors; idempotent."""
         for ring in self.rings:
             ring.drop()
+        if self._unheard is not None:
+            os.close(self._unheard.fd)
+            self._unheard = None
 
     def take(self, message: Message, payload: Payload) -> None:
         """Carry out a request that changes the state. RefusedError, and no change, if it is wrong.
@@ -271,7 +276,7 @@ class Negotiated:
         kick = message.request == Request.SET_VRING_KICK
         if fd is None and kick:
             raise RefusedError(f"{message.name} wants the ring to be polled")
-        new = _eventfd(message, fd) if fd is not None else None
+        new = _eventfd(message, fd) if fd is not None else self._polled()
         old = ring.kick if kick else ring.call
         if old is not None:
             os.close(old.fd)
@@ -279,6 +284,15 @@ class Negotiated:
             ring.kick = new
         else:
             ring.call = new
+
+    def _polled(self) -> Eventfd:
+        """Return the call of a ring whose front-end polls it (bit 8 of SET_VRING_CALL, vhost-user.rst)."""
+        if self._unheard is None:
+            fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            id_ = eventfd_id(os.getpid(), fd)
+            assert id_ is not None
+            self._unheard = Eventfd(id=id_, fd=fd)
+        return Eventfd(id=self._unheard.id, fd=os.dup(self._unheard.fd))
 
     def _take_memory(self, request: Request, given: Sequence[MemoryRegion], fds: Sequence[int]) -> None:
         if request == Request.REM_MEM_REG:

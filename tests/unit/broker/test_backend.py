@@ -277,14 +277,37 @@ async def test_rings_without_a_calm_moment_are_not_taken_to_work_yet() -> None:
         await both.told.exactly("connected", "ready")
 
 
-async def test_a_ring_without_a_call_does_not_work() -> None:
+def test_a_ring_that_its_front_end_polls_works_and_its_call_reaches_nobody() -> None:
+    polls = vhost_user.number_payload(0x101)
+
+    async def go() -> None:
+        async with pair() as both:
+            await both.ready()
+            carrier = Remembers()
+            both.back.attach(1, carrier)
+            for _ in range(2):
+                await both.front.say(Request.SET_VRING_CALL, polls)
+            await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.calls[1])
+            await both.front.say(Request.SET_VRING_CALL, polls)
+            await both.front.number(Request.GET_FEATURES)
+            ids = [id_ for ring, id_ in carrier.calls if ring == 1]
+            assert ids[1] == eventfd_id(os.getpid(), both.front.calls[1])
+            assert ids[0] == ids[2], "it is one for all"
+            assert ids[0] not in [eventfd_id(os.getpid(), fd) for fd in both.front.calls]
+            assert both.told.news == [], "the session goes on"
+
+    leaves_no_descriptor(go)
+
+
+async def test_rings_that_are_polled_from_their_start_work() -> None:
     async with pair() as both:
-        await both.front.up()
+        await both.front.connect()
+        await both.front.greet()
+        await both.front.enable(1)
+        await both.front.start()
+        for ring in (0, 1):
+            await both.front.say(Request.SET_VRING_CALL, vhost_user.number_payload(0x100 | ring))
         await both.told.exactly("connected", "ready")
-        await both.front.say(Request.SET_VRING_CALL, vhost_user.number_payload(0x101))
-        await both.told.exactly("stopped")
-        await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.calls[1])
-        await both.told.exactly("ready")
 
 
 # Section: memory
