@@ -38,6 +38,7 @@ def belongs_to(pid: int, processes: Collection[int]) -> bool:
 
     A process that leaves its session and outlives its parents is not known by this: QEMU's sandbox lets none be made.
     """
+    asks = pid
     for _ in range(MOST_ANCESTORS):
         if pid in processes:
             return True
@@ -47,7 +48,8 @@ def belongs_to(pid: int, processes: Collection[int]) -> bool:
             # What counts begins after the last parenthesis: state, parent, process group, session (proc(5)).
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
-            return True
+            # Another user's process, sshd for instance, may be hidden (hidepid): what has come by that is no QEMU's.
+            return pid == asks
         if int(fields[3]) in processes:
             return True
         pid = int(fields[1])

@@ -725,6 +725,27 @@ def test_whatever_is_said_in_whatever_order_the_back_end_lives_and_keeps_no_desc
     leaves_no_descriptor(go)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=4))
+def test_no_bytes_end_the_back_end_or_what_comes_next(pieces: list[bytes]) -> None:
+    async def go() -> None:
+        async with pair() as both:
+            await both.front.connect()
+            with contextlib.suppress(OSError):
+                for piece in pieces:
+                    await both.front.send(piece)
+            both.front.hang_up()
+
+            async def gone() -> bool | None:
+                return any(each["what"] == "gone" for each in both.told.news) or None
+
+            await until(gone, timeout=5, what="gone", every=0.001)
+            both.told.news.clear()
+            await both.ready()
+
+    leaves_no_descriptor(go)
+
+
 class made:  # noqa: N801 - a context manager
     """Descriptors of these kinds, for as long as the block lasts."""
 
