@@ -15,7 +15,7 @@ from pathlib import Path
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors log wait tasks process host rundir",
+        "errors log text wait tasks process host rundir",
         "topology",
         "image qemu",
         "qmp",

@@ -7,86 +7,88 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
 
-from vpctl.errors import InternalError, InterruptedByUserError, UsageError, VpctlError, cause_of
+from vpctl.cli.interrupts import EXIT_CODE, Interrupts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from vpctl.errors import VpctlError
 
 
-async def perform(work: Any, context: Any) -> Any:
+async def perform(work: Any, context: Any, interrupts: Interrupts) -> Any:
     """Run a verb; the first SIGINT or SIGTERM cancels it, later ones wait for its cleanup and change nothing."""
     import asyncio
-    import signal
 
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
     def cancel() -> None:
-        if not task.cancelling():
-            task.cancel()
+        loop.call_soon_threadsafe(task.cancel)
 
-    def interrupt(number: int, frame: object) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(cancel)
-
-    # Not the loop's own handlers: those end with it, and a second Ctrl-C while the error is written would kill us.
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.cancel_by(cancel)
     try:
         return await work.verb(context, **work.arguments)
     finally:
-        if not task.cancelling():
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        interrupts.cancel_by(None)
 
 
-def run_work(work: Any, warm: Any = None) -> int:
+def run_work(work: Any, warm: Any = None, interrupts: Interrupts | None = None) -> int:
     """Run a verb and write its result or error; return the exit code."""
+    from vpctl.cli.verb import OutputFormat
+
+    interrupts = interrupts or Interrupts()
+    interrupts.as_json = work.common.format is OutputFormat.JSON
+    ours = not interrupts.is_installed
+    interrupts.install()
+    try:
+        return _performed(work, warm, interrupts)
+    finally:
+        if ours:
+            interrupts.restore()
+
+
+def _performed(work: Any, warm: Any, interrupts: Interrupts) -> int:
     import asyncio
 
     from vpctl.cli import live, render
-    from vpctl.cli.verb import Context, OutputFormat
+    from vpctl.cli.streams import OutputError
+    from vpctl.cli.verb import Context
+    from vpctl.errors import InterruptedByUserError
     from vpctl.rundir import Directories
 
     common = work.common
-    as_json = common.format is OutputFormat.JSON
     log = live.make_log(quiet=common.quiet, verbose=common.verbose)
+    code = 0
     try:
         context = Context(common=common, log=log, directories=Directories.from_environment(), warm=warm)
-        outcome = asyncio.run(perform(work, context))
+        outcome = asyncio.run(perform(work, context, interrupts))
+        interrupts.require_output()
+        code = int(outcome.exit_code)
         render.result(outcome, context)
         sys.stdout.flush()
-        return int(outcome.exit_code)
     except (KeyboardInterrupt, asyncio.CancelledError):
         caught: VpctlError = InterruptedByUserError("interrupted")
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _stdout_is_broken():
-            # Whoever read our output has seen enough (`| head`); what is left in the buffer has nowhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         if common.debug:
             import traceback
 
             traceback.print_exc()
         caught = _as_ours(error)
-    render.error(caught, as_json=as_json)
+    else:
+        return code
+    if isinstance(caught, OutputError) and caught.is_closed:
+        return code  # who read our output has seen enough (`| head`)
+    render.error(caught, as_json=interrupts.as_json and not isinstance(caught, OutputError))
     return caught.exit_code
-
-
-def _stdout_is_broken() -> bool:
-    """Whether it is our own output that nobody reads any more, not a socket of the verb's."""
-    import select
-
-    poll = select.poll()
-    try:
-        poll.register(sys.stdout.fileno(), 0)  # errors and hang-ups are told always
-    except (OSError, ValueError):  # no descriptor, or closed
-        return False
-    return bool(poll.poll(0))
 
 
 def _as_ours(error: BaseException) -> VpctlError:
     """Return the one cause of a group, or the error itself; anything unknown is an internal error."""
+    from vpctl.errors import InternalError, VpctlError, cause_of
+
     error = cause_of(error)
     if isinstance(error, VpctlError):
         return error
@@ -97,44 +99,60 @@ def _as_ours(error: BaseException) -> VpctlError:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (None: this process's) and exit with the contract's code."""
+    interrupts = Interrupts()
+    if arguments is None:  # else we are called within a program that has handlers and streams of its own
+        interrupts.install()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    interrupts.as_json = _wants_json(words)
+    if arguments is None:
+        from vpctl.cli import streams
+
+        streams.prepare(interrupts)
     warm = _warm_supervisor(words)
     try:
-        code = _run(words, warm)
+        code = _run(words, warm, interrupts)
     finally:
         if warm is not None:
             warm.dismiss()
-    if code == InterruptedByUserError.exit_code:
-        _ignore_interrupts()
+    if arguments is None or code == EXIT_CODE:
+        interrupts.ignore()
     sys.exit(code)
 
 
-def _run(words: Sequence[str], warm: Any) -> int:
+def _run(words: Sequence[str], warm: Any, interrupts: Interrupts) -> int:
     """Run a command line; return the exit code."""
     # Looking for plugins of pydantic, of which vpctl wants none, reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
     from typer._click import exceptions as click_exceptions
 
+    from vpctl.cli import render
     from vpctl.cli.app import build_app
+    from vpctl.cli.execute import options_first
+    from vpctl.cli.streams import OutputError
+    from vpctl.errors import InterruptedByUserError, UsageError
 
     try:
-        outcome = build_app()(words, standalone_mode=False)
+        outcome = build_app()(options_first(words), standalone_mode=False)
+        sys.stdout.flush()
+    except OutputError as error:  # of a help text
+        if error.is_closed:
+            return 0
+        render.error(error, as_json=False)
+        return error.exit_code
     except click_exceptions.ClickException as error:
         if isinstance(error, click_exceptions.NoArgsIsHelpError):
             error.show()
             return UsageError.exit_code
-        from vpctl.cli import render
-
         message = error.format_message()  # a sentence, which none of ours is
         message = message[:1].lower() + message[1:].rstrip(".")
-        render.error(UsageError(message, hint=_usage_hint(error)), as_json=_wants_json(words))
+        render.error(UsageError(message, hint=_usage_hint(error)), as_json=interrupts.as_json)
         return UsageError.exit_code
     except typer.Abort:
         return InterruptedByUserError.exit_code
     if outcome is None or isinstance(outcome, int):
         return outcome or 0
-    return run_work(outcome, warm)
+    return run_work(outcome, warm, interrupts)
 
 
 def _warm_supervisor(words: Sequence[str]) -> Any:
@@ -150,16 +168,11 @@ def _warm_supervisor(words: Sequence[str]) -> Any:
     return Waiting([sys.executable, "-m", "vpctl.supervisor", WARM])
 
 
-def _ignore_interrupts() -> None:
-    """Take no more signals: at its end Python gives back the handlers that kill, and nothing is left to interrupt."""
-    import signal
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def _wants_json(words: Sequence[str]) -> bool:
     """Whether a command line that could not be parsed asks for JSON."""
+    from itertools import pairwise
+
+    words = words[: words.index("--")] if "--" in words else words
     pairs = {*pairwise(words)}
     return bool({"--json", "-fjson", "--format=json"} & {*words} or {("-f", "json"), ("--format", "json")} & pairs)
 

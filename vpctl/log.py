@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from vpctl.text import printable
+
 
 @dataclass(slots=True)
 class Step:
@@ -88,10 +90,10 @@ class Log:
             self.line(f"{'  ' * self._depth}{message}")
 
     def line(self, text: str) -> None:
-        """Write one line; a closed stderr is no reason to fail."""
+        """Write one line; a stderr that takes none is no reason to fail."""
         try:
-            print(text, file=self.stream, flush=True)
-        except (BrokenPipeError, ValueError):
+            print(printable(text), file=self.stream, flush=True)
+        except (OSError, ValueError):
             return
 
 

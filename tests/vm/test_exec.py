@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pty
+import signal
 import subprocess
 import sys
 import threading
@@ -103,3 +104,44 @@ def test_a_vm_that_dies_under_a_command_gives_255(solo: Vpctl) -> None:
     assert command.process.stdout.readline() == "started\n"
     solo.run("crash", "vm1", "--how", "kill")
     assert command.wait(255).stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_command_in_the_guest_too(solo: Vpctl, number: signal.Signals) -> None:
+    name = f"4{int(number)}4242"
+    command = solo.start("exec", "vm1", "--", f"timeout 9{name} sleep {name} & echo started; wait")
+    assert command.process.stdout is not None
+    assert command.process.stdout.readline() == "started\n"
+    command.process.send_signal(number)
+    done = command.wait(130)
+    assert done.stderr == "error: interrupted\n"
+    assert solo.guest("vm1", f"ps -e -o args | grep -c '[s]leep {name}' || :") == "0\n"
+
+
+def test_options_before_the_double_dash_are_ours(solo: Vpctl) -> None:
+    data = solo.run("exec", "vm1", "-f", "json", "--", "cat; echo err >&2; exit 3", status=3).data
+    assert (data["status"], data["stdout"], data["stderr"]) == (3, "", "err\n")
+    assert solo.run("exec", "vm1", "echo", "-f", "json").stdout == "-f json\n"
+
+
+def test_a_dozen_commands_at_once_all_run(solo: Vpctl) -> None:
+    commands = [solo.start("exec", "vm1", "--", f"echo {number}") for number in range(12)]
+    assert [command.wait(0).stdout for command in commands] == [f"{number}\n" for number in range(12)]
+
+
+def test_copies_are_what_is_there(solo: Vpctl, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").write_text("text", encoding="utf-8")
+    (tmp_path / "d" / "link").symlink_to("file")
+    (tmp_path / "d" / "dangling").symlink_to("/nowhere")
+    for _ in range(2):
+        solo.run("cp", str(tmp_path / "d"), "vm1:/root/")
+    shown = solo.guest("vm1", "cd /root/d; cat link; readlink link dangling; ls -A | tr '\\n' ' '")
+    assert shown == "textfile\n/nowhere\ndangling file link "
+    for path in ("/proc/version", "/sys/class/net/mgmt/mtu"):
+        solo.run("cp", f"vm1:{path}", str(tmp_path / "got"))
+        assert (tmp_path / "got").read_text(encoding="utf-8") == solo.guest("vm1", f"cat {path}")
+    (tmp_path / "seven").write_text("1", encoding="utf-8")
+    solo.run("cp", str(tmp_path / "seven"), "vm1:/proc/sys/vm/drop_caches")  # nothing can be made beside it
+    solo.run("cp", "vm1:/root/d", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "link").readlink() == Path("file")

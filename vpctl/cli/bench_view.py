@@ -90,7 +90,7 @@ class Table:
 
     def _warn(self, text: str) -> None:
         # By the table's own console, which makes room for it: a line of the log's would be drawn over.
-        self._live.console.print(f"warning: {text}", markup=False)
+        self._live.console.print(render.Printable(f"warning: {text}"))
 
     def _drawn(self) -> RenderableType:
         from rich.console import Group

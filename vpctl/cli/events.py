@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from vpctl.cli.verb import Context, Result
+from vpctl.text import printable
 
 
 async def events(
@@ -37,7 +38,7 @@ async def events(
 
 def show(entry: dict[str, Any], *, as_json: bool) -> None:
     """Print one entry: a JSON line, or a line for people."""
-    print(json.dumps(entry) if as_json else line(entry), flush=True, file=sys.stdout)
+    print(json.dumps(entry) if as_json else printable(line(entry)), flush=True, file=sys.stdout)
 
 
 def line(entry: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,10 @@ COULD_NOT_RUN = 255
 
 CHUNK = 65536
 
+WITH_VALUE = ("-f", "--format", "-t", "--topology")
+WITHOUT_VALUE = ("-fjson", "-ftable", "--json", "-v", "--verbose", "-q", "--quiet", "--debug")
+"""The options that every command takes, as they are spelled."""
+
 
 async def execute(
     context: Context,
@@ -24,48 +29,73 @@ async def execute(
     import asyncssh
 
     from vpctl.cli.guest import address
+    from vpctl.cli.streams import write_all
     from vpctl.guest import ssh as guest_ssh
 
     words = command[1:] if command[:1] == ["--"] else command
     # One word is a command line for the guest's shell, as with ssh; several are an argv and stay as they are.
     line = words[0] if len(words) == 1 else " ".join(guest_ssh.quote(word) for word in words)
-    if context.json:
-        return await captured(address(context, vm), words, line)
+    said: dict[int, list[bytes]] = {1: [], 2: []}
+
+    async def keep(fd: int, data: bytes) -> None:
+        said[fd].append(data)
+
     async with guest_ssh.connection(address(context, vm)) as connection:
         try:
-            done = await relayed(connection, line)
-        except BrokenPipeError:
-            raise  # nobody reads our output any more: not the guest's failure
+            done = await relayed(connection, line, vm, keep if context.json else write_all)
         except (OSError, asyncssh.Error) as error:
             raise guest_ssh.GuestSshError(f"`{words[0]}` in {vm}: the connection broke: {error}") from error
-    return Result(exit_code=exit_code(done, vm, words))
+    code = exit_code(done, vm, words)
+    if not context.json:
+        return Result(exit_code=code)
+    stdout, stderr = (b"".join(said[fd]).decode(errors="replace") for fd in (1, 2))
+    data = {"schema_version": 1, "vm": vm, "command": words, "status": code, "stdout": stdout, "stderr": stderr}
+    return Result(data=data, exit_code=code)
 
 
-async def relayed(connection: Any, line: str) -> Any:
+def options_first(words: Sequence[str]) -> list[str]:
+    """Return the command line `exec VM [OPTIONS] -- CMD…` with its options before the VM, any other as it is.
+
+    What follows the VM is the guest's, `--json` of `exec vm1 ls --json` too, unless nothing but the VM and options of
+    ours stands before a `--`.
+    """
+    if words[:1] != ["exec"] or "--" not in words:
+        return list(words)
+    end = list(words).index("--")
+    options, vms = [], []
+    rest = iter(words[1:end])
+    for word in rest:
+        if word in WITH_VALUE:
+            options += [word, *([next(rest)] if word is not words[end - 1] else [])]
+        elif word in WITHOUT_VALUE or word.startswith(tuple(f"{option}=" for option in WITH_VALUE)):
+            options.append(word)
+        else:
+            vms.append(word)
+    return ["exec", *options, *vms, *words[end:]] if len(vms) == 1 else list(words)
+
+
+async def relayed(connection: Any, line: str, vm: str, write: Callable[[int, bytes], Awaitable[None]]) -> Any:
     """Run a command with our standard streams; return the finished process.
 
     asyncssh could redirect by itself, but closes what it is given, sets it to non-blocking for whoever shares it,
-    and goes on for ever when the reader of our output has gone. Here BrokenPipeError ends the command.
+    and goes on for ever when the reader of our output has gone. Here that ends the command, as an interrupt does.
     """
-    import asyncssh
+    from vpctl.guest import ssh as guest_ssh
 
-    failure: BaseException | None = None
-    try:
-        async with connection.create_process(line, encoding=None) as process:
-            failure = await exchanged(process)
-            if failure is not None:
-                connection.abort()  # a polite close waits for the guest's command, which may write for ever
-    except (OSError, asyncssh.Error):
-        if failure is None:
-            raise
-    if failure is not None:
-        raise failure
+    async with guest_ssh.command(connection, line, vm=vm) as (process, early):
+        if early:
+            await write(2, early)
+        await exchanged(process, write)
     return process
 
 
-async def exchanged(process: Any) -> BaseException | None:
-    """Pass bytes both ways until the command has ended; return what went wrong, if something did."""
+async def exchanged(process: Any, write: Callable[[int, bytes], Awaitable[None]]) -> None:
+    """Pass bytes both ways until the command has ended; raises the one thing that went wrong, if something did."""
     import asyncio
+
+    async def pump(reader: Any, fd: int) -> None:
+        while data := await reader.read(CHUNK):
+            await write(fd, data)  # a slow reader of ours slows the guest's command down
 
     feeding = asyncio.create_task(feed(process.stdin), name="exec-stdin")
     try:
@@ -74,19 +104,10 @@ async def exchanged(process: Any) -> BaseException | None:
             group.create_task(pump(process.stderr, 2), name="exec-stderr")
         await process.wait_closed()
     except BaseExceptionGroup as errors:
-        return cause_of(errors)
+        raise cause_of(errors) from errors
     finally:
         feeding.cancel()
         await asyncio.wait([feeding])
-    return None
-
-
-async def pump(reader: Any, fd: int) -> None:
-    """Write what the guest says to a descriptor of ours; a slow reader of ours slows the guest's command down."""
-    while data := await reader.read(CHUNK):
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
 
 
 async def feed(writer: Any) -> None:
@@ -115,17 +136,6 @@ async def feed(writer: Any) -> None:
         finally:
             if watched:
                 loop.remove_reader(0)
-
-
-async def captured(address: Any, words: list[str], line: str) -> Result:
-    """Run a command and return what it said as JSON."""
-    from vpctl.guest import ssh as guest_ssh
-
-    async with guest_ssh.connection(address) as connection:
-        done = await connection.run(line, encoding="utf-8", errors="replace")
-    code = exit_code(done, address.vm, words)
-    data = {"schema_version": 1, "vm": address.vm, "command": words, "status": code}
-    return Result(data={**data, "stdout": done.stdout, "stderr": done.stderr}, exit_code=code)
 
 
 def exit_code(done: Any, vm: str, words: list[str]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vpctl.cli import render
 from vpctl.log import Log, Step
+from vpctl.text import printable
 
 STAGES = ("process", "qmp", "kernel", "ssh")
 
@@ -28,7 +29,7 @@ class LiveLog(Log):
 
     def _rewrite(self, text: str) -> None:
         width = render.console(self.stream).width
-        self.stream.write("\r\x1b[K" + text[: width - 1])
+        self.stream.write("\r\x1b[K" + printable(text)[: width - 1])
         self.stream.flush()
 
 
@@ -108,7 +109,7 @@ class LiveStages(Stages):
                 f"{name:<12}" + "".join(f"{row.get(stage, ''):>9}" for stage in STAGES) + f"  {row.get('state', '')}"
             )
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
-        stream.write(up + "".join(f"\r\x1b[K{line[: width - 1]}\n" for line in lines))
+        stream.write(up + "".join(f"\r\x1b[K{printable(line)[: width - 1]}\n" for line in lines))
         stream.flush()
         self._drawn = len(lines)
 

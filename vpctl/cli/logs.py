@@ -17,6 +17,9 @@ async def logs(
     generation: Annotated[
         int | None, typer.Option("--generation", "-g", help="Which life; if not given, the latest.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="As they were written, with whatever a terminal acts upon.")
+    ] = False,
 ) -> Result:
     """Show the serial console, QEMU's own output and the command line of a VM; of a failed `up`, too."""
     from vpctl.supervisor.logs import read_whole
@@ -33,7 +36,7 @@ async def logs(
         parts[name] = read_whole(path)
     data = {"schema_version": 1, "vm": vm, "generation": chosen, "directory": str(directory)}
     text = "\n".join(f"==> {directory / name} <==\n{content}" for name, content in parts.items() if content)
-    return Result(data={**data, "generations": sorted(lives), "files": parts}, text=text)
+    return Result(data={**data, "generations": sorted(lives), "files": parts}, text=text, raw=raw)
 
 
 def generations(context: Context, vm: str) -> dict[int, Path]:

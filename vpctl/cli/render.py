@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TextIO
 
 from vpctl.cli.verb import Context, Result
 from vpctl.errors import TopologyError, VpctlError
+from vpctl.text import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
     from rich.table import Table
 
 PLAIN_WIDTH = 240
@@ -39,7 +40,7 @@ def console(stream: TextIO) -> Console:
     from rich.console import Console
 
     return Console(
-        file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, emoji=False, markup=True
+        file=stream, width=None if stream.isatty() else PLAIN_WIDTH, highlight=False, emoji=False, markup=False
     )
 
 
@@ -66,15 +67,33 @@ def result(outcome: Result, context: Context) -> None:
         if outcome.data is not None:
             print(json.dumps(outcome.data, indent=1, default=str))
     elif outcome.text is not None:
-        print(outcome.text)
+        print(outcome.text if outcome.raw else printable(outcome.text))
     elif outcome.table is not None:
-        console(sys.stdout).print(outcome.table)
+        console(sys.stdout).print(Printable(outcome.table))
+
+
+class Printable:
+    """Something to be drawn in which whatever a terminal would act upon is shown instead, our own colours apart."""
+
+    def __init__(self, drawn: RenderableType) -> None:
+        self._drawn = drawn
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw it, as rich asks for it."""
+        for segment in console.render(self._drawn, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def error(caught: VpctlError, *, as_json: bool) -> None:
     """Write an error: one sentence, its details, a hint; as JSON to stdout if that was asked for."""
     if as_json:
-        print(json.dumps({"schema_version": 1, "error": caught.as_json()}, indent=1, default=str))
+        from vpctl.cli.streams import OutputError
+
+        try:
+            print(json.dumps({"schema_version": 1, "error": caught.as_json()}, indent=1, default=str), flush=True)
+        except OutputError as broken:
+            if not broken.is_closed:
+                error(caught, as_json=False)
         return
     for line in error_lines(caught):
         print(line, file=sys.stderr)
@@ -82,6 +101,10 @@ def error(caught: VpctlError, *, as_json: bool) -> None:
 
 def error_lines(caught: VpctlError) -> list[str]:
     """Return an error as people read it."""
+    return printable("\n".join(_error_lines(caught))).split("\n")
+
+
+def _error_lines(caught: VpctlError) -> list[str]:
     if isinstance(caught, TopologyError):
         lines = []
         for problem in caught.problems:

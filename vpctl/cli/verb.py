@@ -66,7 +66,9 @@ class Result:
     data: Mapping[str, Any] | None = None
     table: RenderableType | None = None
     text: str | None = None
-    """Printed as it is, for data one could pipe; wins over `table`."""
+    """For data one could pipe, without what a terminal acts upon; wins over `table`."""
+    raw: bool = False
+    """Whether `text` is printed as it is."""
     errors: Sequence[VpctlError] = ()
     """What is wrong although there is a result; goes to stderr."""
     exit_code: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,45 @@ MOST_STDOUT = 8 << 20
 MOST_STDERR = 1 << 16
 READ_SIZE = 1 << 16
 
+DROPPED_PAUSES = (0.05, 0.4)
+"""Seconds, at least and at most, before a login is tried again that the server has dropped; see `connection`."""
+
+COMMAND_MARK = "vpctl-command-"
+BEGIN = f"echo {COMMAND_MARK}$$ >&2; read -r _ || exit 1\n"
+"""Before a line for the guest's shell: it tells its process, and waits for a word; see `command`."""
+
+END_COMMAND_SECONDS = 5.0
+"""For `END_COMMAND`, which takes two at most in a guest that is well."""
+
+END_COMMAND = """
+read -r line <"/proc/$1/stat" || exit 0
+set -- ${line##*) }
+session=$4 signal=TERM round=0
+while [ $round -lt 20 ]; do
+    left=
+    for directory in /proc/[0-9]*; do
+        pid=${directory#/proc/}
+        if [ $pid = $$ ] || [ $pid = $PPID ]; then continue; fi
+        { read -r line <"$directory/stat"; } 2>/dev/null || continue
+        set -- ${line##*) }
+        if [ "$4" = "$session" ] && [ "$1" != Z ]; then left="$left $pid"; fi
+    done
+    [ -n "$left" ] || exit 0
+    case $round in
+    0) kill -TERM $left ;;
+    1?) kill -KILL $left ;;
+    esac 2>/dev/null
+    round=$((round + 1))
+    sleep 0.1
+done
+"""
+"""Ends every process of the session of process $1, by SIGTERM and a second later by SIGKILL.
+
+A session, since a process group is left by whatever makes one of its own, as `timeout` does; what has made a session
+of its own has meant to stay. OpenSSH gives each command a session; dropbear has one for all of a connection, in which
+this script and dropbear's process, its parent, are spared.
+"""
+
 GO = "read -r _ && exec "
 """What a command waits with until its session is known to live; see `start`."""
 
@@ -59,6 +99,10 @@ class GuestSshError(VpctlError):
 
     code = "timeout"
     exit_code = 255  # as ssh itself has it
+
+
+class GuestSshDroppedError(GuestSshError):
+    """The guest's server dropped the connection before the login: it has too many that are not logged in yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +207,9 @@ async def open_connection(
             family=socket.AF_INET,
         )
     except (OSError, asyncssh.Error, ValueError) as error:  # ValueError: a key file that holds no key
-        raise GuestSshError(
+        dropped = isinstance(error, asyncssh.ConnectionLost | ConnectionResetError | BrokenPipeError)
+        kind = GuestSshDroppedError if dropped else GuestSshError
+        raise kind(
             f"no ssh into {address.vm} (127.0.0.1:{address.port}): {error}", hint=f"vpctl logs {address.vm}"
         ) from error
     if rests:
@@ -171,10 +217,26 @@ async def open_connection(
     return opened
 
 
+async def _logged_in(address: Address) -> asyncssh.SSHClientConnection:
+    loop = asyncio.get_running_loop()
+    end = loop.time() + LOGIN_SECONDS
+    while True:
+        try:
+            return await open_connection(address, timeout=max(1.0, end - loop.time()))
+        except GuestSshDroppedError:
+            if loop.time() >= end:
+                raise
+        await wait.pause(random.uniform(*DROPPED_PAUSES))
+
+
 @asynccontextmanager
 async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """Be logged in for as long as the block lasts."""
-    opened = await open_connection(address)
+    """Be logged in for as long as the block lasts.
+
+    dropbear 2022.83 drops the connections of an address that has five which are not logged in yet, and all of ours
+    come from the gateway of QEMU's user network: a login that was dropped is tried again.
+    """
+    opened = await _logged_in(address)
     try:
         yield opened
     finally:
@@ -344,6 +406,46 @@ async def start(ssh: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSH
             process.stdin.write("\n")
             return process
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+@asynccontextmanager
+async def command(
+    ssh: asyncssh.SSHClientConnection, line: str, *, vm: str
+) -> AsyncIterator[tuple[asyncssh.SSHClientProcess[bytes], bytes]]:
+    """Run a line in the guest's shell for as long as the block lasts; yields it, and what came on stderr before it.
+
+    Whatever of it runs when the block ends is ended, with all of its session: what it has begun and what has not made
+    a session of its own. An interrupt at any moment leaves nothing: it begins when its process is known, not before.
+    """
+    process: asyncssh.SSHClientProcess[bytes] = await ssh.create_process(BEGIN + line, encoding=None)
+    pid: int | None = None
+    try:
+        early, pid = await _announced(process)
+        process.stdin.write(b"\n")
+        yield process, early
+    finally:
+        if process.exit_status is None and process.exit_signal is None:
+            if pid is not None:
+                await _end_command(ssh, pid, vm=vm)
+            ssh.abort()  # a polite close waits for the guest's command, which may hang
+
+
+async def _announced(process: asyncssh.SSHClientProcess[bytes]) -> tuple[bytes, int | None]:
+    """Return what a command's shell said before it told its process, and that; None if it ended without a word."""
+    early = b""
+    while said := await process.stderr.readline():
+        head, mark, pid = said.partition(COMMAND_MARK.encode())
+        if mark and pid.strip().isdigit():
+            return early + head, int(pid)
+        early += said
+    return early, None
+
+
+async def _end_command(ssh: asyncssh.SSHClientConnection, pid: int, *, vm: str) -> None:
+    import asyncssh
+
+    with contextlib.suppress(VpctlError, OSError, asyncssh.Error):
+        await run(ssh, ["sh", "-c", END_COMMAND, "sh", str(pid)], vm=vm, timeout=END_COMMAND_SECONDS)
 
 
 def quote(word: str) -> str:
