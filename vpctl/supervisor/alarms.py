@@ -23,6 +23,9 @@ from vpctl.supervisor.watch import Watch
 from vpctl.supervisor.world import World
 from vpctl.tasks import FOR_EVER, ONCE, Again
 
+LOSSES, LOSSES_SECONDS = 5, 60.0
+"""How often a link's devices are put back that others remove, in how many seconds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
@@ -55,6 +58,8 @@ class Alarms:
         self._group = group
         self._recoveries = recoveries
         self._ends = Ends(world, group, self.take_link_fault)
+        self._losses: dict[str, list[float]] = {}
+        """Link → when its devices were removed of late (CLOCK_MONOTONIC)."""
         self.injected: dict[str, float] = {}
         """VM → when `crash` hit it (CLOCK_MONOTONIC): the fault's true time."""
 
@@ -167,6 +172,12 @@ class Alarms:
         machine, known = self._world.machines[vm], self._world.links[link]
         attributes: Mapping[str, Any] = {"fault": str(fault), "reason": reason}
         self._world.journal.write("fault", vm=vm, link=link, attributes=attributes)
+        if fault is Fault.DEVICE_LOST and self._is_lost_for_good(link):
+            known.give_up(
+                f"its devices were removed more than {LOSSES} times within {LOSSES_SECONDS:g} s, at last in `{vm}`:"
+                f" `vpctl recover {vm}` puts them back"
+            )
+            return
         known.set_state(LinkState.DOWN)
         now = time.monotonic()
         if machine.incident is None:
@@ -174,6 +185,16 @@ class Alarms:
             machine.incident = Incident(fault=fault, at=began, detected_at=now)
         if self._world.topology.link(link).recovery.mode == "auto" and self._world.is_ready(vm):
             self._recoveries.start(vm, automatic=True)
+
+    def _is_lost_for_good(self, link: str) -> bool:
+        """Take in that a device of a link was removed; return whether that has happened too often of late.
+
+        A guest may eject a device as often as it is put back, and each time its peer's is replaced as well.
+        """
+        now = time.monotonic()
+        recent = [at for at in self._losses.get(link, ()) if now - at < LOSSES_SECONDS]
+        self._losses[link] = [*recent, now] if len(recent) < LOSSES else []
+        return len(recent) >= LOSSES
 
 
 def seen_of_end(ended: Ended) -> Seen:

@@ -22,7 +22,7 @@ class Link:
         self.reason: str | None = None
         """Why it is in that state, if there is more to it."""
         self.rests = False
-        """Whether it is down because a guest has its interface off, and nothing else: not to be repaired unasked."""
+        """Whether it is not to be repaired unasked: a guest has its interface off, or ejects its device each time."""
         self.generation = 0
         self.plugged: dict[str, list[int]] = {}
         self.leaving: set[tuple[str, str]] = set()
@@ -67,6 +67,12 @@ class Link:
     def rest(self, reason: str) -> None:
         """Be down for as long as a guest has its interface off."""
         self.set_state(LinkState.DOWN, reason=reason)
+        self.rests = True
+        self._on_change()
+
+    def give_up(self, reason: str) -> None:
+        """Have failed, and be left alone until a user asks, or a VM of it is created anew."""
+        self.set_state(LinkState.FAILED, reason=reason)
         self.rests = True
         self._on_change()
 

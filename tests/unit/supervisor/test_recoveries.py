@@ -28,7 +28,7 @@ from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, read_json
 from vpctl.supervisor import health
-from vpctl.supervisor.alarms import Alarms, Seen
+from vpctl.supervisor.alarms import LOSSES, Alarms, Seen
 from vpctl.supervisor.control import Jobs
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import read
@@ -173,12 +173,15 @@ async def struck(
     *,
     asked: str | None = None,
     removed: int = 0,
+    once_more: bool = False,
+    asked_at_last: str | None = None,
     resting: str | None = None,
 ) -> World:
     """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
 
     `asked`: a VM that somebody has asked to be recovered just before. `removed`: how often a device of `a` is removed
-    as soon as its link is up again. `resting`: a link of which a guest has its interface off.
+    as soon as its link is up again; `once_more`, without waiting for anything. `asked_at_last`: a VM that somebody
+    asks to be recovered then. `resting`: a link of which a guest has its interface off.
     """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
@@ -208,6 +211,10 @@ async def struck(
         for count in range(removed):
             hands.alarms.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
             await until(partial(_ended, world, count + 1), timeout=10, what="the recovery's end")
+        if once_more:
+            hands.alarms.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
+        if asked_at_last is not None:
+            recoveries.start(asked_at_last)
     return world
 
 
@@ -231,7 +238,8 @@ def assert_at_rest(world: World) -> None:
         whole = all(world.is_ready(end.vm) for end in link.endpoints)
         assert known.state is not LinkState.RECOVERING
         if whole and known.state is not LinkState.UP:
-            assert any(not end["ok"] for end in ends(world)), "nobody is told that it is not up"
+            told = any(not end["ok"] for end in ends(world)) or (known.rests and known.reason)
+            assert told, "nobody is told that it is not up"
         if known.state is LinkState.UP:
             assert whole
             assert all(known.plugged[end.vm] == [known.generation] for end in link.endpoints)
@@ -364,11 +372,42 @@ async def test_a_check_of_a_link_that_goes_down_ends_there(directories: Director
     assert "went down" in entry["attributes"]["reason"]
 
 
-async def test_a_device_that_is_removed_again_and_again_is_put_back_each_time(directories: Directories) -> None:
-    world = await struck(directories, None, {}, removed=2 * HEALTH.retries)
+async def test_a_device_that_is_removed_now_and_then_is_put_back_each_time(directories: Directories) -> None:
+    assert HEALTH.retries < LOSSES, "it is no death of the VM's"
+    world = await struck(directories, None, {}, removed=LOSSES)
     assert_at_rest(world)
-    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("device-lost", True)] * 2 * HEALTH.retries
+    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("device-lost", True)] * LOSSES
     assert world.links["ab0"].state is LinkState.UP
+
+
+async def test_a_device_that_is_removed_as_often_as_it_is_put_back_is_left_out_and_its_link_says_why(
+    directories: Directories,
+) -> None:
+    world = await struck(directories, None, {}, removed=LOSSES, once_more=True)
+    assert len(ends(world)) == LOSSES
+    known = world.links["ab0"]
+    assert (known.state, known.rests) == (LinkState.FAILED, True)
+    assert known.reason is not None
+    assert known.reason.startswith("its devices were removed more than 5 times within 60 s, at last in `a`: `vpctl")
+    assert world.machines["a"].incident is None
+    assert {world.links[name].state for name in ("ab1", "bc0")} == {LinkState.UP}
+    assert world.status()["links"][0]["reason"] == known.reason
+
+
+async def test_a_link_that_was_given_up_is_put_back_when_a_user_asks(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(world: World, vm: str) -> dict[str, str]:
+        return {"ab0": "no packets"} if world.links["ab0"].state is not LinkState.UP else {}
+
+    async def well(machine: Machine) -> None:
+        return None
+
+    monkeypatch.setattr(health, "broken_links", broken)
+    monkeypatch.setattr(health, "unresponsive", well)
+    world = await struck(directories, None, {}, removed=LOSSES, once_more=True, asked_at_last="a")
+    assert_at_rest(world)
+    assert (world.links["ab0"].state, world.links["ab0"].rests) == (LinkState.UP, False)
 
 
 @pytest.mark.parametrize("fault", DEATHS)
