@@ -33,7 +33,7 @@ MAX_FRAGMENTS = 128
 
 TCP_BYTES = 65536
 MIN_TCP_MTU = 88
-"""Linux sends no TCP segment with less than 48 bytes of data (`net.ipv4.tcp_min_snd_mss`), and 40 bytes of headers."""
+"""Linux sends no TCP segment with less than 48 bytes of data (`net.ipv4.tcp_min_snd_mss`), and 40 of headers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,7 +144,7 @@ def frame_sizes(mtu: int) -> list[int]:
 
 
 def udp_sizes(mtu: int) -> list[int]:
-    """Return the payloads of the datagrams that a check sends: from one byte to the most that `MAX_FRAGMENTS` carry."""
+    """Return the payloads of a check's datagrams: from one byte to the most that `MAX_FRAGMENTS` carry."""
     fragment = (mtu - IP_HEADER) // 8 * 8
     most = min(UDP_SIZES[-1], MAX_FRAGMENTS * fragment - UDP_HEADER)
     return [*(size for size in UDP_SIZES if size < most), most]

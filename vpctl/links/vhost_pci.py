@@ -149,8 +149,8 @@ def _front_device(end: Endpoint, front: FrontEnd, place: Place) -> DevicePlan:
 def _rings(front: FrontEnd, place: Place) -> dict[str, Any]:
     """Return the properties of a virtio-net that its rings, interrupts and offloads depend on."""
     # QEMU keeps to itself what a driver says of its offloads once it runs, as Linux's does when it is given an XDP
-    # program, and the peer would go on to send large packets and open checksums. Without that command virtio-net refuses
-    # such a program (virtnet_xdp_set(), Linux 6.1 to 6.12) instead of losing every packet of TCP's.
+    # program, and the peer would go on to send large packets and open checksums. Without that command virtio-net
+    # refuses such a program (virtnet_xdp_set(), Linux 6.1 to 6.12) instead of losing every packet of TCP's.
     sizes = {"rx_queue_size": RING_SIZE, "tx_queue_size": RING_SIZE, "ctrl_guest_offloads": False}
     queues = {"mq": True, "vectors": 2 * front.queue_pairs + 2} if front.queue_pairs > 1 else {}
     without = place.accelerator == "tcg" and place.qemu < INTX_BEFORE
