@@ -23,6 +23,7 @@ from vpctl.broker.protocol import (
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import run
 from vpctl.rundir import RunDir
+from vpctl.tasks import traceback_of
 
 REPLY_SECONDS = 30.0
 """The broker does nothing that takes long; `end` lasts up to its grace and the kernel's time to kill."""
@@ -251,8 +252,11 @@ class BrokerClient:
         finally:
             self._waiting.pop(number, None)
         if "error" in message:
-            raise errors_by_code()[message["code"]](message["error"], hint=message["hint"])
-        returned: dict[str, Any] = message["return"]
+            kind = errors_by_code().get(message.get("code", ""), InternalError)
+            raise kind(str(message["error"]), hint=message.get("hint"))
+        returned = message.get("return")
+        if not isinstance(returned, dict):
+            raise InternalError(f"the broker's reply to `{verb}` has no sense", hint="is it another version's?")
         return returned
 
     async def read(self) -> None:
@@ -260,14 +264,10 @@ class BrokerClient:
         try:
             while line := await self._reader.readline():
                 message = decode(line)
-                if message.get("event") == "exit":
-                    self.news.put_nowait(Exit.from_json(message))
-                elif message.get("event") == "link":
-                    self._take_link(link_news(message))
-                elif message.get("event") == "failure":
-                    self.news.put_nowait(BrokerFailure.from_json(message))
-                elif (waiting := self._waiting.get(message.get("id", 0))) is not None and not waiting.done():
-                    waiting.set_result(message)
+                try:
+                    self._take(message)
+                except (LookupError, TypeError, AttributeError) as error:  # of a broker of another version
+                    print(f"broker: {line[:400]!r}: {traceback_of(error)}", file=sys.stderr, flush=True)
         except (OSError, ValueError):
             pass  # a broker that was killed may leave half a message
         finally:
@@ -275,6 +275,17 @@ class BrokerClient:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(BrokerGoneError("the broker is gone"))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        """Take in a message, or raise what one without its keys, or with others' types, raises."""
+        if message.get("event") == "exit":
+            self.news.put_nowait(Exit.from_json(message))
+        elif message.get("event") == "link":
+            self._take_link(link_news(message))
+        elif message.get("event") == "failure":
+            self.news.put_nowait(BrokerFailure.from_json(message))
+        elif (waiting := self._waiting.get(message.get("id", 0))) is not None and not waiting.done():
+            waiting.set_result(message)
 
     def _take_link(self, news: LinkNews | FrontNews) -> None:
         if (

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection
+from itertools import count
 from typing import Any
 
+from vpctl import wait
 from vpctl.broker.client import BrokerGoneError
+from vpctl.errors import InternalError, VpctlError
 from vpctl.plan.run import front_end
 from vpctl.recovery import act
 from vpctl.recovery.faults import Fault
@@ -23,6 +26,10 @@ from vpctl.supervisor.fronts import EVERY_FEATURE, Front
 from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.recoveries import Recoveries
 from vpctl.supervisor.world import World
+from vpctl.tasks import Again
+
+AGAIN = Again(first=0.2, most=3)
+"""When a repair is tried again that has ended by a mistake of ours."""
 
 TakeFault = Callable[[str, str, Fault, str], None]
 """Is told of a fault that hit a link: at which VM, which link, which fault, and why it is thought to be one."""
@@ -59,6 +66,16 @@ class Follower:
             self.look(link)
 
     async def _look(self, link: str) -> None:
+        """Look at a link; again where what was to be done ended by a mistake of ours."""
+        for attempt in count(1):
+            error = await self._error_of_look(link)
+            pause = AGAIN.pause(attempt)
+            if not isinstance(error, InternalError) or pause is None:
+                return
+            await wait.pause(pause)
+
+    async def _error_of_look(self, link: str) -> VpctlError | None:
+        """Look at a link, and return what kept its repair from being done."""
         known = self._world.links[link]
         try:
             async with known.lock:
@@ -68,10 +85,12 @@ class Follower:
         except Exception as raised:
             error = self._world.foreseen(raised, name="follow", link=link)
             if isinstance(error, BrokerGoneError):
-                return  # the next one is looked at as well
+                return None  # the next one is looked at as well
             attributes: dict[str, Any] = {"name": "follow", "target": link, "ok": False, "error": error.message}
             self._world.journal.write("recovery.step", link=link, attributes=attributes)
             known.set_state(LinkState.FAILED)
+            return error
+        return None
 
     async def _prepare(self, link: str) -> bool:
         """Let go of rings that are over; return whether the link can be plugged again now."""
@@ -145,7 +164,14 @@ class Follower:
         for link in links:
             self._world.links[link].set_state(LinkState.DOWN)
         recorder = self._recorder("replug", died)
-        errors = await act.connect_links(links, self._hands, recorder)
+        for attempt in count(1):
+            errors = await act.connect_links(links, self._hands, recorder)
+            pause = AGAIN.pause(attempt)
+            if pause is None or not any(isinstance(error, InternalError) for error in errors):
+                break
+            if any(isinstance(error, BrokerGoneError) for error in errors):
+                break  # the next one's death, or return, is told as well
+            await wait.pause(pause)
         back = {link: self._world.links[link].state is LinkState.UP for link in links}
         report = recorder.result(ok=not errors, total_ms=recorder.since_fault(), links=back)
         attributes = {**report, "vm": None, "adopted": sorted(adopted)}

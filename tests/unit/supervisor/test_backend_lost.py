@@ -104,7 +104,10 @@ CONTRACT = ["vm", "fault", "policy", "ok", "steps", *TIMES, "links"]
 async def test_the_report_of_a_broker_that_died_has_every_key_of_a_recovery_whatever_a_repair_raises(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries: list[str] = []
+
     async def raises(link: str) -> None:
+        tries.append(link)
         raise KeyError(link)
 
     async with plugged(ground):
@@ -119,6 +122,32 @@ async def test_the_report_of_a_broker_that_died_has_every_key_of_a_recovery_what
     assert report["links"] == [{"link": "lan0", "ok": False, "outage_ms": None, "policy": None}]
     assert report["total_ms"] >= 1000.0
     assert ground.link.state is LinkState.FAILED
+    assert len(tries) == 3
+
+
+async def test_a_mistake_while_a_link_is_made_anew_after_its_brokers_death_is_tried_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    async def raises_once(link: str) -> None:
+        tries.append(link)
+        if len(tries) == 1:
+            raise KeyError(link)
+        ground.link.set_state(LinkState.UP)
+
+    async def done(link: str) -> None:
+        return None
+
+    async with plugged(ground):
+        monkeypatch.setattr(ground.hands, "prepare_host", raises_once)
+        monkeypatch.setattr(ground.hands, "repair_of", done)
+        async with following(ground) as follower:
+            follower.broker_returned(time.monotonic(), [])
+            await until(lambda: reported(ground), timeout=5, what="the report")
+    [report] = ends(ground)
+    assert (report["ok"], len(tries), report["links"][0]["ok"]) == (True, 2, True)
+    assert "error" not in report
 
 
 def ends(ground: Ground) -> list[dict[str, Any]]:
