@@ -76,7 +76,13 @@ class Recoveries:
         while machine.is_rebooting and not force:
             await machine.changed.wait()
         if machine.state is VmState.READY and machine.incident is None and not force:
-            incident = await self._examine_while_ready(machine)
+            incident = None
+            try:
+                incident = await self._examine_while_ready(machine)
+            except Exception as raised:
+                error = self._world.foreseen(raised, name="examine", vm=vm)
+                if machine.incident is None and machine.state is VmState.READY:
+                    raise error from raised  # what has befallen it meanwhile is recovered all the same
             if incident is None and machine.incident is None and machine.state is VmState.READY:
                 return self._healthy(vm)
             if machine.incident is None and incident is not None:  # nobody else was quicker

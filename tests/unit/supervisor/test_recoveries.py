@@ -308,6 +308,24 @@ async def test_a_mistake_in_one_step_is_journalled_tried_again_and_costs_no_othe
     assert sorted(set(tries)) == ["ab0", "ab1", "bc0"]
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_mistake_while_a_vm_is_examined_costs_a_death_meanwhile_no_recovery(
+    directories: Directories, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """The recovery of that death has joined the one that was asked for."""
+
+    async def breaks(machine: Machine) -> None:
+        if dies:
+            await machine.changed.wait()
+        raise KeyError(machine.name)
+
+    monkeypatch.setattr(health, "unresponsive", breaks)
+    world = await struck(directories, ("a", Fault.QEMU_EXIT) if dies else None, {}, asked="a")
+    assert_at_rest(world)
+    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
+    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("qemu-exit", True)] * dies
+
+
 async def test_a_mistake_at_each_attempt_ends_the_recovery_with_its_name(directories: Directories) -> None:
     world = await struck(directories, ("a", Fault.QEMU_EXIT), dict.fromkeys(range(1, 60), ("a", MISTAKE)))
     assert_at_rest(world)
