@@ -27,6 +27,8 @@ async def check(
     with context.log.step(f"checking {', '.join(link) if link else 'every link'}"):
         async with connect(rundir) as supervisor:
             data = await supervisor.job("check", links=link)
+    if data["joined"]:
+        context.log.info("joined the check that was under way")
     return Result(data=data, table=check_table(data), exit_code=0 if data["ok"] else 1)
 
 

@@ -26,6 +26,8 @@ async def crash(
 
     async with connect(choose.vm(context, vm)) as supervisor:
         data = await supervisor.job("crash", vm=vm, how=str(how))
+    if data["joined"]:
+        context.log.info(f"joined the crash of {vm} that was under way")
     seen = f": {data['fault']}, detected after {data['detect_ms']:.0f} ms" if "fault" in data else ""
     context.log.info(f"{vm}: {how}, pid {data['pid']}{seen}")
     return Result(data=data)

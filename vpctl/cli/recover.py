@@ -22,7 +22,12 @@ async def recover(
     force: Annotated[bool, typer.Option("--force", help="Re-create the VM even if it is well.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, do nothing.")] = False,
 ) -> Result:
-    """Re-create a dead VM, repair its links at the survivors and verify them; joins a recovery that runs."""
+    """Re-create a dead VM, repair its links at the survivors and verify them; joins a recovery that runs.
+
+    One that was asked for otherwise, by another `--policy` or `--force`, is not joined: exit code 2.
+    """
+    import asyncio
+
     from vpctl.cli import choose, live
     from vpctl.cli.render import table
     from vpctl.supervisor.client import connect, job_through_restarts
@@ -36,9 +41,16 @@ async def recover(
         shown = table(("step", "target"), rows) if rows else nothing
         return Result(data={"schema_version": 1, **data}, table=shown)
     view = live.stages(context.log)
-    data = await job_through_restarts(
-        rundir, "recover", on_event=view.take, vm=vm, policy=policy, force=force or None
-    )
+    try:
+        data = await job_through_restarts(
+            rundir, "recover", on_event=view.take, vm=vm, policy=policy, force=force or None
+        )
+    except asyncio.CancelledError:
+        # A VM that is half recovered is of use to nobody.
+        context.log.warning(f"the recovery of `{vm}` goes on, if it had begun", hint="vpctl events --follow")
+        raise
+    if data["joined"]:
+        context.log.info(f"joined the recovery of {vm} that was under way")
     return Result(data=data, table=recovery_table(data))
 
 

@@ -69,19 +69,21 @@ class Copier:
         if await self._sftp.islink(target):
             target = await self._sftp.realpath(target)
         with open(source, "rb") as stream:
-            async with self._written(target) as (written, path):
+            async with self._written(target) as (written, aside):
                 offset = 0
                 while data := stream.read(CHUNK):
                     await written.write(data, offset)
                     offset += len(data)
                 await written.close()
-                await self._set(path, info)
+                if aside is not None:
+                    await self._set(aside, info)
 
     @asynccontextmanager
-    async def _written(self, target: bytes) -> AsyncIterator[tuple[asyncssh.SFTPClientFile, bytes]]:
+    async def _written(self, target: bytes) -> AsyncIterator[tuple[asyncssh.SFTPClientFile, bytes | None]]:
         """Yield a file, and its path, that becomes the target at the end of the block if all went well.
 
-        Where none can be made beside the target, as in /proc and /sys, it is the target itself, and so for a device.
+        Where none can be made beside the target, as in /proc and /sys, it is the target itself, and so for a device:
+        None is its path then, and permissions and times stay what they are.
         """
         import asyncssh
 
@@ -96,7 +98,7 @@ class Copier:
             aside = None
             written = await self._sftp.open(target, "wb", encoding=None)
         try:
-            yield written, aside or target
+            yield written, aside
             if aside is not None:
                 await self._rename(aside, target)
                 aside = None

@@ -18,6 +18,9 @@ CONNECT_SECONDS = 20.0
 
 COMMAND_SECONDS = 60.0
 
+LEAVE_SECONDS = 5.0
+"""For the supervisor to hear that its job is not waited for any more."""
+
 
 class SupervisorLostError(InternalError):
     """The supervisor went away in the middle of a command."""
@@ -52,19 +55,35 @@ class Supervisor:
     ) -> dict[str, Any]:
         """Execute a long verb and wait for its end; `on_event` sees journal entries meanwhile.
 
-        Raises the error that the job ended with, SupervisorLostError if the supervisor went away.
+        What it returns tells whether the job was `joined`, being under way already. Raises the error that the job
+        ended with, SupervisorLostError if the supervisor went away. If this is cancelled, the supervisor is told.
         """
         with self._session.subscribe(keep=("JOB_DONE",)) as events:
-            job = (await self.execute(command, **arguments))["job"]
-            async for event in events:
-                data = event.get("data", {})
-                if event["event"] == "JOURNAL" and on_event is not None:
-                    on_event(data)
-                if event["event"] == "JOB_DONE" and data["job"] == job:
-                    if "error" in data:
-                        raise revive(data["error"])
-                    returned: dict[str, Any] = data["return"]
-                    return returned
+            started = await self.execute(command, **arguments)
+            try:
+                returned = await self._end_of(started["job"], events, on_event)
+            except asyncio.CancelledError:
+                with contextlib.suppress(VpctlError, TimeoutError):
+                    async with asyncio.timeout(LEAVE_SECONDS):
+                        await self.execute("leave-job", job=started["job"])
+                raise
+        return {**returned, "joined": started["joined"]}
+
+    async def _end_of(
+        self,
+        job: str,
+        events: AsyncIterator[Mapping[str, Any]],
+        on_event: Callable[[Mapping[str, Any]], None] | None,
+    ) -> dict[str, Any]:
+        async for event in events:
+            data = event.get("data", {})
+            if event["event"] == "JOURNAL" and on_event is not None:
+                on_event(data)
+            if event["event"] == "JOB_DONE" and data["job"] == job:
+                if "error" in data:
+                    raise revive(data["error"])
+                returned: dict[str, Any] = data["return"]
+                return returned
         raise SupervisorLostError("the supervisor went away")
 
 

@@ -33,6 +33,7 @@ class Commands:
             "check": self.check,
             "crash": self.crash,
             "recover": self.recover,
+            "leave-job": self.leave_job,
         }
 
     async def execute(self, name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -66,17 +67,21 @@ class Commands:
         names = links or list(self._world.links)
         for name in names:
             self._world.require_link(name)
-        return self._jobs.start("check/" + ",".join(names), lambda: self._world.check(names))
+        return self._jobs.start("check/" + ",".join(names), lambda: self._world.check(names), ends=True)
 
     async def recover(self, vm: str, policy: str | None = None, force: bool = False) -> Mapping[str, Any]:
-        """Start the job that recovers a VM, or join it."""
+        """Start the job that recovers a VM, or join it; UsageError if one runs that was asked for otherwise."""
         self._world.require_vm(vm)
         self._recoveries.check_policy(vm, policy)
         return self._recoveries.start(vm, policy=policy, force=force)
 
     async def crash(self, vm: str, how: str) -> Mapping[str, Any]:
-        """Start the job that injects a fault; it ends when the fault was detected."""
+        """Start the job that injects a fault, or join one that injects the same; it ends when that was detected."""
         self._world.require_vm(vm)
         if how not in tuple(How):
             raise UsageError(f"no way to crash a VM by `{how}`", hint=f"ways are {', '.join(How)}")
-        return self._jobs.start(f"crash/{vm}", lambda: self._crashes.crash(vm, How(how)))
+        return self._jobs.start(f"crash/{vm}", lambda: self._crashes.crash(vm, How(how)), wishes=how, ends=True)
+
+    async def leave_job(self, job: str) -> Mapping[str, Any]:
+        """Wait for a job no more; a check or crash that nobody waits for ends, a recovery or `up` goes on."""
+        return self._jobs.leave(job)

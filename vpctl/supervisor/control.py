@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -209,8 +210,19 @@ class ControlServer:
                 self._foreseen(error, name=f"event {name}")
 
 
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """A long verb that runs: what it was asked for, and how many wait for it."""
+
+    name: str
+    wishes: object
+    ends: bool
+    waiting: int = 1
+    task: asyncio.Task[None] | None = None
+
+
 class Jobs:
-    """Long verbs: started once per key, joined by whoever asks again while they run."""
+    """Long verbs: started once per key, joined by whoever asks for the same while they run."""
 
     def __init__(
         self,
@@ -221,18 +233,46 @@ class Jobs:
         self._group = group
         self._event = event
         self._foreseen = foreseen or untold
-        self._running: dict[str, str] = {}
+        self._running: dict[str, Job] = {}
         self._count = 0
 
-    def start(self, key: str, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> dict[str, Any]:
-        """Start the work, or join the one of the same key; returns `{"job": id, "joined": …}`."""
-        if key in self._running:
-            return {"job": self._running[key], "joined": True}
+    def start(
+        self,
+        key: str,
+        work: Callable[[], Awaitable[Mapping[str, Any]]],
+        *,
+        wishes: object = None,
+        ends: bool = False,
+    ) -> dict[str, Any]:
+        """Start the work, or join the one of the same key; returns `{"job": id, "joined": …}`.
+
+        `wishes` is how the work is to be done, None for any way: UsageError where one runs that is done otherwise.
+        `ends`: the work ends when all who wait for it have called `leave`.
+        """
+        if (running := self._running.get(key)) is not None:
+            if wishes is not None and wishes != running.wishes:
+                raise UsageError(
+                    f"`{key.replace('/', ' ')}` runs already, and was asked for otherwise",
+                    hint="wait for its end, or for `vpctl events` to tell of it",
+                )
+            running.waiting += 1
+            return {"job": running.name, "joined": True}
         self._count += 1
-        job = f"{key}#{self._count}"
+        job = Job(name=f"{key}#{self._count}", wishes=wishes, ends=ends)
         self._running[key] = job
-        self._group.create_task(self._run(key, job, work), name=job)
-        return {"job": job, "joined": False}
+        job.task = self._group.create_task(self._run(key, job.name, work), name=job.name)
+        return {"job": job.name, "joined": False}
+
+    def leave(self, name: str) -> dict[str, Any]:
+        """Wait for a job no more; `{"ended": …}` tells whether that has ended it."""
+        for key, job in self._running.items():
+            if job.name == name:
+                job.waiting -= 1
+                if job.ends and job.waiting <= 0 and job.task is not None:
+                    del self._running[key]  # who asks from now on begins another
+                    return {"ended": job.task.cancel()}
+                break
+        return {"ended": False}
 
     async def _run(self, key: str, job: str, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
         try:
@@ -240,7 +280,8 @@ class Jobs:
         except Exception as error:
             outcome = {"error": error_object(self._foreseen(error, name=job))}
         finally:
-            self._running.pop(key, None)
+            if key in self._running and self._running[key].name == job:
+                del self._running[key]
         self._event("JOB_DONE", {"job": job, **outcome})
 
     def is_running(self, key: str) -> bool:

@@ -60,7 +60,9 @@ class Recoveries:
             # At once, so that a repair which waits for this VM knows that somebody works on it.
             machine.set_state(VmState.RECOVERING)
         return self._jobs.start(
-            f"recover/{vm}", lambda: self.recover(vm, policy=policy, force=force, automatic=automatic)
+            f"recover/{vm}",
+            lambda: self.recover(vm, policy=policy, force=force, automatic=automatic),
+            wishes=(policy, force) if policy is not None or force else None,
         )
 
     async def recover(

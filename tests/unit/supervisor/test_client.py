@@ -101,7 +101,7 @@ async def test_arguments_that_are_none_are_not_sent(rundir: RunDir) -> None:
 async def test_a_job_returns_what_it_returned_and_shows_the_journal_meanwhile(rundir: RunDir) -> None:
     seen: list[Mapping[str, Any]] = []
     async with supervised(rundir), client.connect(rundir) as supervisor:
-        assert await supervisor.job("work", on_event=seen.append) == {"ok": True}
+        assert await supervisor.job("work", on_event=seen.append) == {"ok": True, "joined": False}
     assert seen == [{"type": "fault"}]
 
 

@@ -346,6 +346,43 @@ async def test_a_job_of_the_same_key_can_run_again_afterwards() -> None:
     assert told == ["up#1", "recover/vm1#2", "up#3"]
 
 
+async def test_only_the_same_is_joined() -> None:
+    done = asyncio.Event()
+
+    async def work() -> Mapping[str, Any]:
+        await done.wait()
+        return {}
+
+    async with asyncio.TaskGroup() as group:
+        jobs = Jobs(group, lambda name, data: None)
+        jobs.start("crash/vm1", work, wishes="kill")
+        assert jobs.start("crash/vm1", work, wishes="kill")["joined"]
+        assert jobs.start("crash/vm1", work)["joined"]  # without a wish: however it is done
+        with pytest.raises(UsageError, match="`crash vm1` runs already, and was asked for otherwise"):
+            jobs.start("crash/vm1", work, wishes="panic")
+        done.set()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_job_ends_when_the_last_who_wait_leave_it_if_it_is_of_that_sort(ends: bool) -> None:
+    done, told = asyncio.Event(), []
+
+    async def work() -> Mapping[str, Any]:
+        await done.wait()
+        return {}
+
+    async with asyncio.TaskGroup() as group:
+        jobs = Jobs(group, lambda name, data: told.append(data["job"]))
+        name = jobs.start("check/lan0", work, ends=ends)["job"]
+        jobs.start("check/lan0", work)
+        assert jobs.leave(name) == {"ended": False}
+        assert jobs.leave("check/lan0#77") == {"ended": False}
+        assert jobs.leave(name) == {"ended": ends}
+        done.set()
+    assert told == ([] if ends else [name])
+    assert not jobs.is_running("check/lan0")
+
+
 def test_every_error_class_can_be_told() -> None:
     problem = Problem(message="m", file="f", line=1, column=2)
     errors: list[VpctlError] = [HostError("m"), TopologyError([problem])]
