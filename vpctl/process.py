@@ -21,6 +21,16 @@ from pathlib import Path
 
 from vpctl.errors import HostError, VpctlError
 
+KEPT_VARIABLES = frozenset(
+    {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LOCPATH", "TZ", "TMPDIR", "VIRTUAL_ENV"}
+)
+"""Of a command's environment, what the processes that stay behind are given; see `KEPT_PREFIXES`."""
+
+KEPT_PREFIXES = ("LC_", "LD_", "PYTHON", "PYDANTIC_", "QEMU_", "VPCTL_", "XDG_", "ASAN_", "LSAN_", "TSAN_", "UBSAN_")
+
+DROPPED_VARIABLES = frozenset({"VPCTL_DEBIAN_MIRROR"})
+"""It may hold a password, and only the build of an image needs it."""
+
 PIDFD_GETFD = 438
 """The number of that system call, which Python has no name for; the same on every architecture."""
 
@@ -150,8 +160,35 @@ def identify(pid: int) -> ProcessId | None:
     return None if stat is None else ProcessId(pid=pid, start_time=stat.start_time)
 
 
+def command_line(pid: int) -> str:
+    """Return the command line of a process, readable; `?` if it is gone."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        return " ".join(words).strip() or "?"
+    return "?"
+
+
 def find_by_argument(text: str) -> list[ProcessId]:
-    """Return this user's processes with `text` in their arguments, each of which a NUL ends; our own is left out."""
+    """Return this user's processes with `text` in their arguments, each of which a NUL ends; our own is left out.
+
+    Those in another mount namespace are left out too: a path in their arguments means another file.
+    """
+    return [process for process in _with_argument(text) if _shares_mounts(process.pid)]
+
+
+def find_orphans(argument: str, *, logs: Path, sockets: Path) -> list[ProcessId]:
+    """Return those of this user's processes that have `argument` in their arguments and prove to belong here.
+
+    The proof is that their output goes to a file below `logs`, or that they have bound a unix socket below `sockets`.
+    """
+    return [
+        process
+        for process in _with_argument(argument)
+        if _writes_below(process.pid, logs) or (_shares_mounts(process.pid) and _bound_below(process.pid, sockets))
+    ]
+
+
+def _with_argument(text: str) -> list[ProcessId]:
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
@@ -165,6 +202,36 @@ def find_by_argument(text: str) -> list[ProcessId]:
         if process is not None:
             found.append(process)
     return found
+
+
+def _shares_mounts(pid: int) -> bool:
+    """Whether a process sees the same files as we do; not if that cannot be told."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(Path(f"/proc/{pid}/ns/mnt").stat(), Path("/proc/self/ns/mnt").stat())
+    return False
+
+
+def _writes_below(pid: int, directory: Path) -> bool:
+    """Whether stdout or stderr is a file below a directory: that very file, whatever name the process has for it."""
+    real = Path(os.path.realpath(directory))
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            link = Path(f"/proc/{pid}/fd/{number}")
+            path = link.readlink()
+            if path.is_relative_to(real) and os.path.samestat(link.stat(), path.stat()):
+                return True
+    return False
+
+
+def _bound_below(pid: int, directory: Path) -> bool:
+    """Whether a process holds a unix socket whose name is below a directory."""
+    named = {row[2] for row in _unix_sockets(f"{directory}/", pid=pid, below=True) or ()}
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()).removeprefix("socket:[").removesuffix("]") in named:
+                    return True
+    return False
 
 
 def open_files(pid: int) -> frozenset[int]:
@@ -215,14 +282,17 @@ def _connected_at(path: str) -> list[str]:
     return [inode for _, state, inode in _unix_sockets(path) or () if state == UNIX_CONNECTED]
 
 
-def _unix_sockets(path: str) -> list[tuple[str, str, str]] | None:
-    """Return flags, state and inode of each unix socket of a name; None where the kernel does not tell."""
+def _unix_sockets(path: str, *, pid: int | str = "self", below: bool = False) -> list[tuple[str, str, str]] | None:
+    """Return flags, state and inode of each unix socket of a name, or of one that begins with it.
+
+    They are those of a process's network namespace. None where the kernel does not tell.
+    """
     try:
-        lines = Path("/proc/net/unix").read_text(errors="surrogateescape").splitlines()
+        text = Path(f"/proc/{pid}/net/unix").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
         return None
-    rows = (line.split(maxsplit=7) for line in lines)
-    return [(row[3], row[5], row[6]) for row in rows if len(row) == 8 and row[7] == path]
+    rows = re.findall(r"^\S+: \S+ \S+ (\S+) \S+ (\S+) +(\d+) ([^\n]+)$", text, re.MULTILINE)
+    return [row[:3] for row in rows if (row[3].startswith(path) if below else row[3] == path)]
 
 
 def try_pidfds() -> bool:
@@ -261,6 +331,19 @@ def eventfd_id(pid: int, fd: int) -> int | None:
         found = re.search(r"^eventfd-id:\s*(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
         return int(found[1]) if found is not None else None
     return None
+
+
+def child_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a process that stays behind: a broker, a supervisor, a QEMU.
+
+    They live for weeks, and a guest that breaks out of its QEMU may read what is there: a command's tokens, keys and
+    agents are none of their business.
+    """
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name in KEPT_VARIABLES or name.startswith(KEPT_PREFIXES)) and name not in DROPPED_VARIABLES
+    }
 
 
 async def wait_readable(fd: int) -> None:
@@ -346,6 +429,7 @@ class Waiting:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            env=child_environment(),
         )
         self._told = False
 

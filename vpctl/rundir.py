@@ -1,11 +1,12 @@
 """Every path that vpctl uses, and who may touch it: locks, liveness, permissions; and its interfaces' names.
 
-    run    sockets, keys, locks    $VPCTL_RUN_DIR    or  <system tmp>/vpctl-$UID/    + <topology>/
-    state  journal, logs, status   $VPCTL_STATE_DIR  or  $XDG_STATE_HOME/vpctl/      + <topology>/
-    cache  guest images            $VPCTL_CACHE_DIR  or  $XDG_CACHE_HOME/vpctl/      + images/
+    run    sockets, keys, locks    $VPCTL_RUN_DIR    or  /tmp/vpctl-$UID/          + <topology>/
+    state  journal, logs, status   $VPCTL_STATE_DIR  or  $XDG_STATE_HOME/vpctl/    + <topology>/
+    cache  guest images            $VPCTL_CACHE_DIR  or  $XDG_CACHE_HOME/vpctl/    + images/
 
-The run directory is not under XDG_RUNTIME_DIR, because that vanishes at logout and the guests live on. It holds
-secrets (the run's ssh keys), so it is 0700 and its owner is checked before anything is written into it.
+The run directory is not under XDG_RUNTIME_DIR, because that vanishes at logout and the guests live on, and not under
+TMPDIR, which differs from shell to shell. It holds secrets (the run's ssh keys), so it is 0700 and its owner is
+checked before anything is written into it. Each of a topology's two directories records where the other one is.
 """
 
 from __future__ import annotations
@@ -16,24 +17,29 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpctl.errors import HostError, UsageError
 from vpctl.host import Host, this_host
+from vpctl.process import command_line
+from vpctl.wait import pause
 
 NAME = "[a-z][a-z0-9-]{0,30}"
 """How a topology's or a VM's name is spelled: such a name is also safe as the name of a file."""
 
 OWNER = "owner.json"
 """In each directory that vpctl makes for a topology: whose it is. What has no such record is not removed."""
+
+LOCK_PAUSE = 0.05
+"""Seconds between two attempts at a lock that another process holds."""
 
 ROOT_MARK = ".vpctl"
 """In a root that vpctl has made: it is removed when nothing else is left in it."""
@@ -55,16 +61,23 @@ class Directories:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Directories:
-        """Resolve the roots; the `VPCTL_*_DIR` variables win. Creates nothing."""
-        home = Path(environ.get("HOME") or "~").expanduser()
-        run = environ.get("VPCTL_RUN_DIR") or f"{tempfile.gettempdir()}/vpctl-{os.getuid()}"
-        state_home = environ.get("XDG_STATE_HOME") or home / ".local/state"
-        cache_home = environ.get("XDG_CACHE_HOME") or home / ".cache"
-        return cls(
-            run=Path(run).absolute(),
-            state=Path(environ.get("VPCTL_STATE_DIR") or Path(state_home) / "vpctl").absolute(),
-            cache=Path(environ.get("VPCTL_CACHE_DIR") or Path(cache_home) / "vpctl").absolute(),
+        """Resolve the roots; the `VPCTL_*_DIR` variables win, relative to the working directory. Creates nothing.
+
+        A home counts if it is the user's own and can be written to; without one, state and cache are beside the run
+        directory. Raises UsageError if a path cannot be handed on to QEMU, which takes UTF-8 only.
+        """
+        own = f"/tmp/vpctl-{os.getuid()}"
+        run = Path(environ.get("VPCTL_RUN_DIR") or own)
+        state, cache = (
+            Path(given) if (given := environ.get(variable)) else _below_home(environ, xdg, below) or Path(other)
+            for variable, xdg, below, other in (
+                ("VPCTL_STATE_DIR", "XDG_STATE_HOME", ".local/state", f"{own}-state"),
+                ("VPCTL_CACHE_DIR", "XDG_CACHE_HOME", ".cache", f"{own}-cache"),
+            )
         )
+        for variable, path in (("VPCTL_RUN_DIR", run), ("VPCTL_STATE_DIR", state), ("VPCTL_CACHE_DIR", cache)):
+            _check_characters(path.absolute(), variable)
+        return cls(run=run.absolute(), state=state.absolute(), cache=cache.absolute())
 
     @property
     def images(self) -> Path:
@@ -103,6 +116,46 @@ class Directories:
             return {}
         owners = {entry.name: read_owner(entry) for entry in sorted(self.state.iterdir())}
         return {name: o for name, o in owners.items() if o is not None and not o.host.is_same(this_host())}
+
+
+def _below_home(environ: Mapping[str, str], xdg: str, below: str) -> Path | None:
+    """Return the directory that an XDG variable names, or its default; None if the user has no home.
+
+    A relative value is to be ignored (XDG Base Directory Specification 0.8).
+    """
+    given = Path(environ.get(xdg) or "")
+    if given.is_absolute():
+        return given / "vpctl"
+    home = _home(environ)
+    return home / below / "vpctl" if home is not None else None
+
+
+def _home(environ: Mapping[str, str]) -> Path | None:
+    """Return the user's home: HOME's, or else the user database's, if it is his and he may write there.
+
+    Under `sudo` or in a container HOME may be another user's; a uid without an entry has no home at all.
+    """
+    candidates = [environ.get("HOME", "")]
+    with contextlib.suppress(KeyError):
+        candidates.append(pwd.getpwuid(os.getuid()).pw_dir)
+    for home in map(Path, candidates):
+        with contextlib.suppress(OSError):
+            if home.is_absolute() and home.stat().st_uid == os.getuid() and os.access(home, os.W_OK | os.X_OK):
+                return home
+    return None
+
+
+def _check_characters(path: Path, variable: str) -> None:
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        wrong = "is no UTF-8, which QEMU needs"
+    else:
+        if not any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+            return
+        wrong = "has control characters"
+    raise UsageError(f"the path {os.fsencode(path)!r} {wrong}", hint=f"set {variable} to another directory")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +221,16 @@ class RunDir:
     name: str
     run: Path
     state: Path
+
+    def as_words(self) -> list[str]:
+        """Return what a child is told of it in its arguments; `from_words` reads it."""
+        return [self.name, str(self.run), str(self.state)]
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> RunDir:
+        """Read what `as_words` returned."""
+        name, run, state = words
+        return cls(name=name, run=Path(run), state=Path(state))
 
     def claim(self) -> None:
         """Make both directories, and write into each whose it is. HostError if one is there that is not ours."""
@@ -505,6 +568,41 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         finally:
             os.close(fd)
         return
+
+
+@asynccontextmanager
+async def turn(path: Path, *, waiting: Callable[[str], None] | None = None) -> AsyncIterator[None]:
+    """Hold an exclusive flock on a file, as `locked` does; wait for it without holding up the loop.
+
+    What ends the waiting task, Ctrl-C for instance, ends the wait. `waiting` is told once who holds the lock.
+    """
+    told = False
+    while True:
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(locked(path, wait=False))
+            except UsageError:
+                if waiting is not None and not told:
+                    waiting(lock_holder(path))
+                    told = True
+                await pause(LOCK_PAUSE)
+                continue
+            yield
+            return
+
+
+def lock_holder(path: Path) -> str:
+    """Name the process that holds the lock on a file, as far as it can be told."""
+    try:
+        info = path.stat()
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return "another process"
+    device = f"{os.major(info.st_dev):02x}:{os.minor(info.st_dev):02x}:{info.st_ino}"
+    for words in map(str.split, lines):
+        if len(words) > 5 and words[1] == "FLOCK" and words[3] == "WRITE" and words[5] == device:
+            return f"process {words[4]} ({command_line(int(words[4]))})"
+    return "another process"
 
 
 def _is_same_file(fd: int, path: Path) -> bool:

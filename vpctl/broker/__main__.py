@@ -1,4 +1,4 @@
-"""`python -m vpctl.broker NAME`: become the broker of a topology; returns when its socket listens."""
+"""`python -m vpctl.broker NAME RUN STATE`: become the broker of a topology; returns when its socket listens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 
 from vpctl.broker.service import Broker, hold, listen
 from vpctl.errors import HostError, UsageError, VpctlError
-from vpctl.rundir import Directories, RunDir, write_atomic
+from vpctl.rundir import RunDir, write_atomic
 
 
 def become_daemon(rundir: RunDir) -> bool:
@@ -27,11 +27,10 @@ def become_daemon(rundir: RunDir) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Return the exit code; 0 in the parent means that the broker listens."""
-    (name,) = arguments
-    rundir = Directories.from_environment().topology(name)
+    rundir = RunDir.from_words(arguments)
     try:
         if rundir.stopping.exists():
-            raise UsageError(f"`{name}` is being stopped")
+            raise UsageError(f"`{rundir.name}` is being stopped")
         # flock belongs to the open file, so the lock and the listening socket pass to the child with the fork.
         hold(rundir)
         listener = listen(rundir)

@@ -21,7 +21,7 @@ from vpctl.broker.protocol import (
     link_news,
 )
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
-from vpctl.process import run
+from vpctl.process import child_environment, run
 from vpctl.rundir import RunDir
 from vpctl.tasks import traceback_of
 
@@ -39,7 +39,10 @@ class BrokerGoneError(InternalError):
 async def start_broker(rundir: RunDir) -> None:
     """Start a broker, detached; returns when its socket listens. UsageError if one runs or everything is stopped."""
     status, output = await run(
-        [sys.executable, "-m", "vpctl.broker", rundir.name], timeout=REPLY_SECONDS, check=False
+        [sys.executable, "-m", "vpctl.broker", *rundir.as_words()],
+        env=child_environment(),
+        timeout=REPLY_SECONDS,
+        check=False,
     )
     if status == UsageError.exit_code:
         raise UsageError(output.removeprefix("error: "))

@@ -30,6 +30,13 @@ SUPERVISOR = "supervisor"
 """The name under which the broker keeps the supervisor; no VM can be called that, see `process_name`."""
 
 
+EXIT_NO_TOPOLOGY = 78
+"""A supervisor's exit code when what it is to supervise cannot be read (EX_CONFIG of sysexits.h).
+
+The guests are kept, and another supervisor is started after a long pause only.
+"""
+
+
 def process_name(vm: str) -> str:
     """Return the name of a VM's process in the broker's list."""
     return f"vm/{vm}"

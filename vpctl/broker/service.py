@@ -28,13 +28,14 @@ from vpctl.broker import requests
 from vpctl.broker.clients import Clients
 from vpctl.broker.memory import inherited_path, placeholder
 from vpctl.broker.peers import belongs_to, may_ask, peer_pid
-from vpctl.broker.protocol import LINE_LIMIT, SUPERVISOR, Child, Exit
+from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, LINE_LIMIT, SUPERVISOR, Child, Exit
 from vpctl.broker.record import recorded
+from vpctl.broker.remains import orphans
 from vpctl.broker.shared import Shared
 from vpctl.errors import HostError, UsageError
 from vpctl.process import end, identify, stop_blocking, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
-from vpctl.tasks import Again, Failure, contained, guarded
+from vpctl.tasks import ONCE, Again, Failure, contained, guarded
 from vpctl.wait import pause
 
 GRACE_SECONDS = 2.0
@@ -42,6 +43,9 @@ GRACE_SECONDS = 2.0
 
 RESTART_SECONDS = (0.05, 5.0)
 """First and longest pause before a supervisor that died is started again."""
+
+NO_TOPOLOGY_SECONDS = 60.0
+"""Before a supervisor is started again that did not find what to supervise: the guests run on meanwhile."""
 
 OPEN_FILES = 65536
 """Descriptors that a QEMU may have, where the host allows it: unplugged devices may leave some behind."""
@@ -70,7 +74,9 @@ class Broker:
     ) -> None:
         self._rundir = rundir
         self._listener = listener
-        self._supervisor_argv = list(supervisor_argv or (sys.executable, "-m", "vpctl.supervisor", rundir.name))
+        self._supervisor_argv = list(
+            supervisor_argv or (sys.executable, "-m", "vpctl.supervisor", *rundir.as_words())
+        )
         self._children: dict[str, Child] = {}
         self._parents_of: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: asyncio.TaskGroup | None = None
@@ -88,6 +94,8 @@ class Broker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         raise_file_limit()
+        # Before anybody can ask for others in their place.
+        await contained(self._end_orphans, self._report, name="end-orphans", again=ONCE)
         server = await asyncio.start_unix_server(self._serve, sock=self._listener, limit=LINE_LIMIT)
         over = False
         try:
@@ -107,7 +115,7 @@ class Broker:
             self._clients.close()
             self._shared.close()
             if over:
-                self._record()
+                self._record(over=True)
                 shutil.rmtree(self._rundir.run, ignore_errors=True)
 
     def _report(self, failure: Failure) -> None:
@@ -197,11 +205,26 @@ class Broker:
         self._record()
         self._tell({"event": "exit", **exit_.as_json()})
 
-    def _record(self) -> None:
-        """Write down what runs: `down`, and a broker after this one, work from it."""
+    def _record(self, *, over: bool = False) -> None:
+        """Write down what runs: `down`, and a broker after this one, work from it. `over`: this one ends."""
         processes = [child.as_json() for child in self._children.values()]
+        own = None if over else identify(os.getpid())
+        broker = {"pid": own.pid, "start_time": own.start_time} if own is not None else None
         with contextlib.suppress(HostError):
-            write_json(self._rundir.processes, {"boot_id": host_boot_id(), "processes": processes})
+            record = {"boot_id": host_boot_id(), "broker": broker, "processes": processes}
+            write_json(self._rundir.processes, record)
+
+    async def _end_orphans(self) -> None:
+        """Kill QEMUs that the broker before this one had started and not yet written down; nobody can use them.
+
+        Their devices would be missing to their successors: a tap belongs to one QEMU at a time.
+        """
+        if not self._rundir.processes.exists():
+            return
+        known = [child.process for child in known_children(self._rundir)]
+        for orphan in orphans(self._rundir, known):
+            with contextlib.suppress(HostError):  # it hangs in the kernel: nothing more can be done
+                await end(orphan, grace=0)
 
     async def _keep_supervisor(self) -> None:
         """Start the supervisor, and again whenever it dies; one that ends by itself (0) ends the topology."""
@@ -221,13 +244,17 @@ class Broker:
             while SUPERVISOR in self._children:
                 await self._exit_of(child)
             record = read_json(self._rundir.state / "exit.json")
-            if isinstance(record, dict) and record.get("pid") == child.process.pid and record.get("status") == 0:
+            ours = isinstance(record, dict) and record.get("pid") == child.process.pid
+            status = record.get("status") if isinstance(record, dict) and ours else None
+            if status == 0 or (status == EXIT_NO_TOPOLOGY and not self._children):
                 self._stop.set()
                 return
             delay = shortest if time.monotonic() - started > STABLE_SECONDS else min(delay * 2, longest)
-            await pause(delay)
+            await pause(NO_TOPOLOGY_SECONDS if status == EXIT_NO_TOPOLOGY else delay)
 
     def _spawn_supervisor(self) -> Child:
+        with contextlib.suppress(HostError):
+            self._rundir.claim()  # somebody may have removed the state directory: `down` removes what has our record
         return self.spawn(
             name=SUPERVISOR,
             generation=1,

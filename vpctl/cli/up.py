@@ -55,10 +55,13 @@ async def begin(
     """
     import asyncio
 
+    from vpctl.cli import choose
     from vpctl.supervisor.lifetime import is_running, launching, revive, start, stop
     from vpctl.supervisor.prepare import prepare
 
-    with launching(context.directories, topology.name) as rundir:
+    waiting = choose.waiting(context, topology.name)
+    async with launching(context.directories, topology.name, waiting=waiting) as rundir:
+        rundir.check_own()
         if is_running(rundir):
             require_same(rundir, topology)
             await revive(rundir)
@@ -114,7 +117,7 @@ async def _stop_run(context: Context, name: str, run_id: str) -> None:
     from vpctl.rundir import read_json
     from vpctl.supervisor.lifetime import launching, stop
 
-    with launching(context.directories, name) as rundir:
+    async with launching(context.directories, name) as rundir:
         spec: Any = read_json(rundir.spec)
         if isinstance(spec, dict) and spec["run_id"] == run_id:
             await stop(rundir)

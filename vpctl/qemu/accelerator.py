@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import os
+import pwd
 import re
 import shlex
 import time
@@ -168,11 +168,22 @@ def _obstacle(qemu: QemuInfo, device: Path) -> Trial | None:
         hint = "enable virtualization in the firmware, or nested virtualization where this host is itself a guest"
         return Trial(works=False, reason=f"there is no {device}", hint=hint)
     except PermissionError:
-        hint = f"sudo usermod -aG kvm {getpass.getuser()}, then log in again"
+        hint = _permission_hint(device)
         return Trial(works=False, reason=f"no permission to open {device}", hint=hint)
     except OSError as error:
         return Trial(works=False, reason=f"cannot open {device}: {error.strerror}", hint="see dmesg")
     return None
+
+
+def _permission_hint(device: Path) -> str:
+    """Say how this user gets to open a device; a uid that has no name (`docker run -u`) is in no group either."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return (
+            f"uid {os.getuid()} has no name here: add the group of {device} to it, as `docker run --group-add` does"
+        )
+    return f"sudo usermod -aG kvm {user}, then log in again"
 
 
 async def _remembered_trial(qemu: QemuInfo, kernel: Path, cache: Path, log: Log, *, fresh: bool) -> Trial:

@@ -1,23 +1,24 @@
-"""`python -m vpctl.supervisor NAME`: supervise a topology; the broker starts it, and again whenever it dies.
+"""`python -m vpctl.supervisor NAME RUN STATE`: supervise a topology; the broker starts it, and again when it dies.
 
-`python -m vpctl.supervisor --warm`: import everything, then wait for the name on stdin. The first `up` starts it so
-while it makes its own preparations, on another CPU; the broker then finds it in its list.
+`python -m vpctl.supervisor --warm`: import everything, then wait for the same three words on stdin, as a JSON array.
+The first `up` starts it so while it makes its own preparations, on another CPU; the broker then finds it in its list.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpctl.broker.protocol import SUPERVISOR, WARM
+from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, SUPERVISOR, WARM
 from vpctl.errors import HostError
 from vpctl.guest.ssh import load
 from vpctl.plan.run import run_from_json
-from vpctl.rundir import Directories, RunDir, read_json
+from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.control import ControlServer
 from vpctl.supervisor.service import Supervisor
 from vpctl.tasks import described, traceback_of
@@ -26,13 +27,13 @@ EXIT_TERMINATED = 143
 """After SIGTERM: not 0, which would tell the broker that the topology is over."""
 
 
-async def supervise(name: str) -> int:
+async def supervise(rundir: RunDir) -> int:
     """Run until SIGTERM; return the exit code."""
-    rundir = Directories.from_environment().topology(name)
     spec = read_json(rundir.spec)
     if not isinstance(spec, dict):
-        print(f"error: {rundir.spec} is missing or damaged", file=sys.stderr)
-        return 0
+        wrong = f"{rundir.spec} is missing or damaged: the guests of `{rundir.name}` run on, unwatched"
+        print(f"error: {wrong}; `vpctl down {rundir.name}` ends them", file=sys.stderr)
+        return EXIT_NO_TOPOLOGY
     try:
         try:
             run = run_from_json(spec)
@@ -63,26 +64,26 @@ async def stand_by(rundir: RunDir, error: Exception) -> None:
     await ControlServer(rundir.control_socket).run(refuse)
 
 
-def told_name() -> str | None:
-    """Wait to be told a topology's name; then write to its log from now on. None: there is nothing to do."""
+def told_topology() -> RunDir | None:
+    """Wait to be told of a topology; then write to its log from now on. None: there is nothing to do."""
     load()
-    name = sys.stdin.readline().strip()
-    if not name:
+    line = sys.stdin.readline().strip()
+    if not line:
         return None
-    path = Directories.from_environment().topology(name).service_log(SUPERVISOR)
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    rundir = RunDir.from_words(json.loads(line))
+    log = os.open(rundir.service_log(SUPERVISOR), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
     os.chdir("/")
-    return name
+    return rundir
 
 
-def main(argument: str) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Return the exit code."""
-    name = told_name() if argument == WARM else argument
-    return asyncio.run(supervise(name)) if name is not None else 0
+    rundir = told_topology() if list(arguments) == [WARM] else RunDir.from_words(arguments)
+    return asyncio.run(supervise(rundir)) if rundir is not None else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vpctl import wait
+from vpctl.broker.remains import require_visible
 from vpctl.errors import InternalError, InterruptedByUserError, TopologyError, UsageError, VpctlError, errors_by_code
 from vpctl.qmp.session import Session, open_session
 from vpctl.rundir import RunDir, is_locked
@@ -103,6 +104,7 @@ def revive(error: Mapping[str, Any]) -> VpctlError:
 @asynccontextmanager
 async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncIterator[Supervisor]:
     """Be connected for as long as the block lasts; SupervisorLostError if none answers."""
+    require_visible(rundir)
     if not is_locked(rundir.broker_lock):
         # The broker keeps the supervisor alive and the supervisor the broker; without both, nobody will answer.
         raise SupervisorLostError(

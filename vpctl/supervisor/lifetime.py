@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from vpctl import wait
 from vpctl.broker.client import connect, start_broker
 from vpctl.broker.protocol import SUPERVISOR, Child
+from vpctl.broker.remains import known_broker, orphans, require_visible
 from vpctl.broker.service import GRACE_SECONDS, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
 from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run, run_to_json
-from vpctl.process import ProcessId, Waiting, end, find_by_argument, identify
-from vpctl.qemu.argv import quote_option
+from vpctl.process import ProcessId, Waiting, end
 from vpctl.rundir import (
     Directories,
     RunDir,
     host_boot_id,
     is_locked,
-    locked,
     make_root,
     read_owner,
     remove_empty_root,
+    turn,
     write_json,
 )
 from vpctl.supervisor import host_network
@@ -36,38 +37,51 @@ STOP_SECONDS = 30.0
 
 def is_running(rundir: RunDir) -> bool:
     """Whether a topology has a living broker, or processes that a dead one left."""
-    return is_locked(rundir.broker_lock) or next(known_children(rundir), None) is not None
+    return (
+        is_locked(rundir.broker_lock)
+        or known_broker(rundir) is not None
+        or next(known_children(rundir), None) is not None
+    )
 
 
-@contextmanager
-def launching(directories: Directories, name: str) -> Iterator[RunDir]:
+@asynccontextmanager
+async def launching(
+    directories: Directories, name: str, *, waiting: Callable[[str], None] | None = None
+) -> AsyncIterator[RunDir]:
     """Hold the right to start or stop a topology; two `up` at the same moment come one after the other.
 
-    What is empty at the end is removed: the lock, if nothing runs, and the directory of all topologies.
+    `waiting` is told who holds it, if this has to wait. What is empty at the end is removed: the lock, if nothing
+    runs, and the directory of all topologies.
     """
-    rundir = directories.topology(name)
-    with contextlib.ExitStack() as stack:
-        stack.callback(_remove_empty, directories)
-        _enter_lock(stack, directories, rundir)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(_remove_empty, directories.run, directories.state)
+        rundir = await _enter_lock(stack, directories, name, waiting)
         try:
             yield rundir
         finally:
             if read_owner(rundir.run) is None:
                 rundir.launch_lock.unlink(missing_ok=True)
+                _remove_empty(rundir.run.parent, rundir.state.parent)
 
 
-def _enter_lock(stack: contextlib.ExitStack, directories: Directories, rundir: RunDir) -> None:
+async def _enter_lock(
+    stack: contextlib.AsyncExitStack, directories: Directories, name: str, waiting: Callable[[str], None] | None
+) -> RunDir:
     while True:
-        make_root(directories.run)
+        rundir = directories.topology(name)
+        make_root(rundir.launch_lock.parent)
         try:
-            stack.enter_context(locked(rundir.launch_lock))
+            async with contextlib.AsyncExitStack() as attempt:
+                await attempt.enter_async_context(turn(rundir.launch_lock, waiting=waiting))
+                if directories.topology(name) == rundir:  # it was not started in another place meanwhile
+                    stack.push_async_exit(attempt.pop_all())
+                    return rundir
         except FileNotFoundError:
             continue  # another vpctl has removed the directory, which was empty, in between
-        return
 
 
-def _remove_empty(directories: Directories) -> None:
-    for root in (directories.run, directories.state):
+def _remove_empty(*roots: Path) -> None:
+    for root in roots:
         remove_empty_root(root)
 
 
@@ -93,11 +107,12 @@ async def start(run: Run, rundir: RunDir, warm: Waiting | None = None) -> None:
     finally:
         await broker
     if warm is not None:
-        warm.tell(rundir.name)
+        warm.tell(json.dumps(rundir.as_words()))
 
 
 async def revive(rundir: RunDir) -> None:
     """Start a broker for guests that run without one, if so; it adopts them. The caller holds `launching`."""
+    require_visible(rundir)
     if not is_locked(rundir.broker_lock):
         with contextlib.suppress(UsageError):  # a supervisor that lives was quicker
             await start_broker(rundir)
@@ -109,6 +124,9 @@ async def stop(rundir: RunDir) -> None:
         with contextlib.suppress(VpctlError, TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await _stop_by_broker(rundir)
+    elif (broker := known_broker(rundir)) is not None:
+        # Its socket is not to be seen from here, as with a /tmp of its own: asked by SIGTERM it does the same.
+        await end(broker, grace=STOP_SECONDS)
     await clean_up(rundir)
 
 
@@ -132,14 +150,11 @@ async def clean_up(rundir: RunDir) -> None:
         with contextlib.suppress(OSError):
             rundir.stopping.touch(mode=0o600)  # a supervisor that lives would start a new broker
     left = list(known_children(rundir))
-    for child in sorted(left, key=lambda child: child.name != SUPERVISOR):
-        await end(child.process, grace=GRACE_SECONDS)
-    if is_locked(rundir.broker_lock) and (broker := _broker(rundir)) is not None:
+    await _end_all(child.process for child in left if child.name == SUPERVISOR)
+    await _end_all(child.process for child in left if child.name != SUPERVISOR)
+    if (broker := known_broker(rundir)) is not None:
         await end(broker, grace=GRACE_SECONDS)
-    # A broker that was killed between spawning a QEMU and writing that down has left it to nobody. Its command
-    # line names a socket in our run directory: no process of anyone else's does.
-    for orphan in find_by_argument(f"path={quote_option(rundir.run)}/"):
-        await end(orphan, grace=GRACE_SECONDS)
+    await _end_all(orphans(rundir))
     await host_network.remove(rundir)
     if read_owner(rundir.state) is not None:
         rundir.processes.unlink(missing_ok=True)
@@ -151,15 +166,11 @@ async def clean_up(rundir: RunDir) -> None:
         raise HostError(f"cannot remove {rundir.run}: {error.strerror}") from error
 
 
-def _broker(rundir: RunDir) -> ProcessId | None:
-    """Return the broker that holds the lock: the process of the pid file, if its command line says the same."""
-    with contextlib.suppress(OSError, ValueError):
-        pid = int(rundir.broker_pid.read_text())
-        process = identify(pid)
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"vpctl.broker" in words and rundir.name.encode() in words:
-            return process
-    return None
+async def _end_all(processes: Iterable[ProcessId]) -> None:
+    """End processes at the same time, so that their times of grace are one; HostError if one cannot be ended."""
+    async with asyncio.TaskGroup() as group:
+        for process in processes:
+            group.create_task(end(process, grace=GRACE_SECONDS), name=f"end-{process.pid}")
 
 
 def running_topologies(directories: Directories) -> list[str]:
@@ -170,6 +181,7 @@ def running_topologies(directories: Directories) -> list[str]:
 def require_running(directories: Directories, name: str) -> RunDir:
     """Return a topology's paths; NotFoundError if it does not run."""
     rundir = directories.topology(name)
+    rundir.check_host()
     if not is_running(rundir):
         known = ", ".join(f"`{n}`" for n in running_topologies(directories)) or "none"
         raise NotFoundError(f"no topology named `{name}` runs", hint=f"running: {known}; vpctl up FILE starts one")

@@ -273,7 +273,7 @@ class Soak:
             if vm["pid"]
         }
         return Census(
-            processes=len(find_by_argument(str(self._rundir.run))),
+            processes=len(find_by_argument(f"{self._rundir.run}/")),
             sockets=sum(1 for path in self._rundir.run.rglob("*") if path.is_socket()),
             files={**{who: len(open_files(pid)) for who, pid in pids.items()}, **qemus},
             memory={who: _private_mib(pid) for who, pid in pids.items()},

@@ -257,7 +257,7 @@ def test_a_record_of_another_boot_or_of_a_reused_pid_counts_for_nothing(rundir: 
 
 async def test_a_second_broker_of_a_topology_is_refused_with_exit_code_2(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
-        argv = [sys.executable, "-m", "vpctl.broker", rundir.name]
+        argv = [sys.executable, "-m", "vpctl.broker", *rundir.as_words()]
         process = await asyncio.create_subprocess_exec(*argv, stderr=asyncio.subprocess.PIPE)
         _, stderr = await process.communicate()
         assert (process.returncode, stderr) == (2, b"error: `pair` has a broker already\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -189,6 +190,12 @@ async def test_a_forbidden_device_hints_at_the_group(tmp_path: Path, monkeypatch
     verdict = await world.decide()
     assert "no permission to open" in verdict.reason
     assert "usermod -aG kvm" in (verdict.hint or "")
+
+    def nameless(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("vpctl.qemu.accelerator.pwd.getpwuid", nameless)
+    assert f"uid {os.getuid()} has no name here" in ((await world.decide()).hint or "")
 
 
 async def test_kvm_asked_for_by_name_must_work(tmp_path: Path) -> None:

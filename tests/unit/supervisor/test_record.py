@@ -186,14 +186,13 @@ async def test_a_first_start_is_none_that_takes_over(directories: Directories) -
 
 
 async def test_a_topology_of_another_version_is_kept_and_each_command_told_what_to_do(
-    directories: Directories, monkeypatch: pytest.MonkeyPatch
+    directories: Directories,
 ) -> None:
     """To end would be to end its guests, or to be started again for ever."""
-    monkeypatch.setattr(Directories, "from_environment", lambda: directories)
     rundir = made(directories)
     write_json(rundir.spec, {"topology": {"name": "pair", "vms": []}, "version": 99})
     lock = hold(rundir)
-    supervising = asyncio.create_task(supervise("pair"))
+    supervising = asyncio.create_task(supervise(rundir))
     try:
         async with asyncio.timeout(20), client.connect(rundir) as supervisor:
             with pytest.raises(HostError, match="another version's: KeyError") as caught:
