@@ -8,10 +8,14 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from vpctl.broker.budget import Budget
 from vpctl.broker.ivshmem import Message
 
 MOST_UNSENT = 4096
 """Messages that wait for a client to read; a client that has more does not read at all, and is hung up on."""
+
+MOST_READS = 16
+"""Reads of what a client says, of 64 KiB each, in one second: it has nothing to say, and its end is seen by one."""
 
 
 class Outbox:
@@ -22,6 +26,8 @@ class Outbox:
         self._gone = gone
         self._unsent: deque[Message] = deque()
         """Their descriptors are duplicates: what they were made of may be closed, and its number taken, meanwhile."""
+        self._may_read = Budget(MOST_READS)
+        self._later: asyncio.TimerHandle | None = None
         asyncio.get_running_loop().add_reader(client, self._listen)
 
     def say(self, messages: Iterable[Message]) -> None:
@@ -45,6 +51,8 @@ class Outbox:
             loop.remove_reader(self._client)
             loop.remove_writer(self._client)
             self._client.close()
+        if self._later is not None:
+            self._later.cancel()
         while self._unsent:
             _disown(self._unsent.popleft())
 
@@ -55,6 +63,11 @@ class Outbox:
 
     def _listen(self) -> None:
         """Learn of the client's end; what it says has no meaning."""
+        if (wait := self._may_read.take()) > 0:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._client)
+            self._later = loop.call_later(wait, loop.add_reader, self._client, self._listen)
+            return
         try:
             alive = bool(self._client.recv(65536))
         except BlockingIOError:

@@ -25,6 +25,7 @@ from vpctl.broker.budget import SECOND
 from vpctl.broker.device_server import MOST_ACKS
 from vpctl.broker.doorbell import EndSpec, Server, open_server
 from vpctl.broker.ivshmem import HOST_ID, REGION, SIZE, decode
+from vpctl.broker.outbox import MOST_READS
 from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
 from vpctl.wait import pause, until
@@ -247,6 +248,20 @@ async def test_a_client_that_reads_slowly_gets_everything_in_order_and_holds_nob
             for _, fd in (*said, *late):
                 if fd is not None:
                     os.close(fd)
+
+
+async def test_a_client_that_writes_without_pause_is_read_so_often_a_second() -> None:
+    async with served() as ends:
+        with client(ends.paths[0]) as writes:
+            await ends.told("join", end=0)
+            taken, begin = 0, time.monotonic()
+            while time.monotonic() - begin < 0.5:
+                with suppress(BlockingIOError):
+                    taken += writes.send(bytes(65536))
+                await pause(0)
+            seconds = 1 + (time.monotonic() - begin) // SECOND
+            assert taken <= (seconds + 1) * MOST_READS * 65536 + (1 << 20), "and what its socket holds"
+        await ends.told("leave", end=0)
 
 
 async def test_a_client_that_reads_nothing_and_vanishes_leaves_nothing_behind() -> None:
