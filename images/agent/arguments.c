@@ -58,7 +58,7 @@ int arguments_parse(int argc, char **argv, const struct arguments *arguments)
 			return complain(argv[0], argv[i], "one word too many");
 		}
 	}
-	if (arguments->operands[operands])
+	if (arguments->operands[operands] && (!arguments->required || operands < arguments->required))
 		return complain(argv[0], "usage", "an operand is missing");
 	/* The first operand is always the link. It goes into paths and into JSON as it is. */
 	if (strlen(*arguments->operands[0]) >= IFNAMSIZ || strpbrk(*arguments->operands[0], "/\"\\"))

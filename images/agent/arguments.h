@@ -3,6 +3,7 @@
 #ifndef VPCTL_ARGUMENTS_H
 #define VPCTL_ARGUMENTS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "plan.h"
@@ -10,6 +11,8 @@
 struct arguments {
 	/* Pointers to where the operands go, NULL at the end. */
 	const char **operands[4];
+	/* How many of them there have to be; 0: all. */
+	size_t required;
 	struct {
 		const char *name;
 		int64_t *value;

@@ -9,14 +9,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "agent.h"
 #include "announce.h"
+#include "echo.h"
 #include "heartbeat.h"
 #include "interface.h"
 #include "netlink.h"
+#include "packets.h"
+#include "setup.h"
 
 #define DEFAULT_LINKS "/run/vpctl/links"
 #define BEAT_MS 1000
@@ -24,12 +28,16 @@
 /* Of beats: more would not tell more. */
 #define SILENT_MAX 9999
 
+#define ECHOES_AT_ONCE 32
+
 struct watch {
 	struct links links;
 	struct heartbeat heartbeat;
 	int events; /* netlink: interfaces come and go */
+	int timer; /* for the beats */
 	int requests; /* netlink: our own requests, so that their answers do not mix with events */
-	bool changed; /* some link's set-up, since the last beat */
+	bool changed; /* something about a link's interface, since the last beat */
+	bool begins; /* no survey has been made yet: what is set up is a former agent's work */
 };
 
 static int read_links(const char *path, struct links *links)
@@ -53,43 +61,48 @@ static int read_links(const char *path, struct links *links)
 	return line ? -1 : 0;
 }
 
-/* The kernel renames an interface only while it is down. */
-static int rename_interface(int fd, const struct interface *interface, const char *name)
+/* Keeps the socket for the other end's echo requests as the interface is now; a port needs another one. */
+static void hear_echoes(struct link *link, bool port)
 {
-	if (strcmp(interface->name, name) == 0)
-		return 0;
-	if (interface->flags & IFF_UP && netlink_set_down(fd, interface->index) < 0)
-		return -1;
-	return netlink_rename(fd, interface->index, name);
+	if (link->echoes >= 0)
+		close(link->echoes);
+	link->echoes = link->index ? packets_open(link->index, ECHO_ETHERTYPE, port) : -1;
 }
 
-static int set_up(int fd, const struct interface *interface, const struct link *link)
+static void read_master(const struct interface *interface, char master[IFNAMSIZ])
 {
-	if (rename_interface(fd, interface, link->name) < 0)
-		return -1;
-	if (interface->mtu != link->mtu && netlink_set_mtu(fd, interface->index, link->mtu) < 0)
-		return -1;
-	if (netlink_add_address(fd, interface->index, link->address, link->prefix) < 0)
-		return -1;
-	return netlink_set_up(fd, interface->index);
+	memset(master, 0, IFNAMSIZ);
+	if (interface->master && !if_indextoname((unsigned int)interface->master, master))
+		strcpy(master, "?");
 }
 
+/* Takes in what an interface is now, whoever has made it so. */
 static void follow(struct link *link, const struct interface *interface, struct watch *watch)
 {
 	bool up = interface->flags & IFF_UP;
+	char master[IFNAMSIZ];
 
-	if (interface->carrier && !link->carrier)
-		announce(link);
+	read_master(interface, master);
 	if (link->up != up || link->carrier != interface->carrier) {
 		link->silent = 0;
 		watch->changed = true;
 	}
+	if (strcmp(link->name_now, interface->name) != 0 || memcmp(link->mac_now, interface->mac, sizeof(interface->mac)) != 0 ||
+	    strcmp(link->master, master) != 0)
+		watch->changed = true;
+	if (link->echoes < 0 || !link->master[0] != !master[0])
+		hear_echoes(link, master[0]);
+	strcpy(link->name_now, interface->name);
+	memcpy(link->mac_now, interface->mac, sizeof(link->mac_now));
+	strcpy(link->master, master);
+	if (interface->carrier && !link->carrier && !link->master[0])
+		announce(link);
 	link->up = up;
 	link->carrier = interface->carrier;
 }
 
 /* Whether anything has come since the last beat. Where nothing has, the other end is asked for its address: if there is
- * an answer, or a question from there, it has come by the next beat.
+ * an answer, or a question from there, it has come by the next beat. A port has no address to ask with.
  */
 static void listen_to(struct link *link)
 {
@@ -101,7 +114,7 @@ static void listen_to(struct link *link)
 		return;
 	link->readdressed = !interface_has_address(name, &address) || address.s_addr != link->address.s_addr;
 	received = interface_received(name);
-	if (received != link->received || link->readdressed) {
+	if (received != link->received || link->readdressed || link->master[0]) {
 		link->received = received;
 		link->silent = 0;
 		return;
@@ -118,10 +131,37 @@ static void listen_to_all(struct links *links)
 			listen_to(&links->link[i]);
 }
 
-/* Sets a link up once per interface: what people change on a running one later is theirs. */
+/* An interface's link: the one that it was set up for, the one that a former agent wrote to it, the one whose MAC its device
+ * has. In that order: a bond gives all of its ports one MAC, and old kernels do not tell the device's own.
+ */
+static struct link *find_link(struct links *links, const struct interface *interface)
+{
+	struct link *link = links_by_index(links, interface->index);
+
+	if (!link && interface->link[0])
+		link = links_by_name(links, interface->link);
+	return link ? link : links_by_mac(links, interface->device_mac);
+}
+
+static void take(struct link *link, const struct interface *interface, struct watch *watch)
+{
+	link->index = interface->index;
+	link->up = link->carrier = link->readdressed = link->moved = false;
+	link->silent = 0;
+	link->received = 0;
+	link->name_now[0] = link->master[0] = '\0';
+	watch->changed = true;
+	follow(link, interface, watch);
+}
+
+/* Sets a link up once per interface: what people change on a running one later is theirs, and so is one that is a port of
+ * something when it is met. One that a former agent has set up is taken as it is, but not when it comes back from another
+ * network namespace, which takes its addresses away.
+ */
 static void meet(const struct interface *interface, struct watch *watch)
 {
-	struct link *link = interface->stacked ? NULL : links_by_mac(&watch->links, interface->mac);
+	struct link *link = interface->stacked ? NULL : find_link(&watch->links, interface);
+	struct interface now = *interface;
 
 	if (!link)
 		return;
@@ -129,16 +169,26 @@ static void meet(const struct interface *interface, struct watch *watch)
 		follow(link, interface, watch);
 		return;
 	}
-	if (set_up(watch->requests, interface, link) < 0) {
-		/* Tried again at the next beat: the name's last bearer may still be on its way out. */
-		fprintf(stderr, "vpctl-agent: %s: %s\n", link->name, strerror(errno));
-		return;
+	if (link->index)
+		return; /* another one's with the same MAC */
+	if (!interface->master && !(watch->begins && interface->link[0])) {
+		if (set_up(watch->requests, interface, link, &watch->links) < 0) {
+			/* Tried again at the next beat: the name's last bearer may still be on its way out. */
+			fprintf(stderr, "vpctl-agent: %s: %s\n", link->name, strerror(errno));
+			return;
+		}
+		/* News of it need not follow: it may have been up, and with carrier, all along. */
+		if (netlink_get_interface(watch->requests, interface->index, &now) < 0)
+			return;
 	}
-	link->index = interface->index;
-	/* That it is up, and with carrier, is news that is still to come; then it is announced. */
-	link->up = link->carrier = link->readdressed = false;
-	link->silent = 0;
-	link->received = 0;
+	take(link, &now, watch);
+}
+
+static void leave(struct link *link, bool moves, struct watch *watch)
+{
+	link->index = 0;
+	link->moved = moves;
+	hear_echoes(link, false);
 	watch->changed = true;
 }
 
@@ -146,13 +196,12 @@ static void miss(const struct interface *interface, struct watch *watch)
 {
 	struct link *link = links_by_index(&watch->links, interface->index);
 
-	if (!link)
-		return;
-	link->index = 0;
-	watch->changed = true;
+	if (link)
+		leave(link, interface->moves, watch);
 }
 
 struct listing {
+	struct links *links;
 	struct interface interfaces[2 * LINKS_MAX];
 	size_t count;
 };
@@ -161,6 +210,9 @@ static void list(const struct interface *interface, void *context)
 {
 	struct listing *listing = context;
 
+	/* A guest may have any number of others. */
+	if (interface->stacked || !find_link(listing->links, interface))
+		return;
 	if (listing->count < sizeof(listing->interfaces) / sizeof(*listing->interfaces))
 		listing->interfaces[listing->count++] = *interface;
 }
@@ -178,16 +230,15 @@ static void survey(struct watch *watch)
 {
 	static struct listing listing;
 
+	listing.links = &watch->links;
 	listing.count = 0;
 	if (netlink_each_interface(watch->requests, list, &listing) < 0)
 		return;
 	for (size_t i = 0; i < watch->links.count; i++) {
 		struct link *link = &watch->links.link[i];
 
-		if (link->index && !is_listed(&listing, link->index)) {
-			link->index = 0;
-			watch->changed = true;
-		}
+		if (link->index && !is_listed(&listing, link->index))
+			leave(link, false, watch);
 	}
 	for (size_t i = 0; i < listing.count; i++)
 		meet(&listing.interfaces[i], watch);
@@ -219,7 +270,7 @@ static void read_events(struct watch *watch)
 static bool all_are_set_up(const struct links *links)
 {
 	for (size_t i = 0; i < links->count; i++)
-		if (!links->link[i].index)
+		if (!links->link[i].index && !links->link[i].moved)
 			return false;
 	return true;
 }
@@ -237,28 +288,66 @@ static int open_timer(void)
 	return fd;
 }
 
-static int watch_forever(struct watch *watch)
+/* Answers the other ends' echo requests, a few each time: beats and interfaces have their turn as well. */
+static void answer_echoes(struct link *link)
 {
-	struct pollfd polled[] = {{.fd = watch->events, .events = POLLIN}, {.fd = open_timer(), .events = POLLIN}};
+	uint8_t frame[2048];
+	ssize_t length;
+
+	for (int i = 0; i < ECHOES_AT_ONCE; i++) {
+		struct echo *echo = (struct echo *)frame;
+
+		length = recv(link->echoes, frame, sizeof(frame), MSG_DONTWAIT);
+		if (length < 0)
+			return; /* none is left, or the interface was set down, which is news of its own */
+		if ((size_t)length < sizeof(*echo) || !echo_is_for(echo, link->mac))
+			continue;
+		echo_reply(echo, link->mac_now);
+		packets_send(link->echoes, link->index, echo, sizeof(*echo));
+	}
+}
+
+static void wait_for_news(struct watch *watch, struct pollfd *polled)
+{
+	size_t count = watch->links.count;
+
+	for (size_t i = 0; i < count; i++)
+		polled[i] = (struct pollfd){.fd = watch->links.link[i].echoes, .events = POLLIN};
+	polled[count] = (struct pollfd){.fd = watch->events, .events = POLLIN};
+	polled[count + 1] = (struct pollfd){.fd = watch->timer, .events = POLLIN};
+	if (poll(polled, count + 2, -1) < 0)
+		for (size_t i = 0; i < count + 2; i++)
+			polled[i].revents = 0;
+}
+
+static _Noreturn void watch_forever(struct watch *watch)
+{
+	static struct pollfd polled[LINKS_MAX + 2];
+	struct links *links = &watch->links;
 	uint64_t ticks;
 
+	watch->begins = true;
 	survey(watch);
-	heartbeat_beat(&watch->heartbeat, &watch->links);
+	watch->begins = false;
+	heartbeat_beat(&watch->heartbeat, links);
 	for (;;) {
 		bool beat;
 
 		watch->changed = false;
-		if (poll(polled, 2, -1) < 0 && errno != EINTR)
-			return 1;
-		beat = read(polled[1].fd, &ticks, sizeof(ticks)) == sizeof(ticks);
-		if (polled[0].revents)
+		wait_for_news(watch, polled);
+		/* First, as an interface's news may close its socket. */
+		for (size_t i = 0; i < links->count; i++)
+			if (polled[i].revents)
+				answer_echoes(&links->link[i]);
+		beat = read(watch->timer, &ticks, sizeof(ticks)) == sizeof(ticks);
+		if (polled[links->count].revents)
 			read_events(watch);
-		if (beat && !all_are_set_up(&watch->links))
+		if (beat && !all_are_set_up(links))
 			survey(watch);
 		if (beat)
-			listen_to_all(&watch->links);
+			listen_to_all(links);
 		if (beat || watch->changed)
-			heartbeat_beat(&watch->heartbeat, &watch->links);
+			heartbeat_beat(&watch->heartbeat, links);
 	}
 }
 
@@ -287,10 +376,11 @@ int daemon_main(int argc, char **argv)
 	/* Listening comes before the first survey, so that no interface falls between the two. */
 	watch.events = netlink_open(RTMGRP_LINK);
 	watch.requests = netlink_open(0);
-	if (watch.events < 0 || watch.requests < 0) {
-		perror("vpctl-agent: netlink");
+	watch.timer = open_timer();
+	if (watch.events < 0 || watch.requests < 0 || watch.timer < 0) {
+		perror("vpctl-agent");
 		return 1;
 	}
 	heartbeat_init(&watch.heartbeat, port);
-	return watch_forever(&watch);
+	watch_forever(&watch);
 }

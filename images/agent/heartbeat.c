@@ -13,8 +13,10 @@
 #define PORT_NAME "org.vpctl.heartbeat"
 #define PORTS "/sys/class/virtio-ports"
 
-static int format_link(char *text, size_t size, const struct link *link)
+static int format_state(char *text, size_t size, const struct link *link)
 {
+	if (link->moved)
+		return snprintf(text, size, "%s:moved", link->name);
 	if (!link->up)
 		return snprintf(text, size, "%s:down", link->name);
 	if (!link->carrier)
@@ -22,6 +24,53 @@ static int format_link(char *text, size_t size, const struct link *link)
 	if (link->readdressed)
 		return snprintf(text, size, "%s:readdressed", link->name);
 	return snprintf(text, size, "%s:%u", link->name, link->silent);
+}
+
+/* A name that is the user's choice, without what separates words here. */
+static void add_name(char *text, size_t size, const char *key, const char *name)
+{
+	size_t used = strlen(text);
+	int length = snprintf(text + used, size - used, ";%s=%s", key, name);
+
+	if (length < 0)
+		return;
+	for (char *c = text + used + 2 + strlen(key); *c; c++)
+		if (*c <= ' ' || *c > '~' || strchr(",;=", *c))
+			*c = '?';
+}
+
+/* What a user has made of it, if it is not as the table has it. */
+static void format_changes(char *text, size_t size, const struct link *link)
+{
+	const uint8_t *mac = link->mac_now;
+	char hexadecimal[18];
+
+	text[0] = '\0';
+	if (!link->index)
+		return;
+	if (link->name_now[0] && strcmp(link->name_now, link->name) != 0)
+		add_name(text, size, "name", link->name_now);
+	if (link->master[0])
+		add_name(text, size, "master", link->master);
+	if (memcmp(mac, link->mac, sizeof(link->mac)) != 0) {
+		snprintf(hexadecimal, sizeof(hexadecimal), "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2],
+			 mac[3], mac[4], mac[5]);
+		add_name(text, size, "mac", hexadecimal);
+	}
+}
+
+/* Every link's state has room in a line; of changes so many as there is room left for. */
+#define STATE_MAX (IFNAMSIZ + sizeof(":readdressed,"))
+
+static int format_link(char *text, size_t size, const struct link *link, size_t links_left)
+{
+	char changes[96];
+	int used = format_state(text, size, link);
+
+	format_changes(changes, sizeof(changes), link);
+	if (used < 0 || (size_t)used + strlen(changes) + links_left * STATE_MAX >= size)
+		return used;
+	return used + snprintf(text + used, size - (size_t)used, "%s", changes);
 }
 
 size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
@@ -32,11 +81,11 @@ size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t upt
 			    uptime_ms, boot_id);
 
 	for (size_t i = 0; i < links->count && used >= 0 && (size_t)used < size; i++) {
-		if (!links->link[i].index)
+		if (!links->link[i].index && !links->link[i].moved)
 			continue;
 		used += snprintf(line + used, size - (size_t)used, "%s", separator);
 		if ((size_t)used < size)
-			used += format_link(line + used, size - (size_t)used, &links->link[i]);
+			used += format_link(line + used, size - (size_t)used, &links->link[i], links->count - i);
 		separator = ",";
 	}
 	if (used < 0 || (size_t)used > size - 2)
@@ -109,7 +158,7 @@ static uint64_t uptime_ms(void)
 
 void heartbeat_beat(struct heartbeat *heartbeat, const struct links *links)
 {
-	char line[2048];
+	char line[HEARTBEAT_LINE];
 	size_t length;
 
 	/* The port may come later than the agent, or be unplugged: it is looked for again at every beat. */

@@ -7,6 +7,9 @@
 
 #include "links.h"
 
+/* The longest line. The host's ring holds 4096 bytes, and one that does not fit would never be read. */
+#define HEARTBEAT_LINE 3072
+
 struct heartbeat {
 	/* NULL: the port of our name, wherever it is. */
 	const char *path;
@@ -16,7 +19,8 @@ struct heartbeat {
 };
 
 /* Pure: writes the line, newline included, and returns its length. Each link that is set up is NAME:STATE, its state
- * `down`, `no-carrier`, `readdressed`, or the beats for which nothing has come. */
+ * `moved` (to another network namespace), `down`, `no-carrier`, `readdressed`, or the beats for which nothing has come. What a
+ * user has changed follows, each as ;KEY=VALUE: its name, its MAC, its master. */
 size_t heartbeat_format(char *line, size_t size, uint64_t sequence, uint64_t uptime_ms, const char *boot_id,
 			const struct links *links);
 

@@ -63,11 +63,19 @@ bool interface_has_carrier(const char *name)
 	return read_number(name, "carrier") == 1;
 }
 
+bool interface_is_port(const char *name)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "/sys/class/net/%s/master", name);
+	return access(path, F_OK) == 0;
+}
+
 static const char *what_is_missing(const char *name, struct in_addr *address)
 {
 	if (!if_nametoindex(name))
 		return "no such interface";
-	if (!interface_has_address(name, address))
+	if (address && !interface_has_address(name, address))
 		return "the interface has no address";
 	if (!interface_has_carrier(name))
 		return "the interface has no carrier";

@@ -17,7 +17,9 @@ struct counters {
 bool interface_has_address(const char *name, struct in_addr *address);
 /* The device's own word. IFF_RUNNING would come up to a second later: the kernel delays the news of it. */
 bool interface_has_carrier(const char *name);
-/* Waits until the interface is there, up, and has address and carrier; -1 with a word of what is missing after it,
+/* A bridge's, a bond's or the like's. */
+bool interface_is_port(const char *name);
+/* Waits until the interface is there, up, and has carrier and, unless that is NULL, an address; -1 with a word of what is missing after it,
  * or when nobody wants to know any more. */
 int interface_wait(const char *name, int64_t deadline_us, struct in_addr *address, const char **missing);
 void interface_mac(const char *name, char text[18]);

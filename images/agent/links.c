@@ -21,6 +21,7 @@ static int parse_line(const char *line, struct link *link)
 	int found;
 
 	memset(link, 0, sizeof(*link));
+	link->echoes = -1;
 	found = sscanf(line, "%17s %15s %15[0-9.]/%u %u %15s %c", mac, link->name, address, &link->prefix, &link->mtu, peer,
 		       &rest);
 	if (found != 5 && found != 6)
@@ -60,6 +61,14 @@ struct link *links_by_mac(struct links *links, const uint8_t mac[6])
 {
 	for (size_t i = 0; i < links->count; i++)
 		if (memcmp(links->link[i].mac, mac, 6) == 0)
+			return &links->link[i];
+	return NULL;
+}
+
+struct link *links_by_name(struct links *links, const char *name)
+{
+	for (size_t i = 0; i < links->count; i++)
+		if (strcmp(links->link[i].name, name) == 0)
 			return &links->link[i];
 	return NULL;
 }

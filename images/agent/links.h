@@ -19,10 +19,18 @@ struct link {
 	unsigned int mtu;
 	/* The other end's address; 0: it is nobody's. */
 	struct in_addr peer;
-	/* The interface that was set up for it; 0 while there is none. */
+	/* Its interface; 0 while there is none here. */
 	int index;
 	/* It was up, and had carrier, when last heard of; and its first address was another one at the last beat. */
 	bool up, carrier, readdressed;
+	/* A user has moved its interface to another network namespace. */
+	bool moved;
+	/* What a user has made of it, if anything: its name and MAC now, and the bridge, bond or the like it is a port of. */
+	char name_now[IFNAMSIZ];
+	uint8_t mac_now[6];
+	char master[IFNAMSIZ];
+	/* Where the other end's echo requests come in; -1: nowhere. */
+	int echoes;
 	/* Beats in a row at which nothing had come since the one before, though the other end was asked. */
 	unsigned int silent;
 	/* Packets that had come by the last beat. */
@@ -37,6 +45,7 @@ struct links {
 /* Returns 0, or the number of the first line that is wrong. Empty lines and # comments are skipped. */
 int links_parse(const char *text, struct links *links);
 struct link *links_by_mac(struct links *links, const uint8_t mac[6]);
+struct link *links_by_name(struct links *links, const char *name);
 struct link *links_by_index(struct links *links, int index);
 int parse_mac(const char *text, uint8_t mac[6]);
 

@@ -11,7 +11,7 @@ static const struct {
 	const char *usage;
 } commands[] = {
 	{"daemon", daemon_main, "[--links FILE] [--port PATH]"},
-	{"probe", probe_main, "LINK PEER_IP [--count N] [--interval-ms N] [--timeout-ms N]"},
+	{"probe", probe_main, "LINK PEER_IP [PEER_MAC] [--count N] [--interval-ms N] [--timeout-ms N]"},
 	{"send", send_main, "LINK PEER_IP PEER_MAC --plan PLAN [--seed N]"},
 	{"recv", recv_main, "LINK --plan PLAN [--seed N] [--timeout-ms N]"},
 	{"stream-send", stream_send_main, "LINK PEER_IP [--rate N] [--duration-ms N] [--first N]"},

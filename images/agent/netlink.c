@@ -5,6 +5,7 @@
 #include <linux/if_arp.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -84,6 +85,18 @@ int netlink_rename(int fd, int index, const char *name)
 	return send_request(fd, &request);
 }
 
+#define MARK "vpctl "
+
+int netlink_mark(int fd, int index, const char *link)
+{
+	struct request request = link_request(index);
+	char mark[sizeof(MARK) + IFNAMSIZ];
+
+	snprintf(mark, sizeof(mark), MARK "%s", link);
+	add_attribute(&request, IFLA_IFALIAS, mark, strlen(mark));
+	return send_request(fd, &request);
+}
+
 int netlink_set_mtu(int fd, int index, unsigned int mtu)
 {
 	struct request request = link_request(index);
@@ -143,12 +156,39 @@ static bool is_stacked(const struct rtattr *info)
 	return false;
 }
 
+static void parse_mark(const struct rtattr *attribute, struct interface *interface)
+{
+	const char *text = RTA_DATA(attribute);
+	size_t length = strnlen(text, RTA_PAYLOAD(attribute)), mark = strlen(MARK);
+
+	if (length <= mark || length - mark >= sizeof(interface->link) || memcmp(text, MARK, mark) != 0)
+		return;
+	memcpy(interface->link, text + mark, length - mark);
+}
+
+static void read_mac(const struct rtattr *attribute, uint8_t mac[6])
+{
+	if (RTA_PAYLOAD(attribute) == 6)
+		memcpy(mac, RTA_DATA(attribute), 6);
+}
+
 static void parse_attribute(const struct rtattr *attribute, struct interface *interface)
 {
 	switch (attribute->rta_type) {
 	case IFLA_ADDRESS:
-		if (RTA_PAYLOAD(attribute) == sizeof(interface->mac))
-			memcpy(interface->mac, RTA_DATA(attribute), sizeof(interface->mac));
+		read_mac(attribute, interface->mac);
+		break;
+	case IFLA_PERM_ADDRESS:
+		read_mac(attribute, interface->device_mac);
+		break;
+	case IFLA_IFALIAS:
+		parse_mark(attribute, interface);
+		break;
+	case IFLA_MASTER:
+		memcpy(&interface->master, RTA_DATA(attribute), sizeof(interface->master));
+		break;
+	case IFLA_NEW_NETNSID:
+		interface->moves = true;
 		break;
 	case IFLA_IFNAME:
 		strncpy(interface->name, RTA_DATA(attribute), sizeof(interface->name) - 1);
@@ -179,7 +219,31 @@ bool netlink_parse_interface(const struct nlmsghdr *message, struct interface *i
 	interface->carrier = link->ifi_flags & IFF_LOWER_UP;
 	for (length = IFLA_PAYLOAD(message); RTA_OK(attribute, length); attribute = RTA_NEXT(attribute, length))
 		parse_attribute(attribute, interface);
+	if (memcmp(interface->device_mac, (const uint8_t[6]){0}, sizeof(interface->device_mac)) == 0)
+		memcpy(interface->device_mac, interface->mac, sizeof(interface->device_mac));
 	return true;
+}
+
+int netlink_get_interface(int fd, int index, struct interface *interface)
+{
+	static char buffer[32768] __attribute__((aligned(NLMSG_ALIGNTO)));
+	struct request request = link_request(index);
+	struct nlmsghdr *message = (struct nlmsghdr *)buffer;
+	ssize_t length;
+
+	request.header.nlmsg_type = RTM_GETLINK;
+	request.header.nlmsg_flags = NLM_F_REQUEST;
+	if (send(fd, &request, request.header.nlmsg_len, 0) < 0)
+		return -1;
+	do
+		length = recv(fd, buffer, sizeof(buffer), 0);
+	while (length < 0 && errno == EINTR);
+	if (length < 0)
+		return -1;
+	if (NLMSG_OK(message, (size_t)length) && netlink_parse_interface(message, interface))
+		return 0;
+	errno = ENODEV;
+	return -1;
 }
 
 /* Returns 1 at the end of a dump, 0 where more follows, -1 where it failed. */

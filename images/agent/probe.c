@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* Is the peer there? Numbered ICMP echoes with a pattern, at once and again until the first answer, then a few counted. */
+/* Is the peer there? Numbered echo requests with a pattern, at once and again until the first answer, then a few counted.
+ * Each goes out twice, as ICMP, which any kernel answers unless it was told not to, and as a frame of the agents' own,
+ * which the peer's daemon answers; the first of the two answers is the request's.
+ */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/ip.h>
@@ -14,7 +17,10 @@
 #include "arguments.h"
 #include "asker.h"
 #include "clock.h"
+#include "echo.h"
 #include "interface.h"
+#include "links.h"
+#include "packets.h"
 #include "pattern.h"
 
 #define PAYLOAD 56
@@ -24,10 +30,12 @@
 
 struct probe {
 	const char *link;
-	const char *peer_text;
+	const char *peer_text, *mac_text;
 	struct in_addr peer, address;
+	uint8_t peer_mac[6], mac[6]; /* the peer's by its table, ours as it is now */
+	int index;
 	int64_t count, interval_us, start_us, deadline_us;
-	int socket;
+	int socket, frames; /* -1: not that way */
 	uint16_t id;
 	uint16_t next; /* number of the next request */
 	int64_t sent_us[65536]; /* by number; 0: not sent, or answered */
@@ -48,7 +56,8 @@ static uint16_t checksum(const void *data, size_t length)
 	return (uint16_t)~(sum + (sum >> 16));
 }
 
-static void send_request(struct probe *probe)
+/* Without an address of its own the interface sends no ICMP: the kernel would take another one's. */
+static void send_icmp(struct probe *probe)
 {
 	const struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr = probe->peer};
 	const struct message message = {.seed = probe->id, .number = probe->next};
@@ -59,16 +68,50 @@ static void send_request(struct probe *probe)
 		.header = {.type = ICMP_ECHO, .un.echo = {.id = htons(probe->id), .sequence = htons(probe->next)}},
 	};
 
+	if (!interface_has_address(probe->link, &probe->address))
+		return;
 	pattern_fill(packet.payload, PAYLOAD, &message);
 	packet.header.checksum = checksum(&packet, sizeof(packet));
-	probe->sent_us[probe->next++] = now_us();
-	/* An error is a request without an answer: the link may come back, and the next one is due soon. */
-	if (sendto(probe->socket, &packet, sizeof(packet), MSG_DONTWAIT, (const struct sockaddr *)&to, sizeof(to)) < 0)
-		return;
+	sendto(probe->socket, &packet, sizeof(packet), MSG_DONTWAIT, (const struct sockaddr *)&to, sizeof(to));
 }
 
-/* Takes one packet; returns the number of our request that it answers, or -1. Counts an answer with wrong contents. */
-static int receive_reply(struct probe *probe)
+static void send_frame(struct probe *probe)
+{
+	struct echo echo;
+
+	if (probe->frames < 0)
+		return;
+	echo_ask(&echo, probe->mac, probe->peer_mac, probe->id, probe->next);
+	packets_send(probe->frames, probe->index, &echo, sizeof(echo));
+}
+
+/* An error is a request without an answer: the link may come back, and the next one is due soon. */
+static void send_request(struct probe *probe)
+{
+	probe->sent_us[probe->next] = now_us();
+	send_frame(probe);
+	send_icmp(probe);
+	probe->next++;
+}
+
+/* Both take one packet, and return the number of our request that it answers, or -1; an answer with wrong contents is
+ * counted.
+ */
+static int receive_frame(struct probe *probe)
+{
+	struct echo echo;
+	ssize_t length = recv(probe->frames, &echo, sizeof(echo), MSG_DONTWAIT);
+
+	if (length != (ssize_t)sizeof(echo) || echo.kind != ECHO_ANSWER || echo.id != htonl(probe->id) ||
+	    !probe->sent_us[ntohs(echo.number)])
+		return -1;
+	if (echo_is_intact(&echo))
+		return ntohs(echo.number);
+	probe->corrupt++;
+	return -1;
+}
+
+static int receive_icmp(struct probe *probe)
 {
 	struct message found = {.seed = probe->id};
 	uint8_t packet[2048];
@@ -99,11 +142,16 @@ static int receive_reply(struct probe *probe)
 /* Waits for the next answer to a request of number `from` or later. */
 static int await_reply(struct probe *probe, uint16_t from, int64_t until_us)
 {
-	struct pollfd polled = {.fd = probe->socket, .events = POLLIN};
-	int number;
+	struct pollfd polled[] = {
+		{.fd = probe->socket, .events = POLLIN},
+		{.fd = probe->frames, .events = POLLIN},
+	};
 
-	while (poll(&polled, 1, ms_until(until_us)) > 0) {
-		number = receive_reply(probe);
+	while (poll(polled, 2, ms_until(until_us)) > 0) {
+		int number = polled[0].revents ? receive_icmp(probe) : -1;
+
+		if (number < from && polled[1].revents)
+			number = receive_frame(probe);
 		if (number >= from)
 			return number;
 	}
@@ -191,10 +239,23 @@ static int report(struct probe *probe)
 	return ok ? 0 : 1;
 }
 
+static int open_frames(struct probe *probe)
+{
+	char mac[18];
+
+	probe->index = (int)if_nametoindex(probe->link);
+	interface_mac(probe->link, mac);
+	if (parse_mac(mac, probe->mac) < 0)
+		return -1;
+	return packets_open(probe->index, ECHO_ETHERTYPE, interface_is_port(probe->link));
+}
+
 static int run(struct probe *probe)
 {
-	if (interface_wait(probe->link, probe->deadline_us, &probe->address, &probe->error) < 0)
+	/* Frames need no address. */
+	if (interface_wait(probe->link, probe->deadline_us, probe->mac_text ? NULL : &probe->address, &probe->error) < 0)
 		return report(probe);
+	probe->frames = probe->mac_text ? open_frames(probe) : -1;
 	probe->socket = interface_socket(probe->link, SOCK_RAW, IPPROTO_ICMP);
 	if (probe->socket < 0) {
 		probe->error = strerror(errno);
@@ -210,7 +271,8 @@ int probe_main(int argc, char **argv)
 	static struct probe probe; /* half a megabyte: an initializer would put it into the file */
 	int64_t interval_ms = 10, timeout_ms = 10000;
 	const struct arguments arguments = {
-		.operands = {&probe.link, &probe.peer_text},
+		.operands = {&probe.link, &probe.peer_text, &probe.mac_text},
+		.required = 2,
 		.numbers = {
 			{"--count", &probe.count},
 			{"--interval-ms", &interval_ms},
@@ -220,7 +282,7 @@ int probe_main(int argc, char **argv)
 
 	probe.count = 5;
 	if (arguments_parse(argc, argv, &arguments) < 0 || inet_pton(AF_INET, probe.peer_text, &probe.peer) != 1 ||
-	    probe.count < 0 || probe.count > COUNT_MAX)
+	    (probe.mac_text && parse_mac(probe.mac_text, probe.peer_mac) < 0) || probe.count < 0 || probe.count > COUNT_MAX)
 		return EXIT_USAGE;
 	probe.interval_us = interval_ms * 1000;
 	probe.start_us = now_us();

@@ -2,7 +2,6 @@
 /* One direction of a link, the receiving end: every message is compared byte by byte and counted once. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <linux/if_packet.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +15,7 @@
 #include "check.h"
 #include "clock.h"
 #include "interface.h"
+#include "packets.h"
 #include "pattern.h"
 
 /* How long after the sender's end, or the last message that was awaited, something may still come. */
@@ -207,21 +207,16 @@ static int open_port(const struct receiver *receiver, size_t test)
 
 static int open_frames(const char *link)
 {
-	const struct sockaddr_ll address = {
-		.sll_family = AF_PACKET,
-		.sll_protocol = htons(CHECK_ETHERTYPE),
-		.sll_ifindex = (int)if_nametoindex(link),
-	};
-	int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-	int size = SOCKET_BUFFER;
+	int index = (int)if_nametoindex(link), size = SOCKET_BUFFER;
+	int fd;
 
-	if (fd < 0)
-		return -1;
-	setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
-	if (!address.sll_ifindex || bind(fd, (const struct sockaddr *)&address, sizeof(address)) < 0) {
-		close(fd);
+	if (!index) {
+		errno = ENODEV;
 		return -1;
 	}
+	fd = packets_open(index, CHECK_ETHERTYPE, interface_is_port(link));
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
 	return fd;
 }
 

@@ -45,6 +45,11 @@ class Link(ctypes.Structure):
         ("up", ctypes.c_bool),
         ("carrier", ctypes.c_bool),
         ("readdressed", ctypes.c_bool),
+        ("moved", ctypes.c_bool),
+        ("name_now", ctypes.c_char * 16),
+        ("mac_now", ctypes.c_uint8 * 6),
+        ("master", ctypes.c_char * 16),
+        ("echoes", ctypes.c_int),
         ("silent", ctypes.c_uint),
         ("received", ctypes.c_uint64),
     )
@@ -187,7 +192,7 @@ def test_a_table_with_too_many_links_is_refused(pure: ctypes.CDLL) -> None:
     assert parse_links(pure, line * 65)[0] == 65
 
 
-def format_beat(pure: ctypes.CDLL, links: Links, size: int = 2048) -> str:
+def format_beat(pure: ctypes.CDLL, links: Links, size: int = 3072) -> str:
     line = ctypes.create_string_buffer(size)
     length = pure.heartbeat_format(
         line, ctypes.c_size_t(size), ctypes.c_uint64(7), ctypes.c_uint64(1 << 40), b"boot", ctypes.byref(links)
@@ -203,6 +208,7 @@ def test_a_heartbeat_names_the_links_that_are_set_up_and_the_host_understands_it
         links.link[number].index = 4 + number
         links.link[number].up = number != 2
         links.link[number].carrier = number not in (2, 3)
+        links.link[number].mac_now = links.link[number].mac
     links.link[4].readdressed = True
     links.link[5].silent = 31
     said = {
@@ -215,6 +221,43 @@ def test_a_heartbeat_names_the_links_that_are_set_up_and_the_host_understands_it
     [beat] = parse(format_beat(pure, links))
     assert beat == Heartbeat(seq=7, uptime_ms=1 << 40, boot_id="boot", links=said)
     assert beat.end("lan1").state is EndState.ABSENT
+
+
+def test_a_heartbeat_tells_what_users_have_made_of_an_interface(pure: ctypes.CDLL) -> None:
+    text = "".join(f"52:56:00:00:00:1{i} lan{i} 10.77.{i}.1/30 1500\n" for i in range(4))
+    _, links = parse_links(pure, text)
+    for number in (0, 1, 3):
+        link = links.link[number]
+        link.index, link.up, link.carrier, link.mac_now, link.name_now = number + 1, True, True, link.mac, link.name
+    links.link[0].master = b"bond0"
+    links.link[1].name_now, links.link[1].mac_now[5] = b"a,b;c=d\xff ", 0x99
+    links.link[2].moved = True
+    [beat] = parse(format_beat(pure, links))
+    assert beat.links == {
+        "lan0": LinkEnd(master="bond0"),
+        "lan1": LinkEnd(name="a?b?c?d??", mac="52:56:00:00:00:99"),
+        "lan2": LinkEnd(state=EndState.MOVED),
+        "lan3": LinkEnd(),
+    }
+    assert [beat.end(f"lan{i}").use for i in range(4)] == [
+        "port of bond0",
+        "named a?b?c?d??, MAC 52:56:00:00:00:99",
+        "in another network namespace",
+        "",
+    ]
+
+
+def test_a_heartbeat_leaves_out_changes_before_it_is_cut(pure: ctypes.CDLL) -> None:
+    _, links = parse_links(
+        pure, "".join(f"52:56:00:00:00:10 a-link-of-15-{i:02d} 10.0.0.9/8 1500\n" for i in range(64))
+    )
+    for link in links.link:
+        link.index, link.up, link.carrier, link.readdressed = 1, True, True, True
+        link.name_now, link.master = b"a-name-of-15-ab", b"a-master-of-15a"
+    [beat] = parse(format_beat(pure, links))
+    assert len(beat.links) == 64
+    assert beat.end("a-link-of-15-00").master == "a-master-of-15a"
+    assert {end.state for end in beat.links.values()} == {EndState.READDRESSED}
 
 
 def test_a_heartbeat_that_does_not_fit_is_cut_and_still_a_line(pure: ctypes.CDLL) -> None:

@@ -31,7 +31,7 @@ echo "{MAC_B} lan0 10.99.0.2/30 1400 10.99.0.1" >b.links
 : >a.beats
 : >b.beats
 start() {{
-	$AGENT daemon --links a.links --port a.beats &
+	$AGENT daemon --links a.links --port a.beats & a=$!
 	ip netns exec b $AGENT daemon --links b.links --port b.beats &
 	$AGENT probe lan0 10.99.0.2 --timeout-ms 5000
 }}
@@ -210,6 +210,151 @@ def test_a_link_plugged_before_the_agent_starts_and_up_under_another_name_is_set
 ) -> None:
     [probe] = run(agent, tmp_path, "plug; ip link set vetha up; b ip link set vethb up; start")
     assert probe["ok"]
+
+
+SAID = """
+said() { while ! tail -n 1 $1 | grep -q "$2"; do sleep 0.02; done; }
+"""
+
+
+def test_an_agent_that_was_killed_is_followed_by_one_that_knows_what_is_up(agent: Path, tmp_path: Path) -> None:
+    [[lan0], [addressed]] = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        plug; start >/dev/null
+        said a.beats lan0:0
+        ip link set lan0 mtu 900
+        kill -9 $a; wait $a || true
+        : >again.beats
+        $AGENT daemon --links a.links --port again.beats &
+        said again.beats lan0:0
+        ip -j link show lan0
+        ip addr flush dev lan0; said again.beats lan0:readdressed
+        kill -9 $!
+        : >third.beats
+        $AGENT daemon --links a.links --port third.beats &
+        said third.beats lan0:readdressed
+        ip -j address show lan0
+        """,
+    )
+    assert lan0["mtu"] == 900, "what a user has changed is not undone by the next agent"
+    assert [info for info in addressed["addr_info"] if info["family"] == "inet"] == []
+    states = {beat.end("lan0").state for name in ("again", "third") for beat in beats_of(tmp_path, name)}
+    assert states == {EndState.UP, EndState.READDRESSED}, "at once, not after news that does not come"
+
+
+def test_links_that_have_each_others_names_are_named_right_at_once(agent: Path, tmp_path: Path) -> None:
+    macs = [f"02:00:00:00:0c:0{number}" for number in range(3)]
+    # As after a reboot: the kernel counts interfaces in the order in which it finds them.
+    (tmp_path / "links").write_text(
+        "".join(f"{mac} eth{(number + 1) % 3 + 1} 10.98.{number}.1/30 1500\n" for number, mac in enumerate(macs))
+    )
+    *_, links = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        for i in 0 1 2; do ip link add eth$((i + 1)) address 02:00:00:00:0c:0$i type veth peer name peer$i; done
+        $AGENT daemon --links links --port a.beats 2>errors &
+        said a.beats 'links=eth2:[^,]*,eth3:[^,]*,eth1:'
+        cat errors >&2; test ! -s errors
+        ip -j address show
+        """,
+    )
+    named = {entry["ifname"]: entry for entry in links}
+    assert [named[f"eth{number}"]["address"] for number in (1, 2, 3)] == [macs[2], macs[0], macs[1]]
+    assert named["eth2"]["addr_info"][0]["local"] == "10.98.0.1"
+    assert not [name for name in named if name.startswith("vpctl")]
+
+
+def test_a_port_keeps_the_master_that_a_user_gave_it_and_is_proven_by_the_agents_own_frames(
+    agent: Path, tmp_path: Path
+) -> None:
+    probe, received, [bridged], [met] = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        plug; start >/dev/null
+        said a.beats lan0:0
+        ip link add br0 type bridge; ip addr flush dev lan0; ip link set lan0 master br0; ip link set br0 up
+        said a.beats 'lan0:[a-z0-9]*;master=br0'
+        sleep 1.2; said a.beats master=br0
+        ip netns exec b sysctl -qw net.ipv4.icmp_echo_ignore_all=1
+        b $AGENT probe lan0 10.99.0.1 {MAC_A} --count 2 --timeout-ms 3000
+        $AGENT recv lan0 --plan frame:60x4,frame:1414x4 --seed 7 --timeout-ms 8000 >received & receiver=$!
+        while ! grep -q ready received; do sleep 0.02; done
+        b $AGENT send lan0 10.99.0.1 {MAC_A} --plan frame:60x4,frame:1414x4 --seed 7 >/dev/null
+        wait $receiver
+        cat received
+        ip -j link show lan0
+        kill -9 $a
+        : >again.beats
+        $AGENT daemon --links a.links --port again.beats &
+        said again.beats master=br0
+        ip -j address show lan0
+        """,
+    )
+    assert probe["ok"], probe
+    assert [test["received"] for test in received["tests"]] == [4, 4]
+    assert bridged["master"] == met["master"] == "br0"
+    assert [info for info in met["addr_info"] if info["family"] == "inet"] == [], "it is its user's"
+
+
+def test_another_name_or_mac_is_the_users_and_told(agent: Path, tmp_path: Path) -> None:
+    to_b, to_a = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        plug; start >/dev/null
+        said a.beats lan0:0
+        ip link set lan0 address 02:aa:00:00:00:01; said a.beats mac=02:aa:00:00:00:01
+        ip link set lan0 down; ip link set lan0 name mine; ip link set mine up; said a.beats name=mine
+        sleep 1.2; ip link show mine >/dev/null
+        $AGENT probe mine 10.99.0.2 {MAC_B} --timeout-ms 3000
+        b sysctl -qw net.ipv4.icmp_echo_ignore_all=1
+        sysctl -qw net.ipv4.icmp_echo_ignore_all=1
+        b $AGENT probe lan0 10.99.0.1 {MAC_A} --timeout-ms 3000
+        """,
+    )
+    assert to_b["ok"]
+    assert to_b["mac"] == "02:aa:00:00:00:01"
+    assert to_a["ok"], "it is known by the MAC that the link gives it, whatever it has"
+
+
+def test_an_interface_in_another_namespace_is_told_and_set_up_when_it_comes_back(agent: Path, tmp_path: Path) -> None:
+    [[lan0]] = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        plug; start >/dev/null
+        said a.beats lan0:0
+        ip netns add elsewhere
+        ip link set lan0 netns elsewhere; said a.beats lan0:moved
+        sleep 1.2; said a.beats lan0:moved
+        ip -n elsewhere link set lan0 netns 1; said a.beats lan0:0
+        ip -j address show lan0
+        """,
+    )
+    assert [info["local"] for info in lan0["addr_info"] if info["family"] == "inet"] == ["10.99.0.1"]
+    assert EndState.ABSENT not in [beat.end("lan0").state for beat in beats_of(tmp_path)][1:]
+
+
+@pytest.mark.parametrize("deaf", ["b sysctl -qw net.ipv4.icmp_echo_ignore_all=1", "b ip addr flush dev lan0"])
+def test_a_peer_that_answers_no_icmp_answers_the_agents_echoes(agent: Path, tmp_path: Path, deaf: str) -> None:
+    _, probe = run(
+        agent, tmp_path, f"plug; start; {deaf}; $AGENT probe lan0 10.99.0.2 {MAC_B} --count 3 --timeout-ms 3000"
+    )
+    assert (probe["ok"], probe["sent"], probe["received"], probe["corrupt"]) == (True, 3, 3, 0)
+
+
+def test_echoes_are_answered_by_the_end_that_is_asked_and_no_other(agent: Path, tmp_path: Path) -> None:
+    _, probe = run(
+        agent,
+        tmp_path,
+        "plug; start; b sysctl -qw net.ipv4.icmp_echo_ignore_all=1\n"
+        "$AGENT probe lan0 10.99.0.2 02:00:00:00:0b:99 --count 0 --timeout-ms 300 && exit 1 || true",
+    )
+    assert (probe["ok"], probe["error"]) == (False, "no answer")
 
 
 @pytest.mark.parametrize("answers", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +11,13 @@ from hypothesis import strategies as st
 from vpctl.guest.heartbeat import ABSENT, EndState, Heartbeat, LinkEnd, parse
 
 LINK = st.from_regex(r"[a-z][a-z0-9-]{0,14}", fullmatch=True)
-OFF = [EndState.DOWN, EndState.NO_CARRIER, EndState.READDRESSED]
-END = st.builds(LinkEnd, silent=st.integers(0, 9999)) | st.sampled_from([LinkEnd(state=state) for state in OFF])
+OTHERS = [EndState.DOWN, EndState.NO_CARRIER, EndState.READDRESSED, EndState.MOVED]
+INTERFACE = st.from_regex(r"[!-~]{1,15}", fullmatch=True).filter(lambda name: not set(name) & set(",;=/:"))
+MAC = st.binary(min_size=6, max_size=6).map(lambda mac: mac.hex(":"))
+CHANGES: dict[str, Any] = {"name": st.none() | INTERFACE, "mac": st.none() | MAC, "master": st.none() | INTERFACE}
+END = st.builds(LinkEnd, silent=st.integers(0, 9999), **CHANGES) | st.builds(
+    LinkEnd, state=st.sampled_from(OTHERS), **CHANGES
+)
 BEAT = st.builds(
     Heartbeat,
     seq=st.integers(0, 2**64 - 1),
@@ -22,9 +29,11 @@ BEAT = st.builds(
 
 def line(beat: Heartbeat) -> str:
     """Return a beat as the agent writes it."""
-    links = ",".join(
-        f"{name}:{end.silent if end.state is EndState.UP else end.state}" for name, end in beat.links.items()
-    )
+    words = []
+    for name, end in beat.links.items():
+        changes = (f";{key}={getattr(end, key)}" for key in CHANGES if getattr(end, key) is not None)
+        words.append(f"{name}:{end.silent if end.state is EndState.UP else end.state}{''.join(changes)}")
+    links = ",".join(words)
     return f"vpctl1 seq={beat.seq} uptime_ms={beat.uptime_ms} boot_id={beat.boot_id} links={links}\n"
 
 
