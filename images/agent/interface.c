@@ -13,8 +13,10 @@
 
 #include "asker.h"
 #include "clock.h"
+#include "netlink.h"
 
 #define LOOK_AGAIN_US 5000
+#define SEARCH_EVERY 20
 
 /* Large enough for a burst of the largest messages: a slow guest must not lose what the link has brought. */
 #define SOCKET_BUFFER (8 << 20)
@@ -71,10 +73,49 @@ bool interface_is_port(const char *name)
 	return access(path, F_OK) == 0;
 }
 
+static bool find_name(const char *link, char name[IFNAMSIZ])
+{
+	if (!if_nametoindex(link))
+		return false;
+	snprintf(name, IFNAMSIZ, "%s", link);
+	return true;
+}
+
+struct search {
+	const char *link;
+	char *name;
+	bool found;
+};
+
+static void compare_mark(const struct interface *interface, void *context)
+{
+	struct search *search = context;
+
+	if (search->found || strcmp(interface->link, search->link) != 0)
+		return;
+	snprintf(search->name, IFNAMSIZ, "%s", interface->name);
+	search->found = true;
+}
+
+static bool find_mark(const char *link, char name[IFNAMSIZ])
+{
+	struct search search = {.link = link, .name = name};
+	int fd = netlink_open(0);
+
+	if (fd < 0)
+		return false;
+	netlink_each_interface(fd, compare_mark, &search);
+	close(fd);
+	return search.found;
+}
+
+bool interface_find(const char *link, char name[IFNAMSIZ])
+{
+	return find_name(link, name) || find_mark(link, name);
+}
+
 static const char *what_is_missing(const char *name, struct in_addr *address)
 {
-	if (!if_nametoindex(name))
-		return "no such interface";
 	if (address && !interface_has_address(name, address))
 		return "the interface has no address";
 	if (!interface_has_carrier(name))
@@ -82,14 +123,20 @@ static const char *what_is_missing(const char *name, struct in_addr *address)
 	return NULL;
 }
 
-int interface_wait(const char *name, int64_t deadline_us, struct in_addr *address, const char **missing)
+int interface_wait(const char *link, char name[IFNAMSIZ], int64_t deadline_us, struct in_addr *address,
+		   const char **missing)
 {
-	while ((*missing = what_is_missing(name, address))) {
+	for (int look = 0;; look++) {
+		/* All interfaces are asked for seldom: mostly it is a device that is still to come. */
+		bool found = find_name(link, name) || (look % SEARCH_EVERY == 0 && find_mark(link, name));
+
+		*missing = found ? what_is_missing(name, address) : "no such interface";
+		if (!*missing)
+			return 0;
 		if (now_us() >= deadline_us || asker_is_gone())
 			return -1;
 		sleep_us(LOOK_AGAIN_US);
 	}
-	return 0;
 }
 
 void interface_mac(const char *name, char text[18])

@@ -19,9 +19,11 @@ bool interface_has_address(const char *name, struct in_addr *address);
 bool interface_has_carrier(const char *name);
 /* A bridge's, a bond's or the like's. */
 bool interface_is_port(const char *name);
-/* Waits until the interface is there, up, and has carrier and, unless that is NULL, an address; -1 with a word of what is missing after it,
+/* Finds a link's interface: the one that has its name, or the one that was set up for it, whatever a user calls it now. */
+bool interface_find(const char *link, char name[IFNAMSIZ]);
+/* Waits until a link's interface is there, up, and has carrier and, unless that is NULL, an address; -1 with a word of what is missing after it,
  * or when nobody wants to know any more. */
-int interface_wait(const char *name, int64_t deadline_us, struct in_addr *address, const char **missing);
+int interface_wait(const char *link, char name[IFNAMSIZ], int64_t deadline_us, struct in_addr *address, const char **missing);
 void interface_mac(const char *name, char text[18]);
 struct counters interface_counters(const char *name, enum direction direction);
 uint64_t interface_received(const char *name); /* packets */

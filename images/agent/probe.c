@@ -30,6 +30,7 @@
 
 struct probe {
 	const char *link;
+	char name[IFNAMSIZ]; /* of its interface */
 	const char *peer_text, *mac_text;
 	struct in_addr peer, address;
 	uint8_t peer_mac[6], mac[6]; /* the peer's by its table, ours as it is now */
@@ -68,7 +69,7 @@ static void send_icmp(struct probe *probe)
 		.header = {.type = ICMP_ECHO, .un.echo = {.id = htons(probe->id), .sequence = htons(probe->next)}},
 	};
 
-	if (!interface_has_address(probe->link, &probe->address))
+	if (!interface_has_address(probe->name, &probe->address))
 		return;
 	pattern_fill(packet.payload, PAYLOAD, &message);
 	packet.header.checksum = checksum(&packet, sizeof(packet));
@@ -219,7 +220,7 @@ static int report(struct probe *probe)
 
 	if (probe->address.s_addr)
 		inet_ntop(AF_INET, &probe->address, address, sizeof(address));
-	interface_mac(probe->link, mac);
+	interface_mac(probe->name, mac);
 	qsort(probe->rtt_us, (size_t)probe->received, sizeof(*probe->rtt_us), compare);
 	printf("{\"ok\":%s,\"sent\":%lld,\"received\":%lld,\"corrupt\":%lld,\"loss_percent\":%.1f,", ok ? "true" : "false",
 	       (long long)probe->sent, (long long)probe->received, (long long)probe->corrupt,
@@ -243,20 +244,21 @@ static int open_frames(struct probe *probe)
 {
 	char mac[18];
 
-	probe->index = (int)if_nametoindex(probe->link);
-	interface_mac(probe->link, mac);
+	probe->index = (int)if_nametoindex(probe->name);
+	interface_mac(probe->name, mac);
 	if (parse_mac(mac, probe->mac) < 0)
 		return -1;
-	return packets_open(probe->index, ECHO_ETHERTYPE, interface_is_port(probe->link));
+	return packets_open(probe->index, ECHO_ETHERTYPE, interface_is_port(probe->name));
 }
 
 static int run(struct probe *probe)
 {
 	/* Frames need no address. */
-	if (interface_wait(probe->link, probe->deadline_us, probe->mac_text ? NULL : &probe->address, &probe->error) < 0)
+	if (interface_wait(probe->link, probe->name, probe->deadline_us, probe->mac_text ? NULL : &probe->address,
+			   &probe->error) < 0)
 		return report(probe);
 	probe->frames = probe->mac_text ? open_frames(probe) : -1;
-	probe->socket = interface_socket(probe->link, SOCK_RAW, IPPROTO_ICMP);
+	probe->socket = interface_socket(probe->name, SOCK_RAW, IPPROTO_ICMP);
 	if (probe->socket < 0) {
 		probe->error = strerror(errno);
 		return report(probe);

@@ -37,6 +37,7 @@ struct receipt {
 
 struct receiver {
 	const char *link;
+	char name[IFNAMSIZ]; /* of its interface */
 	struct plan plan;
 	int64_t seed, timeout_ms;
 	struct receipt receipt[PLAN_TESTS_MAX];
@@ -192,7 +193,7 @@ static int open_port(const struct receiver *receiver, size_t test)
 		.sin_port = htons((uint16_t)(CHECK_PORT + test)),
 	};
 	bool is_stream = receiver->plan.test[test].protocol == PROTOCOL_TCP;
-	int fd = interface_socket(receiver->link, is_stream ? SOCK_STREAM : SOCK_DGRAM, 0);
+	int fd = interface_socket(receiver->name, is_stream ? SOCK_STREAM : SOCK_DGRAM, 0);
 	int yes = 1;
 
 	if (fd < 0)
@@ -205,16 +206,12 @@ static int open_port(const struct receiver *receiver, size_t test)
 	return fd;
 }
 
-static int open_frames(const char *link)
+static int open_frames(const char *name)
 {
-	int index = (int)if_nametoindex(link), size = SOCKET_BUFFER;
+	int index = (int)if_nametoindex(name), size = SOCKET_BUFFER;
 	int fd;
 
-	if (!index) {
-		errno = ENODEV;
-		return -1;
-	}
-	fd = packets_open(index, CHECK_ETHERTYPE, interface_is_port(link));
+	fd = packets_open(index, CHECK_ETHERTYPE, interface_is_port(name));
 	if (fd >= 0)
 		setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
 	return fd;
@@ -222,10 +219,14 @@ static int open_frames(const char *link)
 
 static int open_all(struct receiver *receiver)
 {
+	if (!interface_find(receiver->link, receiver->name)) {
+		errno = ENODEV;
+		return -1;
+	}
 	for (size_t i = 0; i <= FRAMES; i++)
 		receiver->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
 	receiver->polled[ASKER] = ASKER_POLLED;
-	receiver->polled[FRAMES].fd = open_frames(receiver->link);
+	receiver->polled[FRAMES].fd = open_frames(receiver->name);
 	if (receiver->polled[FRAMES].fd < 0)
 		return -1;
 	for (size_t i = 0; i < receiver->plan.count; i++) {
@@ -316,6 +317,7 @@ int recv_main(int argc, char **argv)
 		.plan = &receiver.plan,
 	};
 	struct counters before, after, counted;
+	char mac[18];
 
 	if (arguments_parse(argc, argv, &arguments) < 0)
 		return EXIT_USAGE;
@@ -323,12 +325,14 @@ int recv_main(int argc, char **argv)
 		fprintf(stderr, "vpctl-agent recv: %s: %s\n", receiver.link, strerror(errno));
 		return 1;
 	}
-	before = interface_counters(receiver.link, RECEIVED);
-	puts("ready");
+	before = interface_counters(receiver.name, RECEIVED);
+	/* The sender's frames go to what it is now, which may be another one than the link's. */
+	interface_mac(receiver.name, mac);
+	printf("ready %s\n", mac);
 	fflush(stdout);
 	if (receive_all(&receiver) < 0)
 		return 1;
-	after = interface_counters(receiver.link, RECEIVED);
+	after = interface_counters(receiver.name, RECEIVED);
 	counted = counters_since(&after, &before);
 	return report(&receiver, &counted);
 }

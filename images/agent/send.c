@@ -28,6 +28,7 @@
 
 struct sender {
 	const char *link, *peer_text, *mac_text;
+	char name[IFNAMSIZ]; /* of its interface */
 	struct plan plan;
 	int64_t seed;
 	struct in_addr peer;
@@ -67,7 +68,7 @@ static int send_frame(const struct sender *sender, int fd, size_t size, uint32_t
 	struct sockaddr_ll to = {
 		.sll_family = AF_PACKET,
 		.sll_protocol = htons(CHECK_ETHERTYPE),
-		.sll_ifindex = (int)if_nametoindex(sender->link),
+		.sll_ifindex = (int)if_nametoindex(sender->name),
 		.sll_halen = 6,
 	};
 	struct ether_header *ethernet = (struct ether_header *)buffer;
@@ -75,7 +76,7 @@ static int send_frame(const struct sender *sender, int fd, size_t size, uint32_t
 
 	memcpy(to.sll_addr, sender->mac, 6);
 	memcpy(ethernet->ether_dhost, sender->mac, 6);
-	interface_mac(sender->link, mac_text);
+	interface_mac(sender->name, mac_text);
 	parse_mac(mac_text, ethernet->ether_shost);
 	ethernet->ether_type = htons(CHECK_ETHERTYPE);
 	pattern_fill(buffer + ETHERNET_HEADER, size - ETHERNET_HEADER, &message);
@@ -113,7 +114,7 @@ static void send_datagrams(struct sender *sender, size_t test)
 {
 	const struct test *wanted = &sender->plan.test[test];
 	const struct sockaddr_in to = peer_port(sender, test);
-	int fd = interface_socket(sender->link, SOCK_DGRAM, 0);
+	int fd = interface_socket(sender->name, SOCK_DGRAM, 0);
 
 	for (uint32_t i = 0; fd >= 0 && i < wanted->count; i++) {
 		const struct message message = {.seed = (uint32_t)sender->seed, .test = (uint32_t)test, .number = i};
@@ -135,7 +136,7 @@ static int connect_to_peer(const struct sender *sender, size_t test)
 {
 	const struct timeval limit = {.tv_sec = TCP_TIMEOUT_S};
 	const struct sockaddr_in to = peer_port(sender, test);
-	int fd = interface_socket(sender->link, SOCK_STREAM, 0);
+	int fd = interface_socket(sender->name, SOCK_STREAM, 0);
 
 	if (fd < 0)
 		return -1;
@@ -227,11 +228,14 @@ int send_main(int argc, char **argv)
 	    parse_mac(sender.mac_text, sender.mac) < 0)
 		return EXIT_USAGE;
 	signal(SIGPIPE, SIG_IGN);
-	before = interface_counters(sender.link, SENT);
+	/* One that is missing shows as the error of each test. */
+	if (!interface_find(sender.link, sender.name))
+		snprintf(sender.name, sizeof(sender.name), "%s", sender.link);
+	before = interface_counters(sender.name, SENT);
 	for (size_t i = 0; i < sender.plan.count; i++)
 		send_test[sender.plan.test[i].protocol](&sender, i);
 	send_end(&sender);
-	after = interface_counters(sender.link, SENT);
+	after = interface_counters(sender.name, SENT);
 	counted = counters_since(&after, &before);
 	return report(&sender, &counted);
 }

@@ -33,13 +33,15 @@ async def check(
 
 
 def check_table(data: Mapping[str, Any]) -> RenderableType:
-    """Return one row per link, direction and protocol; failed sizes are named."""
+    """Return one row per link, direction and protocol; failed sizes are named, and what could not be checked."""
     from vpctl.cli.render import table
 
     rows = []
     for link in data["links"]:
         if "reason" in link:  # of the link as a whole: nothing of it is known
             rows.append((link["link"], *[""] * 7, "failed", link["reason"]))
+        if "not_checked" in link:
+            rows.append((link["link"], *[""] * 7, "not checked", link["not_checked"]))
         groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
         for test in link["tests"]:
             groups.setdefault((test["from"], test["to"], test["protocol"]), []).append(test)

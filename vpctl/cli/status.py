@@ -95,12 +95,18 @@ def _link_rows(
 
 def _has_reasons(entries: Sequence[Mapping[str, Any]]) -> bool:
     """Whether any VM, or link, has more to tell of its state."""
-    return any(entry.get("reason") for entry in entries)
+    return any(_told(entry) for entry in entries)
 
 
 def _reason(entry: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the last cell of a row: why it is as it is; none where no row has one."""
-    return [entry.get("reason") or ""] if _has_reasons(entries) else []
+    return [_told(entry)] if _has_reasons(entries) else []
+
+
+def _told(entry: Mapping[str, Any]) -> str:
+    """Return the reason of a VM's or link's state, and what users have made of a link's interfaces."""
+    uses = [f"{end['vm']}: {end['use']}" for end in entry.get("endpoints", ()) if end.get("use")]
+    return "; ".join(([entry["reason"]] if entry.get("reason") else []) + uses)
 
 
 def _devices(link: Mapping[str, Any]) -> str:
@@ -112,5 +118,7 @@ def _devices(link: Mapping[str, Any]) -> str:
 def _verified(checks: Sequence[Mapping[str, Any]]) -> str:
     if not all(check["ok"] for check in checks):
         return "no"
+    if reasons := [check["not_provable"] for check in checks if "not_provable" in check]:
+        return f"not provable: {reasons[0]}"
     rtt = max(check["rtt_ms"] for check in checks)
     return f"both ways, rtt {rtt:.2f} ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ PROBE_SECONDS = 10.0
 
 CHECK_SECONDS = 60.0
 """For one direction of the full check; under TCG it takes about two."""
+
+MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}")
 
 ETHERNET_HEADER = 14
 IP_HEADER = 20
@@ -79,9 +82,10 @@ async def probe(
 ) -> dict[str, Any]:
     """Send numbered, patterned echo requests until one comes back intact, within `seconds`, then `count` more.
 
+    Each is sent as ICMP and as a frame to the peer's agent, which answers for a guest that answers no ICMP.
     Returns an entry of `up`'s `checks`: {"link", "from", "to", "ok", "loss_percent", "rtt_ms"}.
     """
-    argv = [source.agent, "probe", link, str(target.address.ip), "--count", str(count)]
+    argv = [source.agent, "probe", link, str(target.address.ip), target.mac, "--count", str(count)]
     argv += ["--timeout-ms", f"{seconds * 1000:.0f}"]
     try:
         done = await guest_ssh.run(source.ssh, argv, vm=source.end.vm, timeout=seconds + 10)
@@ -98,6 +102,12 @@ def unanswered(link: str, source: str, target: str, reason: str) -> dict[str, An
     """Return the entry of a probe to which no reply came."""
     entry: dict[str, Any] = {"link": link, "from": source, "to": target}
     return entry | {"ok": False, "loss_percent": 100.0, "rtt_ms": None, "reason": reason}
+
+
+def not_provable(link: str, source: str, target: str, reason: str) -> dict[str, Any]:
+    """Return the entry of a probe that could not be sent, for a reason that is no fault of the link's."""
+    entry: dict[str, Any] = {"link": link, "from": source, "to": target}
+    return entry | {"ok": True, "loss_percent": None, "rtt_ms": None, "not_provable": reason}
 
 
 FILTERS = frozenset({"netem", "ingress", "clsact", "prog/xdp"})
@@ -150,43 +160,44 @@ def udp_sizes(mtu: int) -> list[int]:
     return [*(size for size in UDP_SIZES if size < most), most]
 
 
-def check_plan(mtu: int) -> str:
+def check_plan(mtu: int, *, frames_only: bool = False) -> str:
     """Return the agent's plan of one direction: protocol, size and count of each test that an MTU lets pass."""
     tests = [f"frame:{size}x8" for size in frame_sizes(mtu)]
+    if frames_only:
+        return ",".join(tests)
     tests += [f"udp:{size}x4" for size in udp_sizes(mtu)]
     tests += [f"tcp:{TCP_BYTES}x1"] if mtu >= MIN_TCP_MTU else []
     return ",".join(tests)
 
 
-async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[CheckTest]:
+async def check_direction(
+    link: LinkSpec, source: Guest, target: Guest, *, frames_only: bool = False
+) -> list[CheckTest]:
     """Check one direction of a link: contents compared, bound to the interface, confirmed by its counters."""
-    plan = check_plan(link.mtu)
+    plan = check_plan(link.mtu, frames_only=frames_only)
     # A seed of its own per direction, so that no leftover of another one can pass for this.
     seed = str(zlib.crc32(f"{link.name}/{source.end.vm}/{asyncio.get_running_loop().time()}".encode()))
     limit = f"{CHECK_SECONDS * 1000:.0f}"
     ready = asyncio.Event()
+    mac = target.end.mac
     receive = [target.agent, "recv", link.name, "--plan", plan, "--seed", seed, "--timeout-ms", limit]
-    send = [
-        source.agent,
-        "send",
-        link.name,
-        str(target.end.address.ip),
-        target.end.mac,
-        "--plan",
-        plan,
-        "--seed",
-        seed,
-    ]
 
     def heard(line: str) -> None:
-        if line.strip() == "ready":
+        nonlocal mac
+        if (word := line.split())[:1] == ["ready"]:
+            # The MAC that the receiver has now, which a user or a bond may have changed.
+            mac = word[1] if len(word) == 2 and MAC.fullmatch(word[1]) else mac
             ready.set()
 
     async def sender() -> guest_ssh.Completed:
         await ready.wait()
         if receiving.done():
-            return guest_ssh.Completed(status=1, stdout="", stderr="")  # nobody receives: `judge` says why
-        return await guest_ssh.run(source.ssh, send, vm=source.end.vm, timeout=CHECK_SECONDS)
+            return NOTHING  # nobody receives: `judge` says why
+        send = [source.agent, "send", link.name, str(target.end.address.ip), mac, "--plan", plan, "--seed", seed]
+        done = await guest_ssh.run(source.ssh, send, vm=source.end.vm, timeout=CHECK_SECONDS)
+        if why_nothing_was_sent(done):
+            receiving.cancel()  # it would wait for all of its time
+        return done
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -199,7 +210,23 @@ async def check_direction(link: LinkSpec, source: Guest, target: Guest) -> list[
             sending = group.create_task(sender(), name=f"check-send-{link.name}")
     except ExceptionGroup as failed:
         raise cause_of(failed) from failed
-    return judge(source.end.vm, target.end.vm, plan, sending.result(), receiving.result())
+    received = NOTHING if receiving.cancelled() else receiving.result()
+    return judge(source.end.vm, target.end.vm, plan, sending.result(), received)
+
+
+NOTHING = guest_ssh.Completed(status=1, stdout="", stderr="")
+"""What is left of a command that did not run, or was ended."""
+
+
+def why_nothing_was_sent(sending: guest_ssh.Completed) -> str:
+    """Return why a sender has sent no message at all, in its own words; empty if it has, or does not tell."""
+    try:
+        tests = decode(sending.stdout)["tests"]
+        if any(test["sent"] for test in tests):
+            return ""
+        return next((test["error"] for test in tests if "error" in test), "nothing was sent")
+    except (ReportError, KeyError):
+        return sending.stderr.strip()
 
 
 def judge(
@@ -214,7 +241,9 @@ def judge(
         seen = {(t["protocol"], t["size"]): t for t in received["tests"]}
         reason = counters_disagree(sent, received)
     except (ReportError, KeyError):
-        reason = (sending.stderr + receiving.stderr).strip() or "the agent reported nothing"
+        why = why_nothing_was_sent(sending)
+        reason = f"{source}: {why}" if why and receiving is NOTHING else ""
+        reason = reason or (sending.stderr + receiving.stderr).strip() or "the agent reported nothing"
     tests = []
     for part in plan.split(","):
         protocol, size = part.split("x")[0].split(":")
@@ -249,9 +278,9 @@ def counters_disagree(sent: Report, received: Report) -> str:
     return ""
 
 
-async def check_link(link: LinkSpec, first: Guest, second: Guest) -> dict[str, Any]:
+async def check_link(link: LinkSpec, first: Guest, second: Guest, *, frames_only: bool = False) -> dict[str, Any]:
     """Check a link in both directions, one after the other; an entry of `check`'s `links`."""
     tests: list[CheckTest] = []
     for source, target in ((first, second), (second, first)):
-        tests += await check_direction(link, source, target)
+        tests += await check_direction(link, source, target, frames_only=frames_only)
     return {"link": link.name, "ok": all(t.ok for t in tests), "tests": [test.as_json() for test in tests]}

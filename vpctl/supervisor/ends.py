@@ -1,9 +1,11 @@
 """What the guests say of their ends of each link, with every heartbeat: a link that is up carries packets.
 
 An end whose interface is gone, down or without carrier is its guest's affair: a driver is unbound, a user has set it
-down. The link is `down` for as long as that lasts, and nothing is repaired. An end that is up, and to which nothing
-comes although it asks, is looked into: if neither guest gets an echo from the other, its driver is wedged. Unless
-a user has something look at the link's packets, a netem for instance, which may be what drops them.
+down. The link is `down` for as long as that lasts, and nothing is repaired. One that a user has made a port of
+something, or has moved to another network namespace, is neither off nor silent: that is what it is now. An end that
+is up, and to which nothing comes although it asks, is looked into: if neither guest gets an echo from the other, its
+driver is wedged. Unless a user has something look at the link's packets, a netem for instance, which may be what
+drops them.
 """
 
 from __future__ import annotations
@@ -131,4 +133,5 @@ class Ends:
         ends = self._world.topology.link(link).endpoints
         beats = [self._seen.get(end.vm) for end in ends]
         up = all(beat is not None and beat.end(link).state is EndState.UP for beat in beats)
-        return up and all(reason == network.NO_ANSWER for reason in reasons)
+        ports = any(beat is not None and beat.end(link).master for beat in beats)
+        return up and not ports and all(reason == network.NO_ANSWER for reason in reasons)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from vpctl import wait
 from vpctl.errors import QmpLostError, VpctlError
-from vpctl.guest import heartbeat
-from vpctl.guest.heartbeat import Heartbeat
 from vpctl.process import read_stat
-from vpctl.qemu.argv import HEARTBEAT_CHARDEV, HEARTBEAT_RING_BYTES
 from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault
+from vpctl.supervisor.beats import last_beat
 from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.world import World
 
@@ -69,13 +67,3 @@ def is_stopped(pid: int) -> bool:
     """Whether a process is stopped by a signal."""
     stat = read_stat(pid)
     return stat is not None and stat.state == "T"
-
-
-async def last_beat(machine: Machine) -> Heartbeat | None:
-    """Return the newest heartbeat that was ever read, None if none was."""
-    session = await machine.qmp()
-    # Reading empties the ring, so what was read last is kept.
-    text = await session.execute("ringbuf-read", {"device": HEARTBEAT_CHARDEV, "size": HEARTBEAT_RING_BYTES})
-    if beats := heartbeat.parse(text):
-        machine.last_beat = beats[-1]
-    return machine.last_beat

@@ -92,6 +92,8 @@ class Proofs:
                     if look.entry["ok"]:
                         return look.at
                     entries.append(look.entry)
+        if await self._world.why_not_provable(link):
+            return time.monotonic()  # as far as anyone can tell, and as its user wants it
         unseen = network.unanswered(link, source, target, f"no intact reply within {network.PROBE_SECONDS:g} s")
         raise network.no_packets(entries[0] if entries else unseen)
 

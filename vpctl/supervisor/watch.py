@@ -16,7 +16,7 @@ from vpctl.process import ProcessId, keeps_thread_times, read_stat, read_threads
 from vpctl.qemu.host import thread_times
 from vpctl.recovery.detect import Detector, Finding, Look, Thread
 from vpctl.recovery.state import VmState
-from vpctl.supervisor.health import last_beat
+from vpctl.supervisor.beats import last_beat
 from vpctl.supervisor.machine import Machine
 
 ANSWER_SECONDS = 0.2

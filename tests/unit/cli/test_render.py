@@ -261,6 +261,23 @@ def test_what_was_verified_is_shown_with_its_slowest_answer() -> None:
     assert "vm2 10.0.0.2/30  no" in text
 
 
+def test_what_users_have_made_of_interfaces_is_shown_and_what_could_not_be_proven() -> None:
+    ends = [{**STATUS["links"][0]["endpoints"][0], "use": "port of bond0"}, STATUS["links"][0]["endpoints"][1]]
+    link = {**STATUS["links"][0], "reason": None, "endpoints": ends}
+    unproven = {
+        "link": "lan0",
+        "ok": True,
+        "loss_percent": None,
+        "rtt_ms": None,
+        "not_provable": "vm1: port of bond0",
+    }
+    text = shown(status.status_table({**STATUS, "links": [link]}, checks=[unproven, unproven]))
+    assert "not provable: vm1: port of bond0" in text
+    assert text.splitlines()[-1].rstrip().endswith("vm1: port of bond0")
+    checked = {"link": "lan0", "ok": True, "tests": [], "not_checked": "vm1: in another network namespace"}
+    assert "not checked  vm1: in another network namespace" in shown(check.check_table({"links": [checked]}))
+
+
 def test_up_says_which_link_carries_no_packets_and_ends_with_1() -> None:
     check = {"link": "lan0", "from": "vm1", "to": "vm2", "ok": False, "rtt_ms": None, "reason": "no reply"}
     result = up.up_result({**STATUS, "checks": [check]})

@@ -171,13 +171,16 @@ async def both_guests(rundir: RunDir, script: Script, act: Callable[..., Awaitab
 async def test_a_link_is_checked_in_both_directions_the_sender_after_the_receiver(rundir: RunDir) -> None:
     commands: list[list[str]] = []
 
+    now = "02:00:00:00:00:99"
+
     async def agent(process: Process, words: list[str]) -> None:
         commands.append(words)
         sent, received = reports(words[words.index("--plan") + 1])
         if words[1] == "recv":
             await asyncio.sleep(0.05)
             assert len(commands) % 2 == 1  # no sender before `ready`
-            process.stdout.write("ready\n")
+            # An agent of an earlier version does not tell its MAC.
+            process.stdout.write("ready\n" if len(commands) == 1 else f"ready {now}\n")
             process.stdout.write(json.dumps(received) + "\n")
         else:
             process.stdout.write(json.dumps(sent) + "\n")
@@ -189,10 +192,26 @@ async def test_a_link_is_checked_in_both_directions_the_sender_after_the_receive
     link = PAIR.link("lan0")
     assert [words[1] for words in commands] == ["recv", "send"] * 2
     assert [words[3:5] for words in commands[1::2]] == [
-        [str(link.end_of(vm).address.ip), link.end_of(vm).mac] for vm in ("vm2", "vm1")
+        [str(link.end_of("vm2").address.ip), link.end_of("vm2").mac],
+        [str(link.end_of("vm1").address.ip), now],
     ]
     seeds = [words[words.index("--seed") + 1] for words in commands]
     assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+
+
+async def test_a_receiver_to_which_nothing_was_sent_is_not_waited_for(rundir: RunDir) -> None:
+    async def agent(process: Process, words: list[str]) -> None:
+        if words[1] == "recv":
+            process.stdout.write("ready\n")
+            await asyncio.sleep(1000)
+        counted = counted_tests(words[words.index("--plan") + 1])
+        tests = [{"protocol": p, "size": s, "sent": 0, "error": "No such device"} for p, s, _ in counted]
+        process.stdout.write(json.dumps({"tests": tests, "counters": {}}) + "\n")
+        process.exit(1)
+
+    entry = await both_guests(rundir, agent, network.check_link)
+    assert entry["ok"] is False
+    assert {test["reason"] for test in entry["tests"]} == {"vm1: No such device", "vm2: No such device"}
 
 
 @pytest.mark.parametrize("breaks", ["recv", "send"])
@@ -236,6 +255,7 @@ async def test_a_probe_is_ok_only_if_agent_status_and_contents_say_so(
 ) -> None:
     async def agent(process: Process, words: list[str]) -> None:
         assert words[:3] == ["/a", "probe", "lan0"]
+        assert words[3:5] in [[str(end.address.ip), end.mac] for end in PAIR.link("lan0").endpoints]
         process.stdout.write(stdout)
         process.exit(status)
 

@@ -20,7 +20,8 @@ from vpctl.supervisor.journal import read
 from vpctl.supervisor.world import World
 
 LINK = "lan0"
-UP, DOWN, NO_CARRIER, READDRESSED = (LinkEnd(state=state) for state in EndState if state is not EndState.ABSENT)
+UP, DOWN, NO_CARRIER, READDRESSED, MOVED = (LinkEnd(state=s) for s in EndState if s is not EndState.ABSENT)
+PORT = LinkEnd(master="bond0")
 SILENT = LinkEnd(silent=10)
 """For as long as `health.heartbeat` by default."""
 
@@ -187,6 +188,17 @@ async def test_an_end_that_was_given_another_address_is_its_users_affair(pair: P
     pair.echoes = network.NO_ANSWER
     await pair.say(b=READDRESSED, a=SILENT)
     await pair.say(a=READDRESSED, b=SILENT)
+    assert (pair.faults, pair.now()) == ([], LinkState.UP)
+
+
+@pytest.mark.parametrize("end", [MOVED, PORT, LinkEnd(master="bond0", silent=10)])
+async def test_an_interface_that_a_user_has_put_to_another_use_is_neither_down_nor_a_fault(
+    pair: Pair, end: LinkEnd
+) -> None:
+    pair.echoes = network.NO_ANSWER
+    for _ in range(4):
+        await pair.say(b=end, a=SILENT)
+        await pair.say(a=end, b=SILENT)
     assert (pair.faults, pair.now()) == ([], LinkState.UP)
 
 

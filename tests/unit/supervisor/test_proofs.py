@@ -14,6 +14,7 @@ from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.errors import VerificationError
 from vpctl.guest import network
+from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
 from vpctl.recovery.act import EndGoneError
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
@@ -111,6 +112,18 @@ async def test_without_a_survivor_both_look(directories: Directories) -> None:
         assert not proving.done()
         guests.tell(b=True)
         await proving
+
+
+async def test_where_a_user_has_put_an_end_to_another_use_no_packets_are_no_fault(directories: Directories) -> None:
+    guests = Guests(directories)
+    end = LinkEnd(state=EndState.MOVED)
+    guests.machines["b"].last_beat = Heartbeat(seq=1, uptime_ms=1, boot_id="x", links={LINK: end})
+    seen = Proofs(guests)
+    async with seen.expecting(LINK, []):
+        proof = asyncio.create_task(seen.prove(LINK))
+        await turns()
+        guests.tell(a="no answer", b="no such interface")
+        await proof
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.fakes.broker import made
+from tests.fakes.guest import Process, guest_running
 from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child, Exit
 from vpctl.cli.status import is_well
 from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
+from vpctl.guest import network
+from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
+from vpctl.guest.ssh import connection
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import Run, plugged_device
 from vpctl.process import ProcessId
@@ -227,6 +232,76 @@ async def test_a_probe_of_a_link_whose_vm_is_paused_fails_at_once(world: World) 
     all_up(world)
     world.machines["vm1"].take_event({"event": "STOP"})
     assert all(check["reason"] == "VM `vm1` is paused" for check in await world.probe("lan0", count=1))
+
+
+def reports(plan: str, *, arrives: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the agents at both ends say of a plan's messages."""
+    tests = [(protocol, *map(int, rest.split("x"))) for protocol, rest in (t.split(":") for t in plan.split(","))]
+    counts = [{"protocol": protocol, "size": size, "sent": count} for protocol, size, count in tests]
+    seen = [{**t, "received": t["sent"] if arrives else 0, "corrupt": 0} for t in counts]
+    packets, octets = sum(count for _, _, count in tests), sum(size * count for _, size, count in tests)
+    return (
+        {"tests": counts, "counters": {"tx_packets": packets, "tx_bytes": octets}},
+        {"tests": seen, "counters": {"rx_packets": packets, "rx_bytes": octets}},
+    )
+
+
+class Connected(World):
+    """A world whose guests are reached through one ssh connection."""
+
+    ssh: Any
+
+    async def guests(self, link: str) -> tuple[network.Guest, network.Guest]:
+        one, two = self.topology.link(link).endpoints
+        return network.Guest(end=one, ssh=self.ssh, agent="/a"), network.Guest(end=two, ssh=self.ssh, agent="/a")
+
+
+MOVED, PORT = LinkEnd(state=EndState.MOVED), LinkEnd(master="bond0")
+
+
+@pytest.mark.parametrize(
+    ("end", "passes", "protocols", "told"),
+    [
+        (LinkEnd(), True, {"frame", "udp", "tcp"}, None),
+        (LinkEnd(), False, {"frame", "udp", "tcp"}, None),
+        (PORT, True, {"frame"}, "UDP and TCP: vm2: port of bond0"),
+        (PORT, False, set(), "vm2: port of bond0"),
+        (MOVED, False, set(), "vm2: in another network namespace"),
+    ],
+)
+async def test_what_a_user_has_made_of_an_interface_is_checked_as_far_as_it_can_be_and_never_a_fault(
+    rundir: RunDir, end: LinkEnd, passes: bool, protocols: set[str], told: str | None
+) -> None:
+    """`passes`: packets of the agents' come through."""
+
+    async def agent(process: Process) -> None:
+        words = shlex.split(process.command or "")
+        if words[1] == "probe":
+            process.stdout.write(json.dumps({"ok": passes, "rtt_ms": 1.0, "loss_percent": 0.0 if passes else 100.0}))
+        else:
+            assert end.state is not EndState.MOVED, "nothing is sent where it cannot come through"
+            plan = words[words.index("--plan") + 1]
+            sent, received = reports(plan) if passes else reports(plan, arrives=False)
+            report = f"ready\n{json.dumps(received)}" if words[1] == "recv" else json.dumps(sent)
+            process.stdout.write(report + "\n")
+        process.exit(0 if passes else 1)
+
+    world = Connected(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    for machine in world.machines.values():
+        machine.set_state(VmState.READY)
+    world.links["lan0"].set_state(LinkState.UP)
+    world.machines["vm2"].last_beat = Heartbeat(seq=1, uptime_ms=1, boot_id="x", links={"lan0": end})
+    async with guest_running(rundir, agent) as address, connection(address) as world.ssh:
+        checks = await world.probe("lan0", count=1)
+        checked = await world.check(["lan0"])
+    used = end != LinkEnd()
+    assert [(check["ok"], check.get("not_provable")) for check in checks] == 2 * [
+        (passes or used, (end.use and not passes and f"vm2: {end.use}") or None)
+    ]
+    [link] = checked["links"]
+    assert (link["ok"], link.get("not_checked")) == (passes or used, told)
+    assert {test["protocol"] for test in link["tests"]} == protocols
+    assert [entry["use"] for entry in world.status()["links"][0]["endpoints"]] == ["", end.use]
 
 
 def linked(rundir: RunDir) -> Link:
