@@ -22,7 +22,8 @@ static struct ether_arp who_has(const struct link *link, struct in_addr target)
 		},
 	};
 
-	memcpy(arp.arp_sha, link->mac, ETH_ALEN);
+	/* What it has now: with the table's, a peer would go on to send to a MAC that a user has changed. */
+	memcpy(arp.arp_sha, link->mac_now, ETH_ALEN);
 	memcpy(arp.arp_spa, &link->address, sizeof(link->address));
 	memcpy(arp.arp_tpa, &target, sizeof(target));
 	return arp;

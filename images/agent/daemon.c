@@ -80,6 +80,7 @@ static void read_master(const struct interface *interface, char master[IFNAMSIZ]
 static void follow(struct link *link, const struct interface *interface, struct watch *watch)
 {
 	bool up = interface->flags & IFF_UP;
+	bool other_mac = memcmp(link->mac_now, interface->mac, sizeof(interface->mac)) != 0;
 	char master[IFNAMSIZ];
 
 	read_master(interface, master);
@@ -87,15 +88,15 @@ static void follow(struct link *link, const struct interface *interface, struct 
 		link->silent = 0;
 		watch->changed = true;
 	}
-	if (strcmp(link->name_now, interface->name) != 0 || memcmp(link->mac_now, interface->mac, sizeof(interface->mac)) != 0 ||
-	    strcmp(link->master, master) != 0)
+	if (other_mac || strcmp(link->name_now, interface->name) != 0 || strcmp(link->master, master) != 0)
 		watch->changed = true;
 	if (link->echoes < 0 || !link->master[0] != !master[0])
 		hear_echoes(link, master[0]);
 	strcpy(link->name_now, interface->name);
 	memcpy(link->mac_now, interface->mac, sizeof(link->mac_now));
 	strcpy(link->master, master);
-	if (interface->carrier && !link->carrier && !link->master[0])
+	/* The other end knows another MAC only once it is told: for half a minute it would ask for none. */
+	if (interface->carrier && (!link->carrier || other_mac) && !link->master[0])
 		announce(link);
 	link->up = up;
 	link->carrier = interface->carrier;

@@ -213,6 +213,84 @@ def test_link_whose_packets_a_user_drops_is_left_alone(pair: Vpctl) -> None:
     assert pair.json("check", "--link", "shm0")["ok"]
 
 
+def is_untouched(vpctl: Vpctl, before: dict[str, Any], after: int) -> None:
+    """No device was replaced, and nothing was taken for a fault."""
+    until(lambda: vpctl.json("status", status=None)["state"] == "up" or None, "all is up again", limit=60)
+    now = links(vpctl.json("status"))
+    assert {name: link["generation"] for name, link in now.items()} == {
+        name: link["generation"] for name, link in links(before).items()
+    }
+    assert not [e for e in vpctl.journal("pair") if e["seq"] > after and e["type"] in ("fault", "recovery.step")]
+    assert vpctl.json("check")["ok"]
+
+
+def uses(vpctl: Vpctl) -> set[str]:
+    """Return what users have made of all ends."""
+    return {end["use"] for link in vpctl.json("status", status=None)["links"] for end in link["endpoints"]}
+
+
+BOND = """
+set -e
+modprobe bonding max_bonds=0
+ip link add bond0 type bond mode active-backup miimon 100
+for i in lan0 shm0; do ip link set $i down; ip link set $i master bond0; done
+ip link set bond0 up; ip address add 10.99.0.{number}/24 dev bond0
+"""
+
+
+def test_links_that_are_ports_of_a_bond_are_left_alone_and_proven_all_the_same(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    for number, vm in enumerate(("vm1", "vm2"), 1):
+        pair.guest(vm, BOND.format(number=number))
+    until(lambda: uses(pair) == {"port of bond0"} or None, "the bonds are shown")
+    pair.guest("vm1", "ping -c 3 -i 0.2 -W 2 10.99.0.2")
+    until(lambda: pair.json("status", status=None)["state"] == "up" or None, "its ports are up again")
+    assert pair.json("recover", "vm2")["healthy"]
+    for link in pair.json("check")["links"]:
+        assert (link["ok"], {test["protocol"] for test in link["tests"]}) == (True, {"frame"})
+        assert link["not_checked"] == "UDP and TCP: vm1: port of bond0; vm2: port of bond0"
+    for vm in ("vm1", "vm2"):
+        assert pair.guest(vm, "cat /sys/class/net/bond0/bonding/slaves").split() == ["lan0", "shm0"]
+        pair.guest(vm, "ip link del bond0; ip link set lan0 up; ip link set shm0 up")
+    until(lambda: uses(pair) == {""} or None, "they are links again")
+    is_untouched(pair, before, after)
+
+
+def test_guest_whose_agent_is_killed_and_that_answers_no_echoes_keeps_its_links(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    pair.guest("vm2", "sysctl -qw net.ipv4.icmp_echo_ignore_all=1; pkill -9 -f 'vpctl-agent daemon'")
+    time.sleep(2 * HEARTBEAT)  # the next agent's word of links that are up is heard
+    assert pair.json("recover", "vm2")["healthy"]
+    assert pair.json("up", str(pair.files / "pair.yaml"))["state"] == "up"
+    pair.guest("vm2", "sysctl -qw net.ipv4.icmp_echo_ignore_all=0")
+    is_untouched(pair, before, after)
+    assert not [e for e in pair.journal("pair") if e["seq"] > after and e["type"] == "link.state"]
+
+
+def test_interface_that_a_user_has_renamed_or_moved_is_shown_and_no_fault(pair: Vpctl) -> None:
+    before, after = pair.json("status"), pair.last_seq("pair")
+    mac = "02:aa:00:00:00:01"
+    pair.guest("vm2", f"ip link set lan0 address {mac}; ip link set shm0 address {mac}")
+    pair.guest("vm2", "ip link set shm0 down; ip link set shm0 name mine; ip link set mine up")
+    until(lambda: uses(pair) == {"", f"MAC {mac}", f"named mine, MAC {mac}"} or None, "that is shown")
+    until(lambda: pair.json("status", status=None)["state"] == "up" or None, "it is up again")
+    assert pair.json("check")["ok"], "packets for the new MAC come"
+    pair.guest("vm2", "ip netns add elsewhere; ip link set mine netns elsewhere; ip -n elsewhere link set mine up")
+    until(lambda: "in another network namespace" in uses(pair) or None, "that is shown, too")
+    began = time.monotonic()
+    [link] = pair.json("check", "--link", "shm0")["links"]
+    assert (link["ok"], link["tests"], link["not_checked"]) == (True, [], "vm2: in another network namespace")
+    assert time.monotonic() - began < 20
+    assert pair.json("recover", "vm2")["healthy"]
+    own = {
+        name: end["mac"] for name, link in links(before).items() for end in link["endpoints"] if end["vm"] == "vm2"
+    }
+    pair.guest("vm2", f"ip -n elsewhere link set mine address {own['shm0']}; ip netns del elsewhere")
+    pair.guest("vm2", f"ip link set lan0 address {own['lan0']}")
+    until(lambda: uses(pair) == {""} or None, "the agent has set it up again")
+    is_untouched(pair, before, after)
+
+
 def test_guest_that_is_paused_or_has_no_heartbeat_is_left_alone(pair: Vpctl) -> None:
     before, after = pair.json("status"), pair.last_seq("pair")
     pair.run("qmp", "vm1", "stop")

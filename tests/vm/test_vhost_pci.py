@@ -131,6 +131,15 @@ def test_a_front_ends_driver_refuses_an_xdp_program_that_its_packets_would_be_to
     assert hub.json("check", "--link", "a0")["ok"]
 
 
+@pytest.mark.parametrize("end", [0, 1])
+def test_packets_come_to_an_end_whose_mac_was_changed(hub: Vpctl, end: int) -> None:
+    vm = ENDS["a0"][end]
+    own = hub.guest(vm, "cat /sys/class/net/a0/address; ip link set a0 address 02:aa:00:00:00:01").strip()
+    assert hub.json("check", "--link", "a0")["ok"]
+    hub.guest(vm, f"ip link set a0 address {own}")
+    assert hub.json("check", "--link", "a0")["ok"]
+
+
 @pytest.mark.parametrize("victim", ["a", "b", "hub", "c"])
 def test_a_guest_killed_under_traffic_comes_back_with_all_its_links(hub: Vpctl, victim: str) -> None:
     before, links_before = vms(hub), links(hub)

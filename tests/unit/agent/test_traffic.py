@@ -307,7 +307,9 @@ def test_another_name_or_mac_is_the_users_and_told(agent: Path, tmp_path: Path) 
         f"""{SAID}
         plug; start >/dev/null
         said a.beats lan0:0
+        b $AGENT probe lan0 10.99.0.1 --timeout-ms 3000 >/dev/null
         ip link set lan0 address 02:aa:00:00:00:01; said a.beats mac=02:aa:00:00:00:01
+        b $AGENT probe lan0 10.99.0.1 --count 1 --timeout-ms 900 >/dev/null  # its neighbour is no stale one
         ip link set lan0 down; ip link set lan0 name mine; ip link set mine up; said a.beats name=mine
         sleep 1.2; ip link show mine >/dev/null
         $AGENT probe mine 10.99.0.2 {MAC_B} --timeout-ms 3000
