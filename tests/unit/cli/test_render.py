@@ -215,7 +215,7 @@ def test_a_command_line_that_is_shown_can_be_pasted(argv: list[str]) -> None:
     assert shlex.split(plan.shell_lines(argv).replace("\\\n", "")) == argv or any("\\\n" in word for word in argv)
 
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "vms": [
         {
             **{"name": "vm1", "state": "ready", "pid": 12, "accelerator": "tcg", "qemu_version": "7.2.22"},

@@ -236,8 +236,9 @@ async def test_a_probe_of_a_link_whose_vm_is_paused_fails_at_once(world: World) 
 
 def reports(plan: str, *, arrives: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the agents at both ends say of a plan's messages."""
-    tests = [(protocol, *map(int, rest.split("x"))) for protocol, rest in (t.split(":") for t in plan.split(","))]
-    counts = [{"protocol": protocol, "size": size, "sent": count} for protocol, size, count in tests]
+    parts = [part.replace(":", "x").split("x") for part in plan.split(",")]
+    tests = [(protocol, int(size), int(count)) for protocol, size, count in parts]
+    counts: list[dict[str, Any]] = [{"protocol": p, "size": size, "sent": count} for p, size, count in tests]
     seen = [{**t, "received": t["sent"] if arrives else 0, "corrupt": 0} for t in counts]
     packets, octets = sum(count for _, _, count in tests), sum(size * count for _, size, count in tests)
     return (
