@@ -65,7 +65,7 @@ class Heartbeat:
 
 
 LINE = 4096
-"""Characters of a beat; the agent's have 2048 at most."""
+"""Characters of a beat; the agent's have 3072 at most."""
 
 _HUGE = re.compile(r"\d{21}")
 """A number beyond any counter of 64 bits: from some 300 digits on there is no float of it."""
