@@ -3,6 +3,8 @@
 .PHONY: help setup demo image test unit long lint clean
 
 PYTHON := .venv/bin/python
+# Two workers take module after module: a module's tests stay together, since they share guests or what they compile.
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,10 +19,10 @@ image: setup ## build the guest image, unless it is there
 	@.venv/bin/vpctl image build
 
 test: image ## all tests, real guests included (not those marked `long`)
-	@$(PYTHON) -m pytest -m "not long" --durations=15
+	@$(PYTHON) -m pytest -m "not long" $(WORKERS) --durations=25
 
 unit: setup ## the tests that boot no guest
-	@$(PYTHON) -m pytest -m "not long and not vm"
+	@$(PYTHON) -m pytest -m "not long and not vm" $(WORKERS)
 
 long: image ## the tests that take minutes each
 	@$(PYTHON) -m pytest -m long --durations=0

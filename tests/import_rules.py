@@ -127,6 +127,17 @@ def order_offences(root: Path) -> list[str]:
     return found
 
 
+def private_offences(root: Path) -> list[str]:
+    """Name what is imported from inside of other projects: it may change its name with any release of theirs."""
+    return [
+        f"{relative}:{imported.line}: {imported.name} is private"
+        for relative, tree in modules(root)
+        for imported in imports(tree, relative)
+        if not imported.name.startswith(("vpctl.", "__future__"))
+        and any(part.startswith("_") for part in imported.name.split("."))
+    ]
+
+
 def impure_offences(root: Path) -> list[str]:
     """Name what a pure module does that reaches outside: imports and calls."""
     found = []

@@ -124,7 +124,6 @@ def _run(words: Sequence[str], warm: Any, interrupts: Interrupts) -> int:
     # Looking for plugins of pydantic, of which vpctl wants none, reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
-    from typer._click import exceptions as click_exceptions
 
     from vpctl.cli import render
     from vpctl.cli.app import build_app
@@ -140,9 +139,9 @@ def _run(words: Sequence[str], warm: Any, interrupts: Interrupts) -> int:
             return 0
         render.error(error, as_json=False)
         return error.exit_code
-    except click_exceptions.ClickException as error:
-        if isinstance(error, click_exceptions.NoArgsIsHelpError):
-            error.show()
+    except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer exports its base only; the message is the help
+            print(error.format_message(), file=sys.stderr)
             return UsageError.exit_code
         message = error.format_message()  # a sentence, which none of ours is
         message = message[:1].lower() + message[1:].rstrip(".")

@@ -496,7 +496,9 @@ async def running(
                 continue
         # wait() may return before the pipes are closed, and does not return at all while a grandchild that left
         # the group holds one; the transport would then outlive the event loop (CPython 3.11 to 3.13).
-        process._transport.close()  # type: ignore[attr-defined]
+        # Nothing public reaches the transport; without that attribute only this is missing.
+        if (transport := getattr(process, "_transport", None)) is not None:
+            transport.close()
 
 
 async def run(

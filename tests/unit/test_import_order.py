@@ -26,6 +26,15 @@ def test_imports_go_one_way() -> None:
     assert import_rules.order_offences(PACKAGE) == []
 
 
+def test_nothing_private_of_other_projects_is_imported() -> None:
+    assert import_rules.private_offences(PACKAGE) == []
+
+
+def test_a_private_import_is_named(tmp_path: Path) -> None:
+    root = made_up(tmp_path, {"cli/a": "from typer._click import exceptions\nimport os\nfrom vpctl.cli import _b"})
+    assert import_rules.private_offences(root) == ["cli/a.py:1: typer._click.exceptions is private"]
+
+
 def test_pure_modules_do_nothing() -> None:
     assert import_rules.impure_offences(PACKAGE) == []
 
