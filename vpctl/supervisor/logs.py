@@ -49,23 +49,16 @@ def limit(path: Path, most: int = LOG_BYTES) -> bool:
         if size <= most:
             return False
         log.seek(size - most)
+        temporary = path.with_name(f".{path.name}.1")
         try:
-            _keep(path, log.read(2 * most))
+            with temporary.open("wb", buffering=0) as kept:
+                shutil.copyfileobj(log, kept)  # to its end, with what is written meanwhile
+            temporary.replace(older(path))
         except OSError:
-            _temporary(path).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         log.truncate(0)
         return True
     return False
-
-
-def _keep(path: Path, content: bytes) -> None:
-    temporary = _temporary(path)
-    temporary.write_bytes(content)
-    temporary.replace(older(path))
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.1")
 
 
 def prune(directory: Path, *, present: int, lives: int = LIVES, newest: int = NEWEST_LIVES) -> None:

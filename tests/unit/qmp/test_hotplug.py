@@ -16,6 +16,7 @@ from vpctl.errors import HotplugError, QmpLostError
 from vpctl.qmp.hotplug import DevicePlan, HotplugTimes, StepError, plug, present, unplug
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
+from vpctl.wait import until
 
 TIMES = HotplugTimes(
     unplug=0.6,
@@ -245,9 +246,12 @@ async def test_plug_is_lost_with_the_connection(fake: FakeQemu, empty: Session, 
 
 async def test_cancelled_plug_is_taken_back(fake: FakeQemu, empty: Session) -> None:
     fake.script("device_add", [Delay(0.1), Model()])
+
+    async def is_under_way() -> bool | None:
+        return fake.names() == ADDS or None
+
     task = asyncio.ensure_future(plug(empty, FULL, times=TIMES))
-    await asyncio.wait([task], timeout=0.05)
-    assert fake.names() == ADDS
+    await until(is_under_way, timeout=30, what="the last command", every=0.005)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
