@@ -12,7 +12,7 @@ from tests.support import IN_CI, isolated_directories
 from vpctl.rundir import Directories
 
 LONGEST = ("test_soak", "test_vhost_pci", "test_bench", "test_recovery", "test_faults", "test_vhost_driver")
-"""The modules that take longest."""
+"""The modules with guests that take longest."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,10 +38,9 @@ def _order(item: pytest.Item) -> int:
 
     Those that take minutes come first, those without guests last: so the workers end at nearly the same time.
     """
-    module = item.path.stem
-    if module in LONGEST:
-        return LONGEST.index(module)
-    return len(LONGEST) + (0 if item.get_closest_marker("vm") else 1)
+    if item.get_closest_marker("vm") is None:
+        return len(LONGEST) + 1
+    return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)
