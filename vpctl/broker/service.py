@@ -47,6 +47,9 @@ RESTART_SECONDS = (0.05, 5.0)
 NO_TOPOLOGY_SECONDS = 60.0
 """Before a supervisor is started again that did not find what to supervise: the guests run on meanwhile."""
 
+HOLD_SECONDS = 1.0
+"""For the broker's lock to be free, while others only ask whether it is."""
+
 OPEN_FILES = 65536
 """Descriptors that a QEMU may have, where the host allows it: unplugged devices may leave some behind."""
 
@@ -359,6 +362,14 @@ def listen(rundir: RunDir) -> socket.socket:
     return listener
 
 
+def _try_lock(fd: int, operation: int) -> bool:
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def hold(rundir: RunDir) -> int:
     """Take the broker's lock for the life of this process, and mark the run directory as in use.
 
@@ -366,11 +377,12 @@ def hold(rundir: RunDir) -> int:
     if another broker runs.
     """
     lock = os.open(rundir.broker_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise UsageError(f"`{rundir.name}` has a broker already") from error
+    deadline = time.monotonic() + HOLD_SECONDS
+    while not _try_lock(lock, fcntl.LOCK_EX):
+        # Those who ask whether it is held, `is_locked`, share it for microseconds; a broker shares it with nobody.
+        if not _try_lock(lock, fcntl.LOCK_SH) or time.monotonic() > deadline:
+            os.close(lock)
+            raise UsageError(f"`{rundir.name}` has a broker already")
     directory = os.open(rundir.run, os.O_RDONLY | os.O_CLOEXEC)
     fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return lock

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vpctl.cli.verb import Context, Result
+
+if TYPE_CHECKING:
+    from vpctl.guest.ssh import Address
+    from vpctl.rundir import RunDir
 
 
 async def ssh(
@@ -17,28 +21,35 @@ async def ssh(
     """Open a shell in a guest; needs an ssh client on the host (`vpctl exec` does not)."""
     from vpctl.cli import choose
     from vpctl.cli.guest import address
-    from vpctl.process import find_tool
 
     target = address(context, vm)
     rundir = choose.vm(context, vm)
-    argv = [
-        find_tool("ssh", package="openssh-client"),
-        "-F",
-        "none",
-        "-p",
-        str(target.port),
-        "-i",
-        str(target.identity),
-    ]
+    argv = ssh_argv(target, rundir)
+    os.chdir(rundir.run)
+    # exec, so that the terminal, its signals and the exit code are ssh's own affair.
+    os.execv(argv[0], argv)
+
+
+def ssh_argv(target: Address, rundir: RunDir) -> list[str]:
+    """Return ssh's command line, to be run in the run directory.
+
+    What lies there is named without its directory: ssh ends a path at a blank, and expands `%` and `${…}` in it.
+    """
+    from vpctl.process import find_tool
+
+    identity = target.identity
+    own = identity.parent == rundir.run
     options = {
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "GlobalKnownHostsFile": "none",
-        "UserKnownHostsFile": str(rundir.known_hosts) if target.host_key else "/dev/null",
+        "UserKnownHostsFile": rundir.known_hosts.name if target.host_key else "/dev/null",
         "StrictHostKeyChecking": "yes" if target.host_key else "no",
         "LogLevel": "ERROR",
     }
+    argv = [find_tool("ssh", package="openssh-client"), "-F", "none", "-p", str(target.port)]
+    escaped = str(identity).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    argv += ["-i", identity.name] if own else ["-o", f'IdentityFile="{escaped}"']
     for key, value in options.items():
         argv += ["-o", f"{key}={value}"]
-    # exec, so that the terminal, its signals and the exit code are ssh's own affair.
-    os.execv(argv[0], [*argv, f"{target.user}@127.0.0.1"])
+    return [*argv, f"{target.user}@127.0.0.1"]

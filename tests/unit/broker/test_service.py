@@ -19,9 +19,9 @@ from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
 from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
 from vpctl.broker.memory import placeholder
 from vpctl.broker.protocol import SUPERVISOR, Child, Exit, LinkNews
-from vpctl.broker.service import RESTART_SECONDS, known_children
+from vpctl.broker.service import RESTART_SECONDS, hold, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError
-from vpctl.process import ProcessId, file_limit, identify, open_files, wait_gone
+from vpctl.process import ProcessId, file_limit, identify, open_files, running, wait_gone
 from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, read_json, write_json
 from vpctl.wait import until
 
@@ -264,6 +264,24 @@ async def test_a_second_broker_of_a_topology_is_refused_with_exit_code_2(rundir:
         with pytest.raises(UsageError, match="`pair` has a broker already"):
             await start_broker(rundir)
         assert await client.list()  # the first one's socket is where it was
+
+
+async def test_a_broker_is_not_refused_because_somebody_asks_whether_one_runs(rundir: RunDir) -> None:
+    rundir.broker_lock.touch()
+    asks = (
+        "import sys; from pathlib import Path; from vpctl.rundir import is_locked\n"
+        "print('asks', flush=True)\nwhile True: is_locked(Path(sys.argv[1]))"
+    )
+    async with running([sys.executable, "-c", asks, str(rundir.broker_lock)], stdin=None) as asking:
+        assert asking.stdout is not None
+        assert await asking.stdout.readline() == b"asks\n"
+        for _ in range(5000):
+            os.close(hold(rundir))
+        assert asking.returncode is None
+    lock = hold(rundir)
+    with pytest.raises(UsageError, match="`pair` has a broker already"):
+        hold(rundir)
+    os.close(lock)
 
 
 async def test_a_broker_started_for_nothing_ends_by_itself(rundir: RunDir) -> None:
