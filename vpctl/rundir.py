@@ -344,6 +344,10 @@ class RunDir:
         """The commands that make a link's interfaces on the host, for `ip -batch`."""
         return self.run / f"{link}.ip"
 
+    def known_hosts_of(self, vm: str) -> Path:
+        """The host key that a guest of an image of one's own has shown at its first login, in known_hosts form."""
+        return self.run / f"{vm}.hosts"
+
     def guest_config(self, vm: str) -> Path:
         """The directory of what goes into a guest by fw_cfg."""
         return self.run / f"{vm}.cfg"

@@ -1,4 +1,7 @@
-"""A VM that boots the user's own kernel, initrd and disk, without anything of ours in it."""
+"""A VM that boots the user's own kernel, initrd and disk, without anything of ours in it.
+
+It is a hard one: silent on its serial console, and hardened as the CIS benchmarks ask: nothing in /tmp is executed.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,21 @@ TOPOLOGY = """
 version: 1
 name: own
 vms:
-  mine: {image: {kernel: vmlinuz, initrd: initrd.img, disk: disk.squashfs}}
+  mine: {image: {kernel: vmlinuz, initrd: initrd.img, disk: disk.squashfs}, kernel_args: quiet 8250.nr_uarts=0}
   micro: {}
 links:
   lan0: {kind: stream, endpoints: [mine, micro]}
 """
+
+
+NOEXEC = """#!/bin/sh
+for place in /tmp /var/tmp /dev/shm; do
+    mkdir -p $place
+    mount -t tmpfs -o noexec,nosuid,nodev,mode=1777 tmpfs $place
+done
+exec /usr/sbin/dropbear.real "$@"
+"""
+"""Stands before the ssh server."""
 
 
 def own_files(vpctl: Vpctl, directories: Directories) -> Path:
@@ -39,6 +52,10 @@ def own_files(vpctl: Vpctl, directories: Directories) -> Path:
     root, disk = vpctl.files / "root", vpctl.files / "disk.squashfs"
     subprocess.run(["unsquashfs", "-q", "-n", "-d", root, built.disk], check=True, stdout=subprocess.DEVNULL)
     (root / "usr/bin/vpctl-agent").unlink()
+    server = root / "usr/sbin/dropbear"
+    server.rename(root / "usr/sbin/dropbear.real")
+    server.write_text(NOEXEC)
+    server.chmod(0o755)
     packing = ["mksquashfs", str(root), str(disk), "-quiet", "-no-progress", "-comp", "lz4"]
     subprocess.run(packing, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(root)
@@ -52,6 +69,10 @@ def test_an_own_image_gets_the_agent_over_ssh_and_keeps_its_disk_as_it_was(
     before = disk.read_bytes()
     status = vpctl.json("up", str(vpctl.file(TOPOLOGY)))
     assert all(check["ok"] for check in status["checks"])
+    assert vpctl.guest("mine", "dmesg | grep -c ttyS0: || true").strip() == "0"
+    mine = vms(status)["mine"]
+    assert mine["ssh"]["host_key"], "pinned at the first login"
+    assert vpctl.rundir("own").known_hosts_of("mine").read_text() == f"* {mine['ssh']['host_key']}\n"
     assert vpctl.guest("mine", "test -e /usr/bin/vpctl-agent || echo none").strip() == "none"
     assert "10.77.0.1/30" in vpctl.guest("mine", "ip -brief address show lan0")
     vpctl.guest("mine", "echo scratch | dd of=/dev/vda bs=1 conv=notrunc 2>/dev/null; sync")

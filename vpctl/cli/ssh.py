@@ -39,11 +39,14 @@ def ssh_argv(target: Address, rundir: RunDir) -> list[str]:
 
     identity = target.identity
     own = identity.parent == rundir.run
+    # An own image's key is its own, and was pinned at the first login.
+    pinned = rundir.known_hosts_of(target.vm)
+    known = pinned if pinned.exists() else rundir.known_hosts
     options = {
         "IdentitiesOnly": "yes",
         "IdentityAgent": "none",
         "GlobalKnownHostsFile": "none",
-        "UserKnownHostsFile": rundir.known_hosts.name if target.host_key else "/dev/null",
+        "UserKnownHostsFile": known.name if target.host_key else "/dev/null",
         "StrictHostKeyChecking": "yes" if target.host_key else "no",
         "LogLevel": "ERROR",
     }

@@ -20,6 +20,9 @@ from vpctl.wait import until
 if TYPE_CHECKING:
     import asyncssh
 
+BANNER_PAUSE = 0.25
+"""Between two looks whether a server listens of which nothing else is heard."""
+
 LOGIN_SECONDS = 30.0
 """Key exchange and login under TCG take a quarter of a second; a starved host takes longer."""
 
@@ -107,7 +110,7 @@ class GuestSshDroppedError(GuestSshError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """How to reach one guest. `host_key` (type and base64) None: an own image, whose key nobody knows beforehand."""
+    """How to reach one guest. `host_key` (type and base64) None: an own image, whose key the first login tells."""
 
     vm: str
     port: int
@@ -192,7 +195,7 @@ async def open_connection(
             client_keys=[str(address.identity)],
             known_hosts=known,
             # ed25519 first: a dropbear that has no other key asserts when RSA is negotiated.
-            server_host_key_algs=HOST_KEY_ALGORITHMS[:1] if known is not None else HOST_KEY_ALGORITHMS,
+            server_host_key_algs=host_key_algorithms(address.host_key),
             # The first that both sides have is used: this one costs a guest under TCG the least.
             kex_algs=["curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256"],
             compression_algs=None,
@@ -229,6 +232,20 @@ async def _logged_in(address: Address) -> asyncssh.SSHClientConnection:
         await wait.pause(random.uniform(*DROPPED_PAUSES))
 
 
+def host_key_algorithms(host_key: str | None) -> list[str]:
+    """Return the signatures to ask a server for: those of the key that it is known to have, or all."""
+    if host_key is None:
+        return HOST_KEY_ALGORITHMS
+    kind = host_key.split()[0]
+    return [name for name in HOST_KEY_ALGORITHMS if name.startswith("rsa-")] if kind == "ssh-rsa" else [kind]
+
+
+def shown_host_key(ssh: asyncssh.SSHClientConnection) -> str | None:
+    """Return the host key of a connection, as `Address` has it; None where the server has shown a certificate."""
+    key = ssh.get_server_host_key()
+    return " ".join(key.export_public_key().decode().split()[:2]) if key is not None else None
+
+
 @asynccontextmanager
 async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnection]:
     """Be logged in for as long as the block lasts.
@@ -246,6 +263,17 @@ async def connection(address: Address) -> AsyncIterator[asyncssh.SSHClientConnec
                 await opened.wait_closed()
         except TimeoutError:  # a guest that hangs does not answer a close either
             opened.abort()
+
+
+async def wait_for_banner(port: int) -> str:
+    """Return a guest's ssh banner once it says one, however long that takes; see `wait_for_ssh` on the attempts."""
+    patience = iter(ATTEMPT_SECONDS)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(next(patience, ATTEMPT_SECONDS[-1])):
+                if (said := await banner(port)) is not None:
+                    return said
+        await wait.pause(BANNER_PAUSE)
 
 
 async def wait_for_ssh(

@@ -32,6 +32,10 @@ CARRIER_LOOKS = 3
 PROBE_SECONDS = 4.0
 """For an echo over a link to which nothing has come for longer than that."""
 
+AGAIN_SECONDS = 5.0
+LONGEST_AGAIN_SECONDS = 300.0
+"""Between two looks into a link that has failed and over which something comes; the pause doubles."""
+
 OFF = frozenset({EndState.ABSENT, EndState.DOWN, EndState.NO_CARRIER})
 
 WORDS = {
@@ -56,6 +60,9 @@ class Ends:
         """(Link, VM) → the looks in a row at which that end was off."""
         self._seen: dict[str, Heartbeat] = {}
         """VM → the beat that was taken in last."""
+        self._again: dict[str, tuple[float, float, int]] = {}
+        """Link that has failed → when it may be looked into next (CLOCK_MONOTONIC), the pause after that, and its
+        generation."""
         self._examined: set[str] = set()
         """The links that are looked into just now."""
 
@@ -92,6 +99,20 @@ class Ends:
                 self._examine(known, machine, end)
         elif known.state is LinkState.UP and self._is_silent(machine, end):
             self._examine(known, machine, end)
+        elif known.state is LinkState.FAILED and self._is_heard(end) and self._may_look_again(known):
+            # It was given up on, perhaps since a busy host was late, and packets come.
+            self._examine(known, machine, end)
+
+    def _may_look_again(self, known: Link) -> bool:
+        """Whether it is time to look into a link that has failed: ever more seldom, as one end alone may be heard."""
+        now, generation = time.monotonic(), known.generation
+        due, pause, of = self._again.get(known.name, (0.0, AGAIN_SECONDS, generation))
+        if of != generation:
+            due, pause = 0.0, AGAIN_SECONDS
+        if now < due:
+            return False
+        self._again[known.name] = (now + pause, min(2 * pause, LONGEST_AGAIN_SECONDS), generation)
+        return True
 
     def _is_off(self, link: str) -> bool:
         """Whether an end of a link was off at the last look at its VM."""
@@ -100,6 +121,10 @@ class Ends:
     @staticmethod
     def _is_silent(machine: Machine, end: LinkEnd) -> bool:
         return end.state is EndState.UP and end.silent >= machine.spec.vm.health.heartbeat
+
+    @staticmethod
+    def _is_heard(end: LinkEnd) -> bool:
+        return end.state is EndState.UP and end.silent == 0
 
     def _examine(self, known: Link, machine: Machine, end: LinkEnd) -> None:
         if known.name not in self._examined:
@@ -119,7 +144,7 @@ class Ends:
             if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
-                if known.rests:
+                if known.rests or known.state is LinkState.FAILED:
                     known.set_state(LinkState.UP)
             elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
                 seconds = time.monotonic() - since

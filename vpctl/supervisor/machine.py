@@ -233,6 +233,8 @@ class Machine:
         """Take over what a supervisor before this one wrote down."""
         self.generation = entry["generation"]
         self.ways.ssh_port = entry["ssh"]["port"] or 0
+        if self.spec.vm.image.name is None:
+            self.ways.host_key = entry["ssh"].get("host_key")
         self.parked_fds, self.interrupts = entry["parked_fds"], dict(entry["interrupts"])
         self.incident = Incident.from_json(entry["incident"]) if entry.get("incident") else None
         state = VmState(entry["state"])
@@ -279,7 +281,7 @@ class Machine:
             self._on_change()
         with self.stages.timed("kernel") as limit:
             guest_ssh.load()  # while the guest's kernel has the longest way to go
-            await wait.until(self._serial.speaks, timeout=limit, what="the guest's first serial output", every=0.02)
+            await self.ways.guest_speaks(limit, serial=self._serial.speaks)
         await self._reach_ssh()
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})

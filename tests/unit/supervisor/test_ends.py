@@ -215,6 +215,32 @@ async def test_a_link_in_repair_or_between_guests_that_are_not_ready_is_left_alo
     assert (pair.probes, pair.faults, pair.now()) == (0, [], LinkState.UP)
 
 
+async def test_a_failed_link_over_which_packets_come_is_up_again(pair: Pair) -> None:
+    """On a busy host its first packets came too late for whoever waited for them."""
+    pair.links[LINK].set_state(LinkState.FAILED)
+    await pair.say(a=UP)
+    assert (pair.probes, pair.faults, pair.now()) == (1, [], LinkState.UP)
+
+
+@pytest.mark.parametrize("end", [SILENT, NO_CARRIER, DOWN, READDRESSED, ABSENT])
+async def test_a_failed_link_over_which_nothing_comes_stays_so_unasked(pair: Pair, end: LinkEnd) -> None:
+    pair.links[LINK].set_state(LinkState.FAILED)
+    await pair.say(a=end)
+    assert (pair.probes, pair.now()) == (0, LinkState.FAILED)
+
+
+async def test_a_failed_link_that_is_heard_one_way_is_not_asked_about_at_every_beat(pair: Pair) -> None:
+    pair.links[LINK].set_state(LinkState.FAILED)
+    pair.echoes = network.NO_ANSWER
+    for _ in range(20):
+        await pair.say(a=UP, b=SILENT)
+    assert (pair.probes, pair.faults, pair.now()) == (1, [], LinkState.FAILED)
+    pair.links[LINK].begin(7)
+    pair.links[LINK].set_state(LinkState.FAILED)
+    await pair.say(a=UP)
+    assert pair.probes == 2, "it is another by now"
+
+
 async def test_a_link_with_a_guest_that_is_paused_is_left_alone(pair: Pair) -> None:
     pair.echoes = network.NO_ANSWER
     pair.machines["b"].take_event({"event": "STOP"})

@@ -18,7 +18,7 @@ from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child, Exit
 from vpctl.cli.status import is_well
-from vpctl.errors import HostError, NotFoundError, RecoveryError, VpctlError
+from vpctl.errors import HostError, NotFoundError, RecoveryError, VerificationError, VpctlError
 from vpctl.guest import network
 from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
 from vpctl.guest.ssh import connection
@@ -33,7 +33,7 @@ from vpctl.supervisor.hands import Hands
 from vpctl.supervisor.journal import Journal, read
 from vpctl.supervisor.link import Link
 from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.world import World
+from vpctl.supervisor.world import MOST_PROBES, World
 
 
 def exactly(**properties: Any) -> dict[str, Any]:
@@ -303,6 +303,46 @@ async def test_what_a_user_has_made_of_an_interface_is_checked_as_far_as_it_can_
     assert (link["ok"], link.get("not_checked")) == (passes or used, told)
     assert {test["protocol"] for test in link["tests"]} == protocols
     assert [entry["use"] for entry in world.status()["links"][0]["endpoints"]] == ["", end.use]
+
+
+class Crowded(World):
+    """A pair with as many links as fit, whose guests serve a few probes at a time; some links are late once."""
+
+    def __init__(self, rundir: RunDir, late: set[str]) -> None:
+        names = [f"lan{number}" for number in range(24)]
+        super().__init__(made_run(made_topology(*((name, "vm1", "vm2") for name in names))), rundir)
+        self.late = late
+        self.probed: list[str] = []
+        self.at_once = self.most = 0
+
+    async def guests(self, link: str) -> Any:
+        self.at_once += 1
+        self.most = max(self.most, self.at_once)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        self.probed.append(link)
+        if link in self.late and self.probed.count(link) == 1:
+            raise VerificationError("no answer")
+        return None, None
+
+
+async def both_ways(spec: Any, *_: Any, **__: Any) -> list[dict[str, Any]]:
+    return [{"link": spec.name, "ok": True}] * 2
+
+
+@pytest.mark.parametrize("late", [set(), {"lan3", "lan17"}])
+async def test_many_links_are_probed_a_few_at_a_time_and_those_that_are_late_again(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch, late: set[str]
+) -> None:
+    """All 24 at once took a guest longer than any of them was waited for."""
+    monkeypatch.setattr(network, "probe_both_ways", both_ways)
+    world = Crowded(rundir, late)
+    checks = await world.probe_all(count=1, seconds=1.0)
+    assert world.most == MOST_PROBES
+    assert sorted(world.probed) == sorted([*world.links, *late])
+    assert {check["link"] for check in checks} == set(world.links)
+    assert (len(checks), {check["ok"] for check in checks}) == (48, {True})
 
 
 def linked(rundir: RunDir) -> Link:
