@@ -15,6 +15,7 @@ from vpctl import wait
 from vpctl.broker.protocol import SUPERVISOR
 from vpctl.errors import HostError, InternalError, NotFoundError, VerificationError, VpctlError, cause_of
 from vpctl.guest import network
+from vpctl.guest.drivers import NO_INTERFACE, why_no_interface
 from vpctl.guest.heartbeat import EndState, LinkEnd
 from vpctl.plan.run import Run, host_network, plugged_device
 from vpctl.recovery.state import LinkState, VmState
@@ -245,6 +246,9 @@ class World:
             if used and not (checks and all(check["ok"] for check in checks)):
                 ways = ((first.end.vm, second.end.vm), (second.end.vm, first.end.vm))
                 return [network.not_provable(link, *way, _told(used)) for way in ways]
+            for entry, guest in zip(checks, (first, second), strict=True):
+                if entry.get("reason") == NO_INTERFACE and (why := await why_no_interface(guest)) is not None:
+                    entry["reason"] += f" in `{entry['from']}`: {why}"
         except Exception as raised:
             error = self.foreseen(raised, name="probe", link=link)
             one, other = (end.vm for end in spec.endpoints)
