@@ -27,8 +27,8 @@ class Ended:
     process_ended: bool
 
 
-def boot_error(error: VpctlError, *, vm: str, stage: str | None, logs: Path, command: str) -> VpctlError:
-    """Return an error with everything that one wants to see: stage, cause, QEMU's output, serial lines, command.
+def boot_error(error: VpctlError, *, vm: str, stage: str | None, logs: Path) -> VpctlError:
+    """Return an error with everything that one wants to see: stage, cause, QEMU's output, serial lines, its command.
 
     `stage` None: it had booted already.
     """
@@ -36,7 +36,7 @@ def boot_error(error: VpctlError, *, vm: str, stage: str | None, logs: Path, com
     for title, path in (("QEMU said", logs / "qemu.log"), ("last serial lines", logs / "serial.log")):
         if lines := last_lines(path, LAST_LINES):
             parts.append(f"{title}:\n" + "\n".join(f"  {line}" for line in lines))
-    parts.append(f"command:\n  {command or f'see {logs}/argv'}")
+    parts.append(f"its command line is in {logs / 'argv'}")
     # Who has to act decides the class: the host's and QMP's errors stay what they are.
     kind = errors_by_code()[error.code] if isinstance(error, HostError | QmpError) else ReadyTimeoutError
     message = f"`{vm}`: boot stage `{stage}`: {error.message}" if stage else f"`{vm}`: {error.message}"

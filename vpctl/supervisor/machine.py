@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -374,7 +373,7 @@ class Machine:
         return self._boot_error(ReadyTimeoutError(f"{death.message} before everything was up"), None)
 
     def _boot_error(self, error: VpctlError, stage: str | None) -> VpctlError:
-        return boot_error(error, vm=self.name, stage=stage, logs=self.logs, command=shlex.join(self._argv))
+        return boot_error(error, vm=self.name, stage=stage, logs=self.logs)
 
     async def fence(self, broker: BrokerClient) -> None:
         """Kill the generation, if it runs, and return when its pidfd has signalled."""

@@ -19,6 +19,9 @@ from vpctl.topology.raw import FileRaw, LinkRaw, RecoveryRaw, VmRaw
 LINKS_PER_VM = 24
 """PCI slots that a VM keeps free for links: q35 has 32, the rest belong to the machine and its disks."""
 
+KERNEL_ARGS = 2047 - 255
+"""Bytes of `kernel_args`: an x86 kernel takes 2047 (COMMAND_LINE_SIZE, Linux 6.12), and vpctl has words too."""
+
 FORBIDDEN_SUBNETS = {
     IPv4Network("10.0.2.0/24"): "the management network of every guest",
     IPv4Network("127.0.0.0/8"): "the loopback network",
@@ -122,6 +125,18 @@ def qemu_args_leave_vpctl_its_own(draft: Draft) -> Iterator[Finding]:
         for found in refused(vm.qemu_args):
             message = f"{owner}: {quoted(found.word)} in `qemu_args`: {found.reason}"
             yield Finding(path=(*path, "qemu_args", found.place), message=message, hint=found.hint)
+
+
+def kernel_args_fit(draft: Draft) -> Iterator[Finding]:
+    """The guest's kernel sees all of its command line, vpctl's own words included."""
+    owners: list[tuple[Path, VmRaw | None]] = [(("defaults",), draft.file.defaults)]
+    owners += [(("vms", name), vm) for name, vm in draft.file.vms.items()]
+    for path, vm in owners:
+        size = len(vm.kernel_args.encode()) if vm is not None else 0
+        if size > KERNEL_ARGS:
+            owner = f"VM {quoted(path[1])}" if len(path) > 1 else "`defaults`"
+            message = f"{owner}: `kernel_args` has {size} bytes, whose end the kernel would not see"
+            yield Finding(path=(*path, "kernel_args"), message=message, hint=f"at most {KERNEL_ARGS} bytes")
 
 
 def kinds_are_known(draft: Draft) -> Iterator[Finding]:
@@ -236,6 +251,7 @@ RULES: tuple[Callable[[Draft], Iterator[Finding]], ...] = (
     endpoints_differ,
     vms_have_slots,
     images_are_known,
+    kernel_args_fit,
     qemu_args_leave_vpctl_its_own,
     kinds_are_known,
     keys_fit_the_kind,

@@ -8,6 +8,7 @@ becomes a large one. The parser's events are read one by one, so depth is limite
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -30,6 +31,14 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]{1,40}|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,40}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
 _REFERENCE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\{)")
+_INVISIBLE = re.compile("[\x80-\xa0\xad\u061c\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]")
+"""Blanks that are none to YAML, and what is not seen at all: a copy from a web page or a chat brings them along."""
+_BREAKS = "\x85\u2028\u2029"
+"""Line breaks of YAML 1.1, which libyaml still takes for such; in YAML 1.2 they are characters like others."""
+_STAND_INS = "\U0010fff0\U0010fff1\U0010fff2"
+"""What stands for them while libyaml reads: of a private area, so that no file of text has them."""
+_HIDING = str.maketrans(_BREAKS, _STAND_INS)
+_SHOWING = str.maketrans(_STAND_INS, _BREAKS)
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 START = Mark(line=1, column=1)
@@ -100,6 +109,10 @@ def parse(text: str | bytes, *, problems: Problems, environ: Mapping[str, str]) 
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Mark(line=mark.line + 1, column=mark.column + 1) if mark is not None else START
+        found = _invisible_near(decoded, place, error.context_mark)
+        if found is not None:
+            problems.add((), _place(decoded, found.start()), *_invisible_problem(found[0]))
+            return None
         what = ", ".join(part for part in (error.context, error.problem) if part)
         problems.add((), place, f"not valid YAML: {what}", _syntax_hint(decoded, place, error.context_mark))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
@@ -121,6 +134,28 @@ def resolve(text: str) -> Scalar:
     if _FLOAT.fullmatch(text) and len(text) < LONGEST_NUMBER:
         return float(text)
     return text
+
+
+class SpelledFloat(float):
+    """A number that remembers how the file spells it: `1e3`."""
+
+    text: str
+
+
+class SpelledInt(int):
+    """The same of `0x10` and `010`."""
+
+    text: str
+
+
+def spelled(text: str) -> Scalar:
+    """Return what a plain scalar means, a number with its spelling where that is not Python's."""
+    value = resolve(text)
+    if isinstance(value, bool) or not isinstance(value, int | float) or str(value) == text:
+        return value
+    number = SpelledInt(value) if isinstance(value, int) else SpelledFloat(value)
+    number.text = text
+    return number
 
 
 class _TooDeepError(Exception):
@@ -157,6 +192,21 @@ def _place(text: str, index: int) -> Mark:
     return Mark(line=before.count("\n") + 1, column=index - before.rfind("\n"))
 
 
+def _invisible_near(text: str, place: Mark, context: yaml.Mark | None) -> re.Match[str] | None:
+    """Return the first character that is not seen in the lines that broke the syntax."""
+    lines = [line + "\n" for line in text.split("\n")]
+    first = min(context.line if context is not None else place.line - 1, place.line - 1)
+    begin = sum(map(len, lines[:first]))
+    return _INVISIBLE.search(text, begin, begin + sum(map(len, lines[first : place.line])))
+
+
+def _invisible_problem(character: str) -> tuple[str, str]:
+    """Return message and hint for a character that is not seen."""
+    name = unicodedata.name(character, "control character").lower()
+    message = f"{name} (U+{ord(character):04X}), which is not seen and is no blank to YAML"
+    return message, "write an ordinary space, or nothing; quotes keep it"
+
+
 def _syntax_hint(text: str, place: Mark, context: yaml.Mark | None) -> str:
     """Guess what broke the syntax from the lines in question: two classics, and where to look for the rest."""
     lines = text.split("\n")
@@ -178,7 +228,8 @@ class _Composer:
     """Builds nodes from the parser's events; None stands for a value that was refused."""
 
     def __init__(self, text: str, problems: Problems, environ: Mapping[str, str]) -> None:
-        self._events: Iterator[yaml.Event] = iter(yaml.parse(text, Loader=LOADER))
+        self._text = text
+        self._events: Iterator[yaml.Event] = iter(yaml.parse(text.translate(_HIDING), Loader=LOADER))
         self._problems = problems
         self._environ = environ
 
@@ -249,6 +300,8 @@ class _Composer:
     def _key(self, event: yaml.Event, path: Path, keys: dict[str, Mark]) -> str | None:
         """Return a key that is a new name; otherwise report it and return None."""
         mark = _mark_of(event)
+        if isinstance(event, yaml.ScalarEvent):
+            event.value = event.value.translate(_SHOWING)
         if not isinstance(event, yaml.ScalarEvent):
             self._node(event, (*path, 0))
             self._problems.add(path, mark, "a key must be a name")
@@ -263,10 +316,25 @@ class _Composer:
             self._problems.add((*path, event.value), mark, message, f"first on line {keys[event.value].line}")
             return None
         keys[event.value] = mark
+        if self._has_invisible(event, event.value, path):
+            return None
         return str(event.value)
 
+    def _has_invisible(self, event: yaml.ScalarEvent, text: str, path: Path) -> bool:
+        """Report what is not seen in an unquoted scalar, at its own place; quotes say that it is meant."""
+        if event.style or _INVISIBLE.search(text) is None:
+            return False
+        assert event.start_mark is not None
+        found = _INVISIBLE.search(self._text, event.start_mark.index)
+        assert found is not None
+        self._problems.add(path, _place(self._text, found.start()), *_invisible_problem(found[0]))
+        return True
+
     def _scalar(self, event: yaml.ScalarEvent, mark: Mark, path: Path) -> Node | None:
-        text = self._expand(event.value, mark, path)
+        value = event.value.translate(_SHOWING)
+        if self._has_invisible(event, value, path):
+            return None
+        text = self._expand(value, mark, path)
         if text is None:
             return None
         bad = _UNPRINTABLE.search(text)
@@ -274,7 +342,7 @@ class _Composer:
             self._problems.add(path, mark, f"character U+{ord(bad[0]):04X} is not text")
             return None
         # Quotes make a string; a plain scalar is resolved after expansion, so that `cpus: ${CPUS:-2}` is a number.
-        return Node(mark=mark, value=text if event.style else resolve(text))
+        return Node(mark=mark, value=text if event.style else spelled(text))
 
     def _expand(self, text: str, mark: Mark, path: Path) -> str | None:
         """Expand `${NAME}`, `${NAME:-default}` (unset or empty, as in a shell) and `$$`; None if one cannot be."""

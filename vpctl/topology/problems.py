@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vpctl.errors import Problem, TopologyError
 
@@ -61,8 +61,12 @@ class Problems:
 
     def error(self) -> TopologyError:
         """Return everything found, in the order of the file."""
-        unique = dict.fromkeys(self._found)
-        return TopologyError(sorted(unique, key=lambda problem: (problem.line, problem.column)))
+        found = sorted(dict.fromkeys(self._found), key=lambda problem: (problem.line, problem.column))
+        if self.full:
+            last = found[-1]
+            message = f"no more than {MOST_PROBLEMS} problems are looked for: there may be others"
+            found[-1] = replace(last, message=message, hint="mend these first")
+        return TopologyError(found)
 
 
 def quoted(value: object) -> str:
@@ -80,7 +84,7 @@ def in_yaml(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    return str(getattr(value, "text", value))
 
 
 def listed(names: Iterable[str]) -> str:

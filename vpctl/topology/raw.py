@@ -55,6 +55,11 @@ MEMORY_SCHEMA: dict[str, Any] = {
 
 Version = Annotated[int, PlainValidator(values.version), WithJsonSchema({"const": values.VERSION})]
 Name = Annotated[str, PlainValidator(values.name), _schema(values.NAME)]
+VmName = Annotated[
+    str,
+    PlainValidator(values.vm_name),
+    _schema(values.VM_NAME, **{"not": {"enum": list(values.RESERVED_VM_NAMES)}}),
+]
 LinkName = Annotated[
     str,
     PlainValidator(values.link_name),
@@ -163,7 +168,7 @@ class FileRaw(Strict):
     version: Version = Field(description="version of this format")
     name: Name = Field(description="name of the topology")
     defaults: VmRaw | None = Field(default=None, description="values for every VM that does not give its own")
-    vms: dict[Name, VmRaw | None] = Field(min_length=1, description="the virtual machines by name")
+    vms: dict[VmName, VmRaw | None] = Field(min_length=1, description="the virtual machines by name")
     links: dict[LinkName, LinkRaw] | None = Field(default=None, description="the links by interface name")
 
 
@@ -179,5 +184,5 @@ class FileDraft(FileRaw):
 
     version: int = 1
     name: str = "unnamed"
-    vms: dict[Name, VmRaw | None] = Field(default_factory=dict)
+    vms: dict[VmName, VmRaw | None] = Field(default_factory=dict)
     links: dict[LinkName, LinkDraft] | None = None  # type: ignore[assignment]  # a draft is a link to every reader

@@ -40,7 +40,7 @@ def topology(
     Raises NoFreeSubnetError.
     """
     file = draft.file
-    subnets = choose_subnets(draft)
+    subnets = choose_subnets(draft, links)
     locate = _Paths(base, environ)
     return Topology(
         name=file.name,
@@ -53,12 +53,12 @@ def topology(
     )
 
 
-def choose_subnets(draft: Draft) -> dict[str, IPv4Network]:
-    """Return every link's subnet: the given one, or the next free one. Raises NoFreeSubnetError."""
+def choose_subnets(draft: Draft, links: Collection[str]) -> dict[str, IPv4Network]:
+    """Return the subnets of the links that are named: the given ones, or the next free ones. NoFreeSubnetError."""
     subnets = given_subnets(draft)
     free = free_subnets(subnets.values())
     for name, link in draft.links():
-        if link.subnet is None:
+        if link.subnet is None and name in links:
             chosen = next(free, None)
             if chosen is None:
                 raise NoFreeSubnetError(name)

@@ -14,6 +14,9 @@ NAME = rundir.NAME
 LINK_NAME = "[a-z][a-z0-9-]{0,14}"
 """An interface has 15 characters at most (IFNAMSIZ), and carries the link's name."""
 RESERVED_LINK_NAMES = ("lo", "eth0", "mgmt", "all", "default")
+RESERVED_VM_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
+"""What `/etc/hosts` of every guest has already."""
+VM_NAME = "[a-z]([a-z0-9-]{0,29}[a-z0-9])?"
 SIZE = r"[0-9]{1,18}|[0-9]{1,9}(\.[0-9]{1,9})?[KMG]"
 DURATION = r"[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)"
 HEARTBEAT = (
@@ -46,14 +49,29 @@ class WrongValueError(ValueError):
 
 def version(value: object) -> int:
     """Return the version of the file's format."""
-    if type(value) is not int or value != VERSION:
-        raise WrongValueError(f"{quoted(value)} is not a version that is known", f"write `version: {VERSION}`")
-    return value
+    if not isinstance(value, int) or isinstance(value, bool) or value != VERSION:
+        what = f"the string {quoted(value)}" if isinstance(value, str) else quoted(value)
+        hint = f"write `version: {VERSION}`" + (", without quotes" if value == str(VERSION) else "")
+        raise WrongValueError(f"{what} is not a version that is known", hint)
+    return int(value)
 
 
 def name(value: object) -> str:
-    """Return a topology's or VM's name."""
+    """Return a topology's name."""
     return _matching(value, NAME, longest=31)
+
+
+def vm_name(value: object) -> str:
+    """Return a VM's name, which is a host's name in every guest that has a link to it."""
+    text = _matching(value, NAME, longest=31)
+    if text in RESERVED_VM_NAMES:
+        raise WrongValueError(f"{quoted(text)} is every guest itself", "choose another name, for instance `vm1`")
+    if text.endswith("-"):
+        raise WrongValueError(
+            f"{quoted(text)} is not the name of a host: those end in a letter or digit (RFC 1123)",
+            f"did you mean {quoted(text.rstrip('-'))}?",
+        )
+    return text
 
 
 def link_name(value: object) -> str:
@@ -100,8 +118,8 @@ def memory(value: object) -> int:
 def duration(value: object) -> float:
     """Return a duration in seconds: a string with ms, s, m or h, from 1 ms to 24 h."""
     if not isinstance(value, str) or not re.fullmatch(DURATION, value):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        hint = f"did you mean `{value}s`?" if number else "for instance `10s`, `500ms` or `2m`"
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        hint = f"did you mean `{number:g}s`?" if 0.001 <= number < 86400 else "for instance `10s`, `500ms` or `2m`"
         raise WrongValueError(f"{quoted(value)} is not a duration", hint)
     digits = value.rstrip("msh")
     seconds = Fraction(digits) * _SECONDS[value[len(digits) :]]
@@ -130,9 +148,20 @@ def _matching(value: object, pattern: str, *, longest: int) -> str:
     return value
 
 
+def _is_size(text: str) -> bool:
+    try:
+        size(text)
+    except WrongValueError:
+        return False
+    return True
+
+
 def _size_hint(value: object) -> str:
     if isinstance(value, str):
         spelled = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmg])(?:i?b)?", value, re.IGNORECASE)
-        if spelled is not None:
-            return f"did you mean `{spelled[1]}{spelled[2].upper()}`? K, M and G are powers of 1024"
+        proposed = f"{spelled[1]}{spelled[2].upper()}" if spelled is not None else ""
+        if proposed == value:
+            return "at most nine digits before K, M or G, and nine behind the point"
+        if _is_size(proposed):
+            return f"did you mean `{proposed}`? K, M and G are powers of 1024"
     return "for instance `256M` or `1.5G`"
