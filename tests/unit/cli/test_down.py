@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +23,9 @@ from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.host import this_host
 from vpctl.log import Silent
 from vpctl.plan.run import run_to_json
+from vpctl.process import running
 from vpctl.rundir import OWNER, Directories, Owner, RunDir, read_owner, write_json
+from vpctl.supervisor.lifetime import launching
 
 FOREIGN = ("notes.txt", "foreign/file", "foreign/broker.lock", "pair/processes.json", "empty/")
 
@@ -227,3 +231,26 @@ async def test_a_reboot_of_this_host_is_no_other_host(directories: Directories) 
     await down.down(context(directories), "pair")
     assert not rundir.run.exists()
     assert not rundir.state.exists()
+
+
+# Section: waiting for another command
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_a_down_that_waits_for_another_command(
+    directories: Directories, number: signal.Signals
+) -> None:
+    made(directories)
+    async with launching(directories, "pair") as rundir:
+        argv = [sys.executable, "-m", "vpctl", "down", "pair"]
+        async with running(argv, stdin=None) as waiting:
+            assert waiting.stdout is not None
+            said = (await waiting.stdout.readline()).decode()
+            assert said.startswith(f"pair: waiting for process {os.getpid()} ("), said
+            waiting.send_signal(number)
+            rest = (await waiting.stdout.read()).decode()
+            assert await waiting.wait() == 130
+        assert "interrupted" in rest
+        assert "Traceback" not in rest
+        assert rundir.state.exists()
+    assert directories.topologies() == ["pair"]
