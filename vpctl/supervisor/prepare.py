@@ -220,12 +220,14 @@ def examine_boot_files(topologies: Iterable[Topology]) -> list[Finding]:
 def _machine(
     topology: Topology, vm: VmSpec, qemu: QemuInfo, image: GuestImage, agent: Path, verdict: accelerator.Verdict
 ) -> MachineSpec:
+    own = vm.image.name is None
     boot = Boot(
         kernel=str(image.kernel),
         initrd=None if image.initrd is None else str(image.initrd),
         disk=None if image.disk is None else str(image.disk),
-        disk_format="raw" if image.disk is None else disk_format(image.disk),
-        disk_overlay=vm.image.name is None,
+        # The disk of a built image is a squashfs, and `plan` names it before it is there.
+        disk_format=disk_format(image.disk) if own and image.disk is not None else "raw",
+        disk_overlay=own,
         kernel_args=image.kernel_args,
         agent=str(agent),
     )
