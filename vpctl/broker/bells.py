@@ -20,8 +20,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from vpctl.wait import pause
+
 PATIENCE = 0.25
 """Seconds between two looks at the thread; a write that was under way at both is interrupted."""
+
+SETTLING_SECONDS = 0.001
+"""Between two looks whether a write has ended; one takes microseconds where the thread has a CPU."""
 
 INTERRUPT = signal.SIGURG
 """Ignored where there is no handler for it, so that one which comes late does no harm."""
@@ -42,6 +47,11 @@ class Bell:
         if self._fd is not None and not self.pending:
             self.pending = True
             self._bells.put(self)
+
+    async def settled(self) -> None:
+        """Wait until what was rung so far is written, or given up, which takes `PATIENCE` twice."""
+        while self._fd is not None and (self.pending or self._writing):
+            await pause(SETTLING_SECONDS)
 
     def close(self) -> None:
         """Ring no more; idempotent. A write that is under way keeps the descriptor until it ends."""

@@ -71,6 +71,11 @@ class DeviceServer:
         if self._control is not None:
             self._control.ring()
 
+    async def settled(self) -> None:
+        """Wait until the device is rung no more on account of what was asked before: it may be unplugged then."""
+        if self._control is not None:
+            await self._control.settled()
+
     def close(self) -> None:
         """Close everything, and remove the socket; idempotent."""
         self._stop_listening()

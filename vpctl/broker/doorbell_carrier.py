@@ -166,6 +166,8 @@ class DoorbellCarrier:
         await asyncio.wait([released], timeout=ACK_SECONDS)
         if not released.done():
             released.set_result(False)
+        if self._server is not None:  # an interrupt that is still to be raised must not come after the unplug
+            await self._server.settled()
         return released.result()
 
     def detach(self) -> None:

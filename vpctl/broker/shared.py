@@ -43,6 +43,11 @@ class Shared:
     async def do(self, request: Any, tasks: asyncio.TaskGroup) -> Mapping[str, Any]:
         """Carry out a request that is about something of it; LookupError if it is about something else."""
         match request:
+            case requests.Ring():
+                end = self._server(request.name).end(request.end)
+                end.ring()
+                await end.settled()
+                return {}
             case requests.Detach():
                 return {"released": await self._front(request.front).detach()}
             case requests.CloseFront():
@@ -62,8 +67,6 @@ class Shared:
                 return self.serve(request)
             case requests.ListServed():
                 return {"servers": self.served()}
-            case requests.Ring():
-                self._server(request.name).end(request.end).ring()
             case requests.Renew():
                 return self.renew(request.name, request.end, request.spec)
             case requests.Close():

@@ -137,3 +137,22 @@ async def test_each_signal_is_heard_once_and_nothing_waits_where_another_reads_f
         assert len(heard) <= 3 + 100 + 1
         hearing.close()
         hearing.close()
+
+
+async def test_what_was_rung_is_written_or_given_up_before_it_counts_as_settled() -> None:
+    stuck: list[str] = []
+    with eventfds(2) as (bad, good):
+        bells = Bells()
+        blocked, bell = (bells.bell(fd, lambda: stuck.append("stuck")) for fd in (bad, good))
+        block(bad)
+        blocked.ring()
+        bell.ring()
+        await bell.settled()
+        assert count_of(good) == 1
+        await blocked.settled()
+        await pause(0.05)
+        assert stuck == ["stuck"]
+        for each in (blocked, bell):
+            each.close()
+            await each.settled()
+        bells.close()

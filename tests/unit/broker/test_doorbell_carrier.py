@@ -281,7 +281,7 @@ async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
             assert [await task for task in both] == [True, True]
             assert not made.carrier.is_on
             assert made.slot()["confirmed"] == 3
-            count_of(qemu.own[0])
+            count_of(qemu.own[0])  # nothing that was asked for before `off` ended is still to come
             made.answer(2, 4)
             qemu.ring_host()
             await became(lambda: made.slot()["confirmed"] == 4, "what comes late is confirmed")
