@@ -19,13 +19,25 @@ async def status(
         str | None, typer.Argument(metavar="[NAME]", help="The topology; not needed if one runs.")
     ] = None,
 ) -> Result:
-    """Show the VMs and links of a running topology; exit code 1 if one is not well, 8 if nothing runs."""
+    """Show the VMs and links of a running topology; exit code 1 if one is not well, 8 if nothing runs.
+
+    Where vpctl's own processes are gone and guests still run it is what was last written down, and 1.
+    """
     from vpctl.cli import choose
-    from vpctl.supervisor.client import connect
+    from vpctl.rundir import read_json
+    from vpctl.supervisor.client import SupervisorLostError, connect
 
     rundir = choose.topology(context, name)
-    async with connect(rundir) as supervisor:
-        data = await supervisor.execute("query-status")
+    try:
+        async with connect(rundir) as supervisor:
+            data = await supervisor.execute("query-status")
+    except SupervisorLostError as error:
+        recorded: Any = read_json(rundir.status)
+        if not isinstance(recorded, dict):
+            raise
+        data = {**recorded, "supervisor": {"pid": None}}
+        shown = status_table(data, verbose=context.common.verbose > 0)
+        return Result(data=data, table=shown, errors=[error], exit_code=1)
     shown = status_table(data, verbose=context.common.verbose > 0)
     return Result(data=data, table=shown, exit_code=0 if is_well(data) else 1)
 
