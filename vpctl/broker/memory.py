@@ -7,7 +7,6 @@ given the descriptor can cut it under the others' feet (SIGBUS).
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import mmap
 import os
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vpctl.errors import HostError, UsageError
+from vpctl.process import memory_file
 
 PREFIX = "vpctl:"
 """What the kernel's name of each memory begins with: /proc/PID/fd shows `/memfd:vpctl:NAME (deleted)`."""
@@ -22,10 +22,6 @@ PREFIX = "vpctl:"
 LARGEST = 1 << 62
 
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-
-
-NOEXEC_SEAL = 0x8
-"""MFD_NOEXEC_SEAL of memfd_create (Linux 6.3), which Python 3.11 has no name for."""
 
 
 class Memories:
@@ -119,14 +115,7 @@ def inherited_path(fd: int) -> str:
 
 
 def _sealed(name: str, size: int) -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        # Where vm.memfd_noexec is 2, Linux 6.3 to 6.5 refuse a file that does not say that it is never executed.
-        fd = os.memfd_create(PREFIX + name, flags | NOEXEC_SEAL)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # before Linux 6.3
-            raise
-        fd = os.memfd_create(PREFIX + name, flags)
+    fd = memory_file(PREFIX + name)
     try:
         os.ftruncate(fd, size)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)

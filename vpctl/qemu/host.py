@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from vpctl.errors import HostError
-from vpctl.process import keeps_thread_times, try_pidfds
+from vpctl.process import keeps_thread_times, memory_file, try_pidfds
 
 LOOPBACK = "127.0.0.1"
 
@@ -74,14 +74,14 @@ def _process_descriptors() -> Finding:
 def _sealed_memory() -> Finding:
     name = "shared memory"
     try:
-        fd = os.memfd_create("vpctl:trial", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = memory_file("vpctl:trial")
         try:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         finally:
             os.close(fd)
     except OSError as error:
         message = f"no memory whose size can be sealed (memfd_create): {error.strerror}"
-        return Finding(name=name, ok="failed", message=message, remedy="Linux 5.6 or later, and vm.memfd_noexec < 2")
+        return Finding(name=name, ok="failed", message=message, remedy="Linux 5.6 or later; a sandbox may forbid it")
     return Finding(name=name, ok="ok", message="memory files can be made and sealed")
 
 
