@@ -6,13 +6,14 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.vm.commandline import EXAMPLES, Vpctl, until
 from vpctl.process import identify
-from vpctl.rundir import host_boot_id, private_directory
+from vpctl.rundir import OWNER, RunDir, host_boot_id, make_root, read_owner, write_json
 
 pytestmark = pytest.mark.vm
 
@@ -95,18 +96,30 @@ def test_down_during_a_recovery_stops_it_first(vpctl: Vpctl) -> None:
     assert [e["attributes"]["generation"] for e in journal if e["attributes"].get("state") == "starting"] == [1, 1, 2]
 
 
+def made_before(rundir: RunDir, *, boot_id: str | None = None) -> None:
+    """Make a topology's directories as `up` does, or did in another boot of this host."""
+    make_root(rundir.run.parent)
+    make_root(rundir.state.parent)
+    rundir.claim()
+    owner = read_owner(rundir.state)
+    assert owner is not None
+    if boot_id is not None:
+        for directory in (rundir.run, rundir.state):
+            write_json(directory / OWNER, replace(owner, host=replace(owner.host, boot_id=boot_id)).as_json())
+
+
 def test_directories_from_before_a_host_reboot_hurt_nobody(vpctl: Vpctl) -> None:
     foreign = subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True)
     try:
         stranger = identify(foreign.pid)
         assert stranger is not None
         rundir = vpctl.rundir("pair")
-        for directory in (rundir.run.parent, rundir.run, rundir.state.parent, rundir.state):
-            private_directory(directory)
+        earlier = "0" * 8 + host_boot_id()[8:]
+        made_before(rundir, boot_id=earlier)
         lost = {"name": "vm/vm1", "generation": 3, "pid": stranger.pid, "directory": str(rundir.generation("vm1", 3))}
         same = {**lost, "start_time": stranger.start_time}
         other = {**same, "name": "supervisor"}
-        record = {"boot_id": "0" * 8 + host_boot_id()[8:], "processes": [same, other]}
+        record = {"boot_id": earlier, "processes": [same, other]}
         rundir.processes.write_text(json.dumps(record))
         rundir.status.write_text('{"run_id": "0", "vms": [{"name": "vm1"')
         rundir.spec.write_text("{}")
@@ -117,8 +130,7 @@ def test_directories_from_before_a_host_reboot_hurt_nobody(vpctl: Vpctl) -> None
         assert vpctl.json("up", PAIR)["state"] == "up"
         assert vpctl.json("down")["stopped"] == ["pair"]
         # The same boot, but a pid that another process has got meanwhile.
-        for directory in (rundir.run.parent, rundir.run, rundir.state.parent, rundir.state):
-            private_directory(directory)
+        made_before(rundir)
         reused = {**lost, "start_time": stranger.start_time - 1}
         rundir.processes.write_text(json.dumps({"boot_id": host_boot_id(), "processes": [reused]}))
         rundir.broker_pid.write_text(f"{stranger.pid}\n")
