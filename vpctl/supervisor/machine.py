@@ -206,6 +206,7 @@ class Machine:
 
     async def resume(self, broker: BrokerClient) -> float:
         """See through a boot that a supervisor before this one began; returns and raises what `boot` does."""
+        await self.ways.close()  # a session that has asked for its devices: QEMU serves one client on its socket
         self.needs_resume = False
         return await self._to_ready(broker, adopted=True)
 

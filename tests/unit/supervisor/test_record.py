@@ -26,6 +26,7 @@ from vpctl.rundir import Directories, read_json, write_json
 from vpctl.supervisor import client
 from vpctl.supervisor.__main__ import EXIT_TERMINATED, supervise
 from vpctl.supervisor.journal import read
+from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.record import afresh, read_record
 from vpctl.supervisor.service import Supervisor
 from vpctl.supervisor.world import World
@@ -153,7 +154,7 @@ async def taken_over(supervisor: Supervisor, *children: Child) -> tuple[bool, li
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"vms": 7, "links": [{"name": "lan0"}]}', '{"run_id": 1}'])
 async def test_a_damaged_record_costs_no_guest_and_the_devices_that_are_there_are_found(
-    directories: Directories, content: str
+    directories: Directories, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     rundir = made(directories)
     rundir.status.write_text(content)
@@ -164,12 +165,23 @@ async def test_a_damaged_record_costs_no_guest_and_the_devices_that_are_there_ar
     child = Child(name="vm/a", generation=4, process=process, directory="/nowhere")
     qemu = FakeQemu()
     qemu.parts.add(("device", device_id("lan0", 7)))
+    open_: list[bool] = []
+
+    async def to_ready(machine: Machine, broker: object, *, adopted: bool) -> float:
+        open_.append(machine.ways._session is not None)
+        return 0.0
+
+    monkeypatch.setattr(Machine, "_to_ready", to_ready)
     async with asyncio.timeout(10), serving(rundir.qmp_socket("a"), qemu):
         known, watched = await taken_over(supervisor, child)
-        await world.machines["a"].close()
+        half_booted = world.machines["a"].is_half_booted
+        open_.append(world.machines["a"].ways._session is not None)
+        nothing: Any = None
+        await world.machines["a"].resume(nothing)
+    assert open_ == [True, False], "QEMU serves one client on its socket"
     assert (known, watched) == (True, [])
     machine = world.machines["a"]
-    assert (machine.generation, machine.process, machine.is_half_booted) == (4, process, True)
+    assert (machine.generation, machine.process, half_booted) == (4, process, True)
     assert world.machines["b"].state is VmState.STARTING
     assert (world.links["lan0"].generation, world.links["lan0"].plugged) == (7, {"a": [7]})
     [warning] = [entry["attributes"] for entry in read(rundir.journal) if entry["type"] == "warning"]
