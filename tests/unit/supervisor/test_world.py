@@ -451,7 +451,9 @@ async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_
         with pytest.raises(VpctlError, match=message) as caught:
             await hands.boot("vm1")
     assert caught.value.code == kind
-    assert "qemu-system-x86_64 -name guest=vm1" in (caught.value.details or "")
+    argv = world.machines["vm1"].logs / "argv"
+    assert f"its command line is in {argv}" in (caught.value.details or "")
+    assert "qemu-system-x86_64 -name guest=vm1" in argv.read_text()
 
 
 @pytest.mark.parametrize("kind", ["stream", "dgram", "ivshmem-doorbell", "vhost-pci"])
