@@ -89,6 +89,8 @@ class Hands:
 
     async def repair_of(self, link: str) -> Repair | None:
         spec, known = self._world.topology.link(link), self._world.links[link]
+        for vm in [vm for vm, there in known.plugged.items() if there and self._comes_back(vm)]:
+            await self.until_ready(vm)  # a QEMU that was adopted, whose devices are there: they are taken out first
         front = await self.backings.front(link)
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
         whole = self._is_whole(link, front)
@@ -99,6 +101,10 @@ class Hands:
         repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), deaf=deaf)
         known.begin(repair.generation)
         return repair
+
+    def _comes_back(self, vm: str) -> bool:
+        """Whether a VM is on its way to be ready, in a life that has begun."""
+        return self._world.machines[vm].state in (VmState.STARTING, VmState.BOOTING) and not self.is_alive(vm)
 
     async def prepare_host(self, link: str) -> None:
         network = host_network(self._world.topology.link(link), self._world.rundir)

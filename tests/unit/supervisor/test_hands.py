@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -173,6 +174,22 @@ async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_brok
 async def _connected(ground: Ground) -> bool | None:
     served = await ground.broker.served("shm0.g1")
     return bool(served and served["ends"][1]["connected"]) or None
+
+
+async def test_a_qemu_that_was_adopted_in_its_boot_has_its_old_devices_taken_out_when_it_is_there(
+    ground: Ground,
+) -> None:
+    """As after a record that was lost: its devices are known from QEMU, and its boot is seen through again."""
+    await ground.plugged()
+    machine = ground.world.machines["vm1"]
+    machine.set_state(VmState.BOOTING)
+    planning = asyncio.create_task(ground.hands.repair_of("shm0"))
+    await asyncio.wait({planning}, timeout=0.1)
+    assert not planning.done()
+    machine.set_state(VmState.READY)
+    repair = await planning
+    assert repair is not None
+    assert sorted(repair.unplug) == [("vm1", 1), ("vm2", 1)]
 
 
 @pytest.mark.parametrize("step", ["link", "plug"])
