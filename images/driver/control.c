@@ -8,6 +8,7 @@
 #include <linux/log2.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
+#include <linux/xarray.h>
 
 #include "pci.h"
 #include "shared.h"
@@ -20,6 +21,12 @@ struct vshm_control {
 
 static LIST_HEAD(vshm_controls);
 static DEFINE_MUTEX(vshm_controls_lock);	/* guards the list */
+
+/* Where on the buses devices are that look like control pages and are none: nothing waits for them.
+ * A control page is there from its machine's start; one that is plugged later, where such a device
+ * was, is found by links that come after it.
+ */
+static DEFINE_XARRAY(vshm_foreign);
 
 /* Of the devices of this id only those without interrupts can be control pages; the header
  * decides.
@@ -36,6 +43,11 @@ static bool vshm_control_header_valid(const struct vshm_control_header *header)
 	       vshm_read16(&header->version) == VSHM_CONTROL_VERSION &&
 	       vshm_read16(&header->slot_size) == VSHM_SLOT_SIZE &&
 	       vshm_read16(&header->slots) == VSHM_SLOTS;
+}
+
+static unsigned long vshm_bus_place(struct pci_dev *pdev)
+{
+	return (unsigned long)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
 }
 
 int vshm_control_probe(struct pci_dev *pdev)
@@ -59,9 +71,12 @@ int vshm_control_probe(struct pci_dev *pdev)
 		goto err_release;
 	}
 	if (!vshm_control_header_valid(page)) {
+		/* If there is no memory for this, links go on waiting, as they did before. */
+		xa_store(&vshm_foreign, vshm_bus_place(pdev), xa_mk_value(1), GFP_KERNEL);
 		ret = -ENODEV;
 		goto err_unmap;
 	}
+	xa_erase(&vshm_foreign, vshm_bus_place(pdev));
 	control->pdev = pdev;
 	control->page = page;
 	pci_set_drvdata(pdev, control);
@@ -165,12 +180,16 @@ static void vshm_read_slot(struct vshm_slot *slot, struct vshm_identity *identit
 	identity->ring_size = vshm_read(&slot->ring_size);
 }
 
+/* Is there a device that may be a control page, and was not probed yet? Those of other drivers are
+ * none, nor are those that were found to be none.
+ */
 static bool vshm_control_is_awaited(void)
 {
 	struct pci_dev *other = NULL;
 
 	while ((other = pci_get_device(VSHM_PCI_VENDOR, VSHM_PCI_DEVICE, other)))
-		if (vshm_control_is_candidate(other)) {
+		if (vshm_control_is_candidate(other) && !other->dev.driver &&
+		    !xa_load(&vshm_foreign, vshm_bus_place(other))) {
 			pci_dev_put(other);
 			return true;
 		}

@@ -6,6 +6,7 @@
 
 static const char vshm_link_names[][ETH_GSTRING_LEN] = {
 	"runs", "starts", "stalls", "bad_heads", "bad_tails", "bad_records",
+	"interrupts_limited",
 };
 
 static void vshm_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *info)
@@ -39,6 +40,7 @@ static void vshm_get_strings(struct net_device *dev, u32 set, u8 *data)
 static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats *stats, u64 *data)
 {
 	const struct vshm_link *link = vshm_link(dev);
+	u64 limited = READ_ONCE(link->guard.limited);
 	u32 i;
 
 	data[0] = READ_ONCE(link->stats.runs);
@@ -46,6 +48,9 @@ static void vshm_get_ethtool_stats(struct net_device *dev, struct ethtool_stats 
 	data[2] = READ_ONCE(link->stats.stalls);
 	for (i = 0; i < VSHM_SUSPICIONS; i++)
 		data[3 + i] = READ_ONCE(link->stats.garbage[i]);
+	for (i = 0; i < link->pairs; i++)
+		limited += READ_ONCE(link->queues[i].guard.limited);
+	data[3 + VSHM_SUSPICIONS] = limited;
 	data += ARRAY_SIZE(vshm_link_names);
 	for (i = 0; i < link->pairs; i++, data += VSHM_QUEUE_STATS)
 		vshm_copy_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, data);

@@ -71,8 +71,9 @@ struct vshm_link {
 	struct pci_dev *pdev;
 	struct vshm_identity identity;
 	void *region;
+	struct vshm_guard guard;	/* of the control vector */
 	u32 pairs;
-	struct vshm_queue queues[];
+	struct vshm_queue *queues;
 };
 
 static inline struct vshm_link *vshm_link(const struct net_device *dev)
@@ -100,7 +101,7 @@ static inline bool vshm_link_is_suspect(const struct vshm_link *link)
 }
 
 /* net.c */
-struct net_device *vshm_net_alloc(struct pci_dev *pdev, u32 pairs);
+struct net_device *vshm_net_alloc(struct vshm_device *device);
 void vshm_net_setup(struct vshm_link *link);
 void vshm_net_free(struct vshm_link *link);
 

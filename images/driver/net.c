@@ -2,6 +2,7 @@
 /* The network interface. */
 #include <linux/etherdevice.h>
 #include <linux/if_vlan.h>
+#include <linux/slab.h>
 
 #include "link.h"
 #include "packet.h"
@@ -91,20 +92,35 @@ static void vshm_setup_queue(struct vshm_link *link, u32 index)
 	queue->rx.size = identity->ring_size;
 	u64_stats_init(&queue->rx.stats.sync);
 	netif_napi_add(link->dev, &queue->napi, vshm_poll);
+	vshm_guard_init(&queue->guard, &queue->napi);
 }
 
-struct net_device *vshm_net_alloc(struct pci_dev *pdev, u32 pairs)
+/* The queues are apart: what netdev_priv() returns is not aligned to a cache line, and a queue's two
+ * halves are to have lines of their own.
+ */
+struct net_device *vshm_net_alloc(struct vshm_device *device)
 {
+	u32 pairs = device->identity.queue_pairs;
+	struct pci_dev *pdev = device->pdev;
 	struct net_device *dev;
 	struct vshm_link *link;
 
-	dev = alloc_etherdev_mqs(struct_size(link, queues, pairs), pairs, pairs);
+	dev = alloc_etherdev_mqs(sizeof(*link), pairs, pairs);
 	if (!dev)
 		return NULL;
 	link = vshm_link(dev);
+	link->queues = kcalloc_node(pairs, sizeof(*link->queues), GFP_KERNEL,
+				    dev_to_node(&pdev->dev));
+	if (!link->queues) {
+		free_netdev(dev);
+		return NULL;
+	}
 	link->dev = dev;
 	link->pdev = pdev;
+	link->registers = device->registers;
+	link->identity = device->identity;
 	link->pairs = pairs;
+	vshm_guard_init(&link->guard, NULL);
 	SET_NETDEV_DEV(dev, &pdev->dev);
 	return dev;
 }
@@ -136,9 +152,12 @@ void vshm_net_setup(struct vshm_link *link)
 
 void vshm_net_free(struct vshm_link *link)
 {
+	struct vshm_queue *queues = link->queues;
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++)
 		vshm_free_frag(&link->queues[i].rx.frag);
+	/* It takes NAPIs off its list, if they are there still. */
 	free_netdev(link->dev);
+	kfree(queues);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The devices on the bus: a control page or a link of some kind, told apart; and the module. */
 #include <linux/module.h>
+#include <linux/pm.h>
 
 #include "compat.h"
 #include "device.h"
@@ -130,14 +131,65 @@ static void vshm_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 }
 
-/* A guest that goes down in good order says so to host and peers. */
+/* A device whose lock is taken is about to come or go. */
+static int vshm_leave(struct device *dev, void *unused)
+{
+	struct pci_dev *pdev = to_pci_dev(dev);
+	struct vshm_device *device;
+
+	if (!pdev->msix_cap || !device_trylock(dev))
+		return 0;
+	device = pci_get_drvdata(pdev);
+	if (device && device->ops->leave)
+		device->ops->leave(device);
+	device_unlock(dev);
+	return 0;
+}
+
+/* A guest that goes down in good order says so to host and peers. Where a host does not answer each
+ * link waits a second: the first that goes down has all the others begin, so that they wait together.
+ */
 static void vshm_shutdown(struct pci_dev *pdev)
 {
 	struct vshm_device *device = pci_get_drvdata(pdev);
 
-	if (pdev->msix_cap)
-		device->ops->shutdown(device);
+	if (!pdev->msix_cap)
+		return;
+	/* It has nothing to fail at but a driver that is none. */
+	if (driver_for_each_device(pdev->dev.driver, NULL, NULL, vshm_leave))
+		dev_dbg(&pdev->dev, "not all links could be asked to go off\n");
+	device->ops->shutdown(device);
 }
+
+static int vshm_suspend(struct device *dev)
+{
+	struct pci_dev *pdev = to_pci_dev(dev);
+	struct vshm_device *device = pci_get_drvdata(pdev);
+
+	if (pdev->msix_cap)
+		device->ops->suspend(device);
+	return 0;
+}
+
+/* A machine that wakes from hibernation may be in another QEMU, whose device has another id, and the
+ * memory of another peer: that link stays off.
+ */
+static int vshm_resume(struct device *dev)
+{
+	struct pci_dev *pdev = to_pci_dev(dev);
+	struct vshm_device *device = pci_get_drvdata(pdev);
+
+	if (!pdev->msix_cap)
+		return 0;
+	if (readl(device->registers + VSHM_IVPOSITION) != device->identity.ivposition) {
+		dev_err(dev, "the device is not the one that was suspended; its link stays down\n");
+		return -ENODEV;
+	}
+	device->ops->resume(device);
+	return 0;
+}
+
+static DEFINE_SIMPLE_DEV_PM_OPS(vshm_pm_ops, vshm_suspend, vshm_resume);
 
 static const struct pci_device_id vshm_ids[] = {
 	{ PCI_DEVICE(VSHM_PCI_VENDOR, VSHM_PCI_DEVICE) },
@@ -151,6 +203,7 @@ static struct pci_driver vshm_driver = {
 	.probe = vshm_probe,
 	.remove = vshm_remove,
 	.shutdown = vshm_shutdown,
+	.driver.pm = pm_sleep_ptr(&vshm_pm_ops),
 };
 module_pci_driver(vshm_driver);
 

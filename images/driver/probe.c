@@ -7,7 +7,10 @@
 
 static irqreturn_t vshm_control_interrupt(int irq, void *context)
 {
-	vshm_link_kick(context);
+	struct vshm_link *link = context;
+
+	vshm_guard_useless(&link->guard);
+	vshm_link_kick(link);
 	return IRQ_HANDLED;
 }
 
@@ -15,6 +18,7 @@ static irqreturn_t vshm_queue_interrupt(int irq, void *context)
 {
 	struct vshm_queue *queue = context;
 
+	vshm_guard_fired(&queue->guard);
 	napi_schedule_irqoff(&queue->napi);
 	return IRQ_HANDLED;
 }
@@ -25,10 +29,15 @@ static struct vshm_vector vshm_describe_vector(struct vshm_device *device, u32 v
 	struct vshm_link *link = device->link;
 
 	if (vector == VSHM_VECTOR_CONTROL)
-		return (struct vshm_vector){ .handler = vshm_control_interrupt, .context = link };
+		return (struct vshm_vector){
+			.handler = vshm_control_interrupt,
+			.context = link,
+			.guard = &link->guard,
+		};
 	return (struct vshm_vector){
 		.handler = vshm_queue_interrupt,
 		.context = &link->queues[(vector - 1) / 2],
+		.guard = &link->queues[(vector - 1) / 2].guard,
 		.kind = vector % 2 ? "data" : "room",
 		.number = (vector - 1) / 2,
 	};
@@ -76,13 +85,11 @@ static int vshm_link_probe(struct vshm_device *device)
 	struct vshm_link *link;
 	int ret;
 
-	dev = vshm_net_alloc(pdev, device->identity.queue_pairs);
+	dev = vshm_net_alloc(device);
 	if (!dev)
 		return -ENOMEM;
 	link = vshm_link(dev);
 	device->link = link;
-	link->registers = device->registers;
-	link->identity = device->identity;
 	ret = vshm_map_region(link);
 	if (ret)
 		goto err_free_netdev;
@@ -137,8 +144,32 @@ static void vshm_link_shutdown(struct vshm_device *device)
 	rtnl_unlock();
 }
 
+/* Asleep, an end is like one whose interface is down: its peer sees that, and afterwards a start. */
+static void vshm_link_suspend(struct vshm_device *device)
+{
+	struct vshm_link *link = device->link;
+
+	rtnl_lock();
+	vshm_link_down(link);
+	rtnl_unlock();
+}
+
+static void vshm_link_resume(struct vshm_device *device)
+{
+	struct vshm_link *link = device->link;
+
+	rtnl_lock();
+	if (netif_running(link->dev))
+		vshm_link_up(link);
+	else
+		vshm_link_kick(link);
+	rtnl_unlock();
+}
+
 const struct vshm_kind_ops vshm_net_ops = {
 	.probe = vshm_link_probe,
 	.remove = vshm_link_remove,
 	.shutdown = vshm_link_shutdown,
+	.suspend = vshm_link_suspend,
+	.resume = vshm_link_resume,
 };

@@ -9,6 +9,7 @@
 #include <linux/netdevice.h>
 #include <linux/skbuff.h>
 
+#include "device.h"
 #include "layout.h"
 #include "stats.h"
 
@@ -45,6 +46,7 @@ struct vshm_queue {
 	struct vshm_link *link;
 	u32 index;
 	struct napi_struct napi;
+	struct vshm_guard guard;
 	struct vshm_tx tx ____cacheline_aligned_in_smp;
 	struct vshm_rx rx ____cacheline_aligned_in_smp;
 };
@@ -56,7 +58,7 @@ void vshm_tx_reset(struct vshm_queue *queue);
 /* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
  * is taken, and the next poll has to look.
  */
-bool vshm_tx_wake(struct vshm_queue *queue);
+bool vshm_tx_wake(struct vshm_queue *queue, bool *woke);
 /* Publishes all own fields again. Returns whether the queue is stopped and the peer has made no
  * room since last time.
  */

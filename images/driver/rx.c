@@ -183,16 +183,18 @@ static bool vshm_rx_may_sleep(struct napi_struct *napi)
 int vshm_poll(struct napi_struct *napi, int budget)
 {
 	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
-	bool looked = true;
+	bool looked = true, woke = false;
 	int done = 0;
 
 	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
 	if (!vshm_link_is_suspect(queue->link)) {
-		looked = vshm_tx_wake(queue);
-		if (budget)
+		looked = vshm_tx_wake(queue, &woke);
+		if (budget) {
 			done = vshm_receive(queue, budget);
+			vshm_guard_polled(&queue->guard, done, woke);
+		}
 	}
 	return looked ? vshm_end_poll(napi, done, budget, vshm_rx_may_sleep) : budget;
 }

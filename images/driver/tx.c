@@ -167,7 +167,7 @@ netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-bool vshm_tx_wake(struct vshm_queue *queue)
+bool vshm_tx_wake(struct vshm_queue *queue, bool *woke)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
 
@@ -180,8 +180,10 @@ bool vshm_tx_wake(struct vshm_queue *queue)
 	if (!__netif_tx_trylock(txq))
 		return false;
 	if (netif_tx_queue_stopped(txq) && vshm_tx_look_at_tail(queue) &&
-	    vshm_tx_room(&queue->tx) >= vshm_wake_room(&queue->tx))
+	    vshm_tx_room(&queue->tx) >= vshm_wake_room(&queue->tx)) {
 		netif_tx_wake_queue(txq);
+		*woke = true;
+	}
 	__netif_tx_unlock(txq);
 	return true;
 }

@@ -66,6 +66,7 @@ struct vhp_queue {
 	struct vhp_link *link;
 	u32 index;
 	struct napi_struct napi;
+	struct vshm_guard guard;
 	struct vhp_tx tx ____cacheline_aligned_in_smp;
 	struct vhp_rx rx ____cacheline_aligned_in_smp;
 };
@@ -97,8 +98,9 @@ struct vhp_link {
 	/* set up by probe */
 	struct pci_dev *pdev;
 	struct vshm_identity identity;
+	struct vshm_guard guard;	/* of the control vector */
 	u32 pairs;
-	struct vhp_queue queues[];
+	struct vhp_queue *queues;
 };
 
 static inline struct vhp_link *vhp_link(const struct net_device *dev)
@@ -124,6 +126,8 @@ void vhp_link_kick(struct vhp_link *link);
  */
 void vhp_link_up(struct vhp_link *link);
 void vhp_link_down(struct vhp_link *link);
+/* Begins vhp_link_down(), and does not wait. */
+void vhp_link_leave(struct vhp_link *link);
 /* The data path stops and leaves the rest to the work. */
 void vhp_link_suspect(struct vhp_link *link, enum vhp_fault fault);
 static inline bool vhp_link_is_suspect(const struct vhp_link *link)
@@ -140,7 +144,7 @@ void vhp_tx_finish(struct vhp_queue *queue);
 /* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
  * is taken, and the next poll has to look.
  */
-bool vhp_tx_wake(struct vhp_queue *queue);
+bool vhp_tx_wake(struct vhp_queue *queue, bool *woke);
 /* From the work, once a second. Returns whether the peer leaves its ring empty for long. */
 bool vhp_tx_refresh(struct vhp_queue *queue);
 

@@ -7,7 +7,7 @@
 static const char vhp_link_names[][ETH_GSTRING_LEN] = {
 	"connects", "doorbell_changes", "stalls", "bad_slots",
 	"bad_available", "bad_chains", "bad_indirects", "bad_addresses", "bad_directions",
-	"foreign_used",
+	"foreign_used", "interrupts_limited",
 };
 
 static void vhp_get_drvinfo(struct net_device *dev, struct ethtool_drvinfo *info)
@@ -41,15 +41,19 @@ static void vhp_get_strings(struct net_device *dev, u32 set, u8 *data)
 static void vhp_get_ethtool_stats(struct net_device *dev, struct ethtool_stats *stats, u64 *data)
 {
 	const struct vhp_link *link = vhp_link(dev);
+	u64 limited = READ_ONCE(link->guard.limited);
 	u32 i;
 
-	BUILD_BUG_ON(ARRAY_SIZE(vhp_link_names) != 4 + VHP_FAULTS - VHP_BAD_AVAIL);
+	BUILD_BUG_ON(ARRAY_SIZE(vhp_link_names) != 5 + VHP_FAULTS - VHP_BAD_AVAIL);
 	*data++ = READ_ONCE(link->stats.connects);
 	*data++ = READ_ONCE(link->stats.doorbell_changes);
 	*data++ = READ_ONCE(link->stats.stalls);
 	*data++ = READ_ONCE(link->stats.bad_slots);
 	for (i = VHP_BAD_AVAIL; i < VHP_FAULTS; i++)
 		*data++ = READ_ONCE(link->stats.faults[i]);
+	for (i = 0; i < link->pairs; i++)
+		limited += READ_ONCE(link->queues[i].guard.limited);
+	*data++ = limited;
 	for (i = 0; i < link->pairs; i++, data += VSHM_QUEUE_STATS)
 		vshm_copy_stats(&link->queues[i].tx.stats, &link->queues[i].rx.stats, data);
 }

@@ -299,10 +299,15 @@ void vhp_link_up(struct vhp_link *link)
 	vhp_link_kick(link);
 }
 
-void vhp_link_down(struct vhp_link *link)
+void vhp_link_leave(struct vhp_link *link)
 {
 	clear_bit(VHP_WANT_UP, &link->requests);
 	vhp_link_kick(link);
+}
+
+void vhp_link_down(struct vhp_link *link)
+{
+	vhp_link_leave(link);
 	flush_delayed_work(&link->work);
 	wait_event(link->settled, READ_ONCE(link->phase) != VHP_PHASE_CLOSING);
 }

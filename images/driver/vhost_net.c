@@ -2,6 +2,7 @@
 /* The network interface of a vhost-pci link. */
 #include <linux/etherdevice.h>
 #include <linux/mm.h>
+#include <linux/slab.h>
 
 #include "packet.h"
 #include "shared.h"
@@ -73,22 +74,43 @@ static netdev_features_t vhp_netdev_features(u64 accepted)
 	return features;
 }
 
+/* Packets go into buffers that the peer has posted. Without mergeable ones or segments its driver
+ * posts them for a full Ethernet packet, and anything larger would only be dropped.
+ */
+static u32 vhp_max_mtu(u64 features)
+{
+	if (features & (BIT_ULL(VIRTIO_NET_F_MRG_RXBUF) | BIT_ULL(VIRTIO_NET_F_GUEST_TSO4) |
+			BIT_ULL(VIRTIO_NET_F_GUEST_TSO6)))
+		return VHP_MTU_MAX;
+	return ETH_DATA_LEN;
+}
+
+/* The queues are apart: what netdev_priv() returns is not aligned to a cache line, and a queue's two
+ * halves are to have lines of their own.
+ */
 struct net_device *vhp_net_alloc(struct vshm_device *device)
 {
 	u32 pairs = device->identity.queue_pairs;
 	struct net_device *dev;
 	struct vhp_link *link;
 
-	dev = alloc_etherdev_mqs(struct_size(link, queues, pairs), pairs, pairs);
+	dev = alloc_etherdev_mqs(sizeof(*link), pairs, pairs);
 	if (!dev)
 		return NULL;
 	link = vhp_link(dev);
+	link->queues = kcalloc_node(pairs, sizeof(*link->queues), GFP_KERNEL,
+				    dev_to_node(&device->pdev->dev));
+	if (!link->queues) {
+		free_netdev(dev);
+		return NULL;
+	}
 	link->dev = dev;
 	link->pdev = device->pdev;
 	link->registers = device->registers;
 	link->identity = device->identity;
 	link->memory.size = device->identity.region_size;
 	link->pairs = pairs;
+	vshm_guard_init(&link->guard, NULL);
 	SET_NETDEV_DEV(dev, &device->pdev->dev);
 	return dev;
 }
@@ -102,6 +124,7 @@ static int vhp_setup_queue(struct vhp_link *link, u32 index)
 	u64_stats_init(&queue->tx.stats.sync);
 	u64_stats_init(&queue->rx.stats.sync);
 	netif_napi_add(link->dev, &queue->napi, vhp_poll);
+	vshm_guard_init(&queue->guard, &queue->napi);
 	queue->tx.chain = kvzalloc(sizeof(*queue->tx.chain), GFP_KERNEL);
 	queue->rx.chain = kvzalloc(sizeof(*queue->rx.chain), GFP_KERNEL);
 	return queue->tx.chain && queue->rx.chain ? 0 : -ENOMEM;
@@ -127,9 +150,9 @@ int vhp_net_setup(struct vhp_link *link)
 	dev->vlan_features = dev->hw_features;
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 	dev->min_mtu = ETH_MIN_MTU;
-	dev->max_mtu = VHP_MTU_MAX;
+	dev->max_mtu = vhp_max_mtu(features);
 	if (identity->mtu)
-		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, VHP_MTU_MAX);
+		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, dev->max_mtu);
 	if (is_valid_ether_addr(identity->mac))
 		eth_hw_addr_set(dev, identity->mac);
 	else
@@ -140,10 +163,11 @@ int vhp_net_setup(struct vhp_link *link)
 
 void vhp_net_free(struct vhp_link *link)
 {
+	struct vhp_queue *queues = link->queues;
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++) {
-		struct vhp_queue *queue = &link->queues[i];
+		struct vhp_queue *queue = &queues[i];
 
 		if (!queue->link)
 			continue;
@@ -151,5 +175,7 @@ void vhp_net_free(struct vhp_link *link)
 		kvfree(queue->tx.chain);
 		kvfree(queue->rx.chain);
 	}
+	/* It takes NAPIs off its list, if they are there still. */
 	free_netdev(link->dev);
+	kfree(queues);
 }

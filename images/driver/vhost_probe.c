@@ -6,7 +6,10 @@
 
 static irqreturn_t vhp_control_interrupt(int irq, void *context)
 {
-	vhp_link_kick(context);
+	struct vhp_link *link = context;
+
+	vshm_guard_useless(&link->guard);
+	vhp_link_kick(link);
 	return IRQ_HANDLED;
 }
 
@@ -14,6 +17,7 @@ static irqreturn_t vhp_queue_interrupt(int irq, void *context)
 {
 	struct vhp_queue *queue = context;
 
+	vshm_guard_fired(&queue->guard);
 	napi_schedule_irqoff(&queue->napi);
 	return IRQ_HANDLED;
 }
@@ -24,10 +28,15 @@ static struct vshm_vector vhp_describe_vector(struct vshm_device *device, u32 ve
 	struct vhp_link *link = device->link;
 
 	if (vector == VSHM_VECTOR_CONTROL)
-		return (struct vshm_vector){ .handler = vhp_control_interrupt, .context = link };
+		return (struct vshm_vector){
+			.handler = vhp_control_interrupt,
+			.context = link,
+			.guard = &link->guard,
+		};
 	return (struct vshm_vector){
 		.handler = vhp_queue_interrupt,
 		.context = &link->queues[(vector - 1) / 2],
+		.guard = &link->queues[(vector - 1) / 2].guard,
 		.kind = vector % 2 ? "tx" : "rx",
 		.number = (vector - 1) / 2,
 	};
@@ -106,8 +115,40 @@ static void vhp_shutdown(struct vshm_device *device)
 	rtnl_unlock();
 }
 
+static void vhp_leave(struct vshm_device *device)
+{
+	vhp_link_leave(device->link);
+}
+
+/* The host knows before the machine sleeps, and what BAR2 is afterwards, after hibernation even the
+ * memory of another peer, is the slot's to say: nothing is touched before that was looked at.
+ */
+static void vhp_suspend(struct vshm_device *device)
+{
+	struct vhp_link *link = device->link;
+
+	rtnl_lock();
+	vhp_link_down(link);
+	rtnl_unlock();
+}
+
+static void vhp_wake(struct vshm_device *device)
+{
+	struct vhp_link *link = device->link;
+
+	rtnl_lock();
+	if (netif_running(link->dev))
+		vhp_link_up(link);
+	else
+		vhp_link_kick(link);
+	rtnl_unlock();
+}
+
 const struct vshm_kind_ops vhp_ops = {
 	.probe = vhp_probe,
 	.remove = vhp_remove,
 	.shutdown = vhp_shutdown,
+	.leave = vhp_leave,
+	.suspend = vhp_suspend,
+	.resume = vhp_wake,
 };

@@ -222,17 +222,18 @@ static bool vhp_rx_may_sleep(struct napi_struct *napi)
 int vhp_poll(struct napi_struct *napi, int budget)
 {
 	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
-	bool looked = true;
+	bool looked = true, woke = false;
 	int done = 0;
 
 	/* What is wrong is the work's to deal with; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
 	if (!vhp_link_is_suspect(queue->link)) {
-		looked = vhp_tx_wake(queue);
+		looked = vhp_tx_wake(queue, &woke);
 		if (budget) {
 			vhp_quiet(&queue->rx.ring);
 			done = vhp_receive(queue, budget);
+			vshm_guard_polled(&queue->guard, done, woke);
 			if (READ_ONCE(queue->rx.refresh) && !vhp_link_is_suspect(queue->link))
 				vhp_rx_refresh(queue);
 		}

@@ -226,7 +226,7 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-bool vhp_tx_wake(struct vhp_queue *queue)
+bool vhp_tx_wake(struct vhp_queue *queue, bool *woke)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
 
@@ -238,8 +238,10 @@ bool vhp_tx_wake(struct vhp_queue *queue)
 	 */
 	if (!__netif_tx_trylock(txq))
 		return false;
-	if (netif_tx_queue_stopped(txq) && vhp_tx_may_start(queue))
+	if (netif_tx_queue_stopped(txq) && vhp_tx_may_start(queue)) {
 		netif_tx_wake_queue(txq);
+		*woke = true;
+	}
 	__netif_tx_unlock(txq);
 	return true;
 }

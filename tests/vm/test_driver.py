@@ -104,7 +104,9 @@ async def unplug(guest: Guest, link: Link) -> None:
 
 
 @asynccontextmanager
-async def linked_pair(image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU) -> AsyncIterator[Pair]:
+async def linked_pair(
+    image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU, cpus: tuple[int, int] = (1, 1)
+) -> AsyncIterator[Pair]:
     """Boot two guests, plug a link, and wait until it carries packets. Their kernels must not complain."""
     directory = Path(tempfile.mkdtemp(prefix="vd", dir="/tmp"))
     async with contextlib.AsyncExitStack() as stack:
@@ -113,9 +115,11 @@ async def linked_pair(image: GuestImage, *, queue_pairs: int = 1, mtu: int = MTU
         link = Link(directory=directory, pages=pages, queue_pairs=queue_pairs, mtu=mtu)
         stack.callback(link.close)
         links = [f"52:56:77:00:00:0{role + 1} shm0 10.77.0.{role + 1}/24 {mtu}\n" for role in (0, 1)]
+        smp = [["-smp", f"{count},maxcpus={max(count, 2)}"] for count in cpus]
+        options = [[*Q35, *pages[role].options, *smp[role]] for role in (0, 1)]
         first, second = [
             await stack.enter_async_context(
-                booted(image, *Q35, *pages[role].options, name=f"vm{role + 1}", links=links[role], cpu=tcg_cpu())
+                booted(image, *options[role], name=f"vm{role + 1}", links=links[role], cpu=tcg_cpu())
             )
             for role in (0, 1)
         ]
@@ -280,9 +284,33 @@ async def mutate(pair: Pair, count: int, *, seed: int) -> None:
     assert [await guest.run("cat /proc/sys/kernel/random/boot_id") for guest in pair.guests] == boots
 
 
-async def test_several_queue_pairs_carry_packets(image: GuestImage) -> None:
-    async with linked_pair(image, queue_pairs=4) as pair:
-        assert await iperf(pair, "-P", "4") > 100
+SPREAD = """
+cpu=0
+for irq in $(awk -F: '/-(data|room|[rt]x)-[0-9]/ {print $1 + 0}' /proc/interrupts); do
+    echo $((cpu % $(nproc))) >/proc/irq/$irq/smp_affinity_list
+    cpu=$((cpu + 1))
+done
+"""
+"""Each of the driver's vectors gets another CPU, the two of a pair in particular."""
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(600, marks=pytest.mark.long)])
+async def test_several_queue_pairs_and_cpus_carry_packets(image: GuestImage, seconds: int) -> None:
+    async with linked_pair(image, queue_pairs=4, cpus=(4, 2)) as pair:
+        for guest in pair.guests:
+            await guest.run(SPREAD)
+        assert await iperf(pair, "-P", "4") > 50
+        await pair.guests[1].run("iperf3 -s -D -1")
+        said = await pair.guests[0].run(
+            f"iperf3 -c 10.77.0.2 --bidir -P 2 -J -t {seconds} -i 1", timeout=seconds + 60
+        )
+        report = json.loads(said)
+        assert "error" not in report
+        for interval in report["intervals"]:
+            assert min(interval[way]["bytes"] for way in ("sum", "sum_bidir_reverse")) > 0
+        for role in (0, 1):
+            counters = await pair.counters(role)
+            assert [name for name, count in counters.items() if name.startswith("bad_") and count] == []
         counters = await pair.counters(0)
         assert sum(counters[f"queue_{queue}_tx_packets"] > 0 for queue in range(4)) > 1
 
@@ -305,3 +333,8 @@ async def test_devices_that_no_control_page_knows_are_left_alone(image: GuestIma
             taken = await guest.run("ls -d /sys/bus/pci/drivers/vpctl_ivshmem/0000:*")
             assert len(taken.split()) == 1  # the control page
             assert "vpctl_ivshmem 0000:" not in await guest.run("dmesg")
+            # Nor is the foreign one awaited where there is no control page at all: its probe has failed.
+            page = Path(taken.strip()).name
+            await guest.run(f"echo 1 >/sys/bus/pci/devices/{page}/remove")
+            bind = "/bin/echo 0000:01:00.0 >/sys/bus/pci/drivers/vpctl_ivshmem/bind"
+            assert "No such device" in await guest.run(f"({bind}) 2>&1 || true")

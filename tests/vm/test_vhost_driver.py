@@ -448,6 +448,39 @@ async def test_a_driver_that_accepts_less_says_so_and_works(pair: Pair) -> None:
     await pair.ping()
 
 
+async def test_packets_are_no_larger_than_the_buffers_of_a_peer_that_has_but_small_ones(pair: Pair) -> None:
+    driver = "d=$(basename $(readlink /sys/class/net/shm0/device)); cd /sys/bus/pci/drivers/vpctl_ivshmem;"
+    device = (await pair.vm1.run(f"{driver} echo $d >unbind; echo $d")).strip()
+    assert pair.host.device is not None
+    large = Feature.MRG_RXBUF | Feature.GUEST_TSO4 | Feature.GUEST_TSO6 | Feature.GUEST_ECN
+    answer = pair.page.memory[2048 + 1984 : 2048 + 2048]
+    pair.host.write_slot(features=pair.host.device.wiring.features & ~large, answer=answer)
+    bind = f"echo {device} >/sys/bus/pci/drivers/vpctl_ivshmem/bind; cd /sys/bus/pci/devices/{device}/net;"
+    said = await pair.vm1.run(f"{bind} ip -j -d link show dev $(ls)")
+    [interface] = json.loads(said)
+    assert (interface["mtu"], interface["max_mtu"]) == (1500, 1500)
+    await pair.vm1.run(f"echo {device} >/sys/bus/pci/drivers/vpctl_ivshmem/unbind")
+    pair.host.turn_on()
+    await pair.vm1.run(bind)
+    await pair.ping()
+
+
+async def test_a_machine_that_sleeps_goes_off_before_and_resumes(pair: Pair) -> None:
+    await pair.flood()
+    said, session = len(pair.host.answers), pair.vm1.session
+    with session.expect("SUSPEND") as asleep:
+        await pair.vm1.run("grep -q mem /sys/power/state; (sleep 0.2; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+        await asleep.wait(20)
+    assert pair.host.answer.state == AnswerState.OFF
+    await session.execute("system_wakeup")
+    await pair.ping(seconds=30)
+    assert [answer.state for answer in pair.host.answers[said:]] == [AnswerState.OFF, AnswerState.ON]
+    assert faults(await pair.counters()) == 0
+    # Devices that others unplug are not let go any more by a guest that has slept (QEMU 7.2, q35).
+    await rebooted(pair.vm1)
+    await pair.ping()
+
+
 BAD_SLOTS: dict[str, dict[str, int | bytes]] = {
     "no regions": {"region_count": 0},
     "too many regions": {"region_count": 17},
