@@ -249,8 +249,7 @@ async def test_a_signal_ends_a_down_that_waits_for_another_command(
             assert said.startswith(f"pair: waiting for process {os.getpid()} ("), said
             waiting.send_signal(number)
             rest = (await waiting.stdout.read()).decode()
-            assert await waiting.wait() == 130
-        assert "interrupted" in rest
+            assert await waiting.wait() == 130, rest
         assert "Traceback" not in rest
         assert rundir.state.exists()
     assert directories.topologies() == ["pair"]

@@ -365,10 +365,19 @@ async def test_what_stays_behind_does_not_keep_the_commands_secrets(
                 name="vm/vm1", generation=1, argv=["sleep", "1000"], directory=str(rundir.state / "vm1"), cwd="/"
             )
         for pid in (int(rundir.broker_pid.read_text()), supervisor, guest.process.pid):
-            environ = environment(pid)
+            environ = await environment(pid)
             assert not any(b"secret" in entry for entry in environ)
             assert {b"LC_ALL=C.UTF-8", b"PATH=" + os.environb[b"PATH"]} <= environ
 
 
-def environment(pid: int) -> set[bytes]:
-    return {*Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")}
+async def environment(pid: int) -> set[bytes]:
+    """Return a process's environment; it is empty until execve(2), which has closed files by then, is through."""
+
+    async def there() -> set[bytes] | None:
+        return variables(pid) or None
+
+    return await until(there, timeout=30, what="an environment", every=0.01)
+
+
+def variables(pid: int) -> set[bytes]:
+    return {*Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")} - {b""}
