@@ -41,7 +41,8 @@ def read_whole(path: Path) -> str:
 def limit(path: Path, most: int = LOG_BYTES) -> bool:
     """Put the end of a log of more than `most` bytes aside and empty it, while its writer appends; whether it did so.
 
-    What is written in the microseconds between the last read and the cut is lost. If there is no room for the part
+    What is written in the microseconds between the last read and the cut is lost, be it the second half of a write
+    that crosses a page, whose first half was read. If there is no room for the part
     that is to be kept, all of it is: a full disk costs every topology of the host more than a log.
     """
     with contextlib.suppress(OSError), path.open("r+b", buffering=0) as log:

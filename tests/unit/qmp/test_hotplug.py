@@ -18,19 +18,25 @@ from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
 from vpctl.wait import until
 
+PATIENT = 30.0
+"""Where a test does not wait for a limit to pass, a busy host does not either."""
+
 TIMES = HotplugTimes(
-    unplug=0.6,
-    first_repeat=0.1,
+    unplug=PATIENT,
+    first_repeat=PATIENT,
     repeat=0.05,
-    reset=0.5,
+    reset=PATIENT,
     busy_first=0.01,
     busy_most=0.04,
-    remove=0.3,
-    add=0.3,
-    connect=0.2,
+    remove=PATIENT,
+    add=PATIENT,
+    connect=PATIENT,
     settle=0.0,
-    undo=0.5,
+    undo=PATIENT,
 )
+
+IMPATIENT = replace(TIMES, unplug=0.6, first_repeat=0.1)
+"""For a guest that is not waited for to the end."""
 
 FULL = DevicePlan(
     objects=({"qom-type": "memory-backend-memfd", "id": "m1", "size": 65536},),
@@ -49,7 +55,7 @@ PLUGGED: set[tuple[str, str]] = set(PARTS)
 async def connected(directories: Directories, fake: FakeQemu) -> AsyncIterator[Session]:
     directories.run.mkdir(parents=True, exist_ok=True)
     path = directories.run / "vm1.qmp"
-    async with serving(path, fake), connect(path, vm="vm1", timeout=2, default_timeout=0.25) as session:
+    async with serving(path, fake), connect(path, vm="vm1", timeout=PATIENT, default_timeout=PATIENT) as session:
         yield session
 
 
@@ -157,9 +163,9 @@ async def test_device_waits_until_qemu_has_freed_the_memory_of_an_earlier_object
 
 
 async def test_memory_that_is_never_freed_is_an_error_not_an_abort(fake: FakeQemu, empty: Session) -> None:
-    fake.script(ASKS, *[[Reply(OLD)]] * 100)
+    fake.script(ASKS, *[[Reply(OLD)]] * 200)
     with pytest.raises(StepError, match="memory of an earlier `m1`") as caught:
-        await plug(empty, FULL, times=TIMES)
+        await plug(empty, FULL, times=replace(TIMES, remove=1.0))
     assert "new object id" in (caught.value.hint or "")
     assert "device_add" not in fake.names()
     assert fake.parts == set()
@@ -213,28 +219,28 @@ async def test_leftover_that_comes_back_is_an_error_after_one_more_attempt(fake:
 
 async def test_step_without_reply_is_taken_back_too(fake: FakeQemu, empty: Session) -> None:
     """QEMU answers late and has carried it out: the removal queued behind it finds the netdev."""
-    fake.script("netdev_add", [Delay(0.35), Model()])
+    fake.script("netdev_add", [Delay(1.1), Model()])
     with pytest.raises(StepError, match="no reply to `netdev_add`") as caught:
-        await plug(empty, FULL, times=TIMES)
+        await plug(empty, FULL, times=replace(TIMES, add=1.0))
     assert (caught.value.step, caught.value.reply) == ("netdev_add", None)
     assert fake.commands("netdev_del") == [{"id": "n1"}]
     assert fake.parts == set()
 
 
 async def test_device_add_without_reply_is_unplugged_properly(fake: FakeQemu, empty: Session) -> None:
-    fake.script("device_add", [Delay(0.35), Model()])
+    fake.script("device_add", [Delay(1.1), Model()])
     with pytest.raises(StepError, match="no reply to `device_add`"):
-        await plug(empty, FULL, times=TIMES)
+        await plug(empty, FULL, times=replace(TIMES, add=1.0))
     assert fake.names()[len(ADDS) :] == REMOVES
     assert fake.parts == set()
 
 
 async def test_qemu_that_hangs_for_good_does_not_hold_the_plug(fake: FakeQemu, empty: Session) -> None:
-    fake.script("netdev_add", [Delay(30)])
+    fake.script("netdev_add", [Delay(60)])
     began = time.monotonic()
     with pytest.raises(StepError, match="and taking back"):
-        await plug(empty, FULL, times=TIMES)
-    assert time.monotonic() - began < 5
+        await plug(empty, FULL, times=replace(TIMES, add=1.0, undo=0.5))
+    assert time.monotonic() - began < PATIENT
 
 
 @pytest.mark.parametrize("command", ADDS)
@@ -290,7 +296,7 @@ async def test_listeners_link_is_down_before_the_device_is_there_and_a_failure_i
 async def test_netdev_that_nobody_answers_is_an_error_though_qemu_said_yes(fake: FakeQemu, empty: Session) -> None:
     fake.script("netdev_add", [Model(), Event("NETDEV_STREAM_CONNECTED", {"netdev-id": "other"})])
     with pytest.raises(StepError, match="netdev `n1` is not connected") as caught:
-        await plug(empty, STREAM, times=TIMES)
+        await plug(empty, STREAM, times=replace(TIMES, connect=0.2))
     assert "other end" in (caught.value.hint or "")
     assert fake.names() == ["netdev_add", "netdev_del"]
 
@@ -348,7 +354,7 @@ async def test_deletions_of_others_and_of_the_virtio_part_do_not_count(plugged: 
     virtio, ours = plugged.deletion("d1")
     others = Event("DEVICE_DELETED", {"device": "d2", "path": "/machine/peripheral/d2"})
     plugged.script("device_del", [Reply(), others, virtio, Delay(0.08), ours])
-    result = await unplug(session, FULL.ids(), times=replace(TIMES, unplug=20, first_repeat=10))
+    result = await unplug(session, FULL.ids(), times=TIMES)
     assert result.seconds >= 0.07
     assert result.attempts == 1
 
@@ -365,26 +371,26 @@ async def test_lost_request_is_repeated_first_after_long_then_after_short_interv
 
     plugged.__class__ = Clock
     plugged.script("device_del", [Reply()], [Reply()], [Reply()])
-    result = await unplug(session, FULL.ids(), times=replace(TIMES, unplug=5, first_repeat=0.4, repeat=0.05))
+    result = await unplug(session, FULL.ids(), times=replace(TIMES, first_repeat=1.0))
     assert result.attempts == 4
     first, second, third = (times[n + 1] - times[n] for n in range(3))
-    assert first >= 0.39
-    assert 0.045 <= second < 0.39
-    assert 0.045 <= third < 0.39
+    assert first >= 0.99
+    assert 0.045 <= second < 0.99
+    assert 0.045 <= third < 0.99
 
 
 async def test_event_that_comes_late_ends_the_wait_between_repeats(plugged: FakeQemu, session: Session) -> None:
     plugged.script("device_del", [Reply()], [Reply(), Delay(0.02), *plugged.deletion("d1")])
-    times = replace(TIMES, repeat=10.0, unplug=20.0)
+    times = replace(TIMES, first_repeat=0.1, repeat=20.0)
     result = await unplug(session, FULL.ids(), times=times)
     assert result.attempts == 2
-    assert result.seconds < 2
+    assert result.seconds < 20
 
 
 async def test_removal_that_is_under_way_is_waited_for(plugged: FakeQemu, session: Session) -> None:
     refusal = Refuse("Device d1 is already in the process of unplug")
     plugged.script("device_del", [refusal, Delay(0.03), *plugged.deletion("d1")])
-    assert (await unplug(session, FULL.ids(), times=replace(TIMES, unplug=20, first_repeat=10))).attempts == 1
+    assert (await unplug(session, FULL.ids(), times=TIMES)).attempts == 1
     assert plugged.parts == set()
 
 
@@ -392,19 +398,20 @@ async def test_busy_guest_is_asked_again_with_growing_pauses(plugged: FakeQemu, 
     busy = Refuse("Hot-unplug failed: guest is busy (power indicator blinking)")
     plugged.script("device_del", *[[busy]] * 4)
     began = time.monotonic()
-    result = await unplug(session, FULL.ids(), times=replace(TIMES, unplug=20, first_repeat=10))
+    result = await unplug(session, FULL.ids(), times=TIMES)
     assert result.attempts == 5
     assert time.monotonic() - began >= 0.01 + 0.02 + 0.04 + 0.04  # doubled, up to busy_most
-    assert result.seconds < 5  # and never first_repeat
+    assert result.seconds < PATIENT  # and never first_repeat
 
 
 async def test_device_that_vanishes_between_repeats_is_done(plugged: FakeQemu, session: Session) -> None:
     plugged.script("device_del", [Reply()], [Refuse("Device 'd1' not found", "DeviceNotFound")])
-    result = await unplug(session, FULL.ids(), times=TIMES)
+    result = await unplug(session, FULL.ids(), times=replace(TIMES, first_repeat=0.05))
     assert (result.present, result.attempts) == (True, 2)
 
 
 async def test_time_out_of_device_del_is_no_failure_if_deleted_comes(plugged: FakeQemu, session: Session) -> None:
+    session.default_timeout = 0.25
     plugged.script("device_del", [Mute(), Delay(0.3), *plugged.deletion("d1")])
     await unplug(session, FULL.ids(), times=TIMES)
     assert plugged.parts == set()
@@ -444,7 +451,7 @@ async def test_busy_part_is_retried(plugged: FakeQemu, session: Session, command
 async def test_part_that_stays_busy_is_an_error_with_the_reply(plugged: FakeQemu, session: Session) -> None:
     plugged.script("chardev-remove", *[[Refuse("Chardev 'c1' is busy")]] * 50)
     with pytest.raises(StepError, match="`c1` failed at `chardev-remove`: Chardev 'c1' is busy") as caught:
-        await unplug(session, FULL.ids(), times=TIMES)
+        await unplug(session, FULL.ids(), times=replace(TIMES, remove=1.0))
     assert (caught.value.step, caught.value.reply) == ("chardev-remove", "Chardev 'c1' is busy")
     assert ("object", "m1") in plugged.parts
 
@@ -452,7 +459,7 @@ async def test_part_that_stays_busy_is_an_error_with_the_reply(plugged: FakeQemu
 async def test_part_without_reply_is_an_error_in_time(plugged: FakeQemu, session: Session) -> None:
     plugged.script("netdev_del", [Mute()])
     with pytest.raises(StepError, match="no reply to `netdev_del`"):
-        await unplug(session, FULL.ids(), times=TIMES)
+        await unplug(session, FULL.ids(), times=replace(TIMES, remove=0.3))
 
 
 async def test_refused_device_del_is_an_error_at_once(plugged: FakeQemu, session: Session) -> None:
@@ -486,15 +493,15 @@ async def test_hint_for_a_guest_that_never_lets_go_depends_on_its_state(
 ) -> None:
     plugged.unplug_after = None
     plugged.status = status
-    with pytest.raises(StepError, match=r"device `d1` was not released within 1 s") as caught:
-        await unplug(session, FULL.ids(), times=TIMES)
+    with pytest.raises(StepError, match=r"device `d1` was not released within \d+ s") as caught:
+        await unplug(session, FULL.ids(), times=IMPATIENT)
     assert hint in (caught.value.hint or "")
     assert "netdev_del" not in plugged.names()  # 7.2 would abort at the next reset
 
 
 async def test_reset_survivor_resets_after_the_limit_and_says_so(plugged: FakeQemu, session: Session) -> None:
     plugged.unplug_after = None
-    result = await unplug(session, FULL.ids(), times=TIMES, on_stuck="reset-survivor")
+    result = await unplug(session, FULL.ids(), times=IMPATIENT, on_stuck="reset-survivor")
     assert result.reset
     names = plugged.names()
     # Under `-action reboot=shutdown` a system_reset would end QEMU.
@@ -513,16 +520,17 @@ async def test_reset_that_does_not_help_is_an_error(plugged: FakeQemu, session: 
     plugged.unplug_after = None
     plugged.script("system_reset", [Reply()])
     with pytest.raises(StepError, match="a reset included"):
-        await unplug(session, FULL.ids(), times=TIMES, on_stuck="reset-survivor")
+        await unplug(session, FULL.ids(), times=replace(IMPATIENT, reset=0.5), on_stuck="reset-survivor")
 
 
 async def test_silent_qemu_is_an_error_in_time(plugged: FakeQemu, session: Session) -> None:
-    plugged.script("device_del", [Delay(30)])
+    session.default_timeout = 0.25
+    plugged.script("device_del", [Delay(60)])
     began = time.monotonic()
     with pytest.raises(StepError, match="no reply to `device_del`") as caught:
-        await unplug(session, FULL.ids(), times=TIMES)
+        await unplug(session, FULL.ids(), times=IMPATIENT)
     assert "recover" in (caught.value.hint or "")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENT
 
 
 @pytest.mark.parametrize("command", REMOVES)
@@ -536,8 +544,8 @@ async def test_unplug_is_lost_when_qemu_dies_before_deleted(plugged: FakeQemu, s
     plugged.script("device_del", [Reply(), Delay(0.02), Close()])
     began = time.monotonic()
     with pytest.raises(QmpLostError):
-        await unplug(session, FULL.ids(), times=replace(TIMES, unplug=30, first_repeat=20))
-    assert time.monotonic() - began < 5
+        await unplug(session, FULL.ids(), times=TIMES)
+    assert time.monotonic() - began < PATIENT
 
 
 async def test_plug_works_again_after_unplug_with_the_same_ids(fake: FakeQemu, empty: Session) -> None:
