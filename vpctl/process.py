@@ -116,7 +116,9 @@ def thread_names(pid: int) -> dict[int, str]:
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):  # a thread may end meanwhile
-                names[int(task.name)] = (task / "comm").read_text(errors="replace").removesuffix("\n")
+                names[int(task.name)] = (
+                    (task / "comm").read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+                )
     return names
 
 
@@ -143,7 +145,7 @@ def keeps_thread_times(proc: Path = Path("/proc")) -> bool:
 
 def memory_mib(pid: int, what: str) -> float:
     """Return MiB of a process's memory, `Pss` or `Private_Dirty` for instance; OSError if it is gone or not ours."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{what}:"):
             return int(line.split()[1]) / 1024
     raise ValueError(f"no {what} in smaps_rollup")
@@ -338,7 +340,9 @@ def _duplicate(pidfd: int, number: int) -> int:
 def file_limit(pid: int) -> int | None:
     """Return how many descriptors a process may have; None if that cannot be told."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^Max open files\s+(\d+)", Path(f"/proc/{pid}/limits").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^Max open files\s+(\d+)", Path(f"/proc/{pid}/limits").read_text(encoding="utf-8"), re.MULTILINE
+        )
         return int(found[1]) if found is not None else None
     return None
 
@@ -346,7 +350,9 @@ def file_limit(pid: int) -> int | None:
 def eventfd_id(pid: int, fd: int) -> int | None:
     """Return the kernel's id of a process's eventfd: the same in each process that has it; None if it is none."""
     with contextlib.suppress(OSError):
-        found = re.search(r"^eventfd-id:\s*(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
+        found = re.search(
+            r"^eventfd-id:\s*(\d+)$", Path(f"/proc/{pid}/fdinfo/{fd}").read_text(encoding="utf-8"), re.MULTILINE
+        )
         return int(found[1]) if found is not None else None
     return None
 

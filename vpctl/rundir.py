@@ -549,7 +549,7 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> object | None:
     """Read a JSON file; None if it is missing or damaged (a host that crashed may leave that)."""
     try:
-        return json.loads(path.read_text())  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 def process_cpu_seconds(pid: int) -> float:
     """Return user and system time of a process, all threads; 0 if it is gone."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     fields = text[text.rindex(")") + 2 :].split()
@@ -24,7 +24,7 @@ def vhost_threads(pid: int) -> list[int]:
         if not entry.name.isdecimal():
             continue
         try:
-            if (entry / "comm").read_text(errors="replace").strip() == wanted:
+            if (entry / "comm").read_text(encoding="utf-8", errors="replace").strip() == wanted:
                 found.append(int(entry.name))
         except OSError:  # gone meanwhile, or nobody's business
             continue

@@ -51,7 +51,7 @@ def guest_record(machine: MachineSpec, kernel: str) -> GuestRecord:
 
 def cpu_model(proc: Path) -> str:
     """Return the CPU as /proc/cpuinfo names it."""
-    for line in (proc / "cpuinfo").read_text().splitlines():
+    for line in (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
             return value.strip()
@@ -59,7 +59,7 @@ def cpu_model(proc: Path) -> str:
 
 
 def _memory(proc: Path) -> int:
-    for line in (proc / "meminfo").read_text().splitlines():
+    for line in (proc / "meminfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) << 10
     return 0
@@ -67,13 +67,13 @@ def _memory(proc: Path) -> int:
 
 def _datagram_queue() -> int | None:
     try:
-        return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+        return int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
 def _governor() -> str | None:
     try:
-        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="utf-8").strip()
     except OSError:
         return None

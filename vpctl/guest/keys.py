@@ -31,9 +31,11 @@ def run_keys(rundir: RunDir) -> RunKeys:
         with locked(rundir.run / "keys.lock"):
             if not known.exists():
                 _make(rundir)
-    host_public = known.read_text().split(" ", 1)[1].strip()
+    host_public = known.read_text(encoding="utf-8").split(" ", 1)[1].strip()
     return RunKeys(
-        public=public.read_text().strip(), host_public=host_public, host_key_dropbear=host_private.read_bytes()
+        public=public.read_text(encoding="utf-8").strip(),
+        host_public=host_public,
+        host_key_dropbear=host_private.read_bytes(),
     )
 
 

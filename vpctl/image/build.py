@@ -205,7 +205,7 @@ def _leftovers(cache: Path) -> list[Path]:
 def _temporaries(workshop: Path) -> list[Path]:
     """Return the directories that a killed mmdebstrap worked in, as far as they are still there."""
     try:
-        paths = [Path(path) for path in (workshop / _TEMPORARIES).read_text().splitlines()]
+        paths = [Path(path) for path in (workshop / _TEMPORARIES).read_text(encoding="utf-8").splitlines()]
     except OSError:
         return []
     return [path for path in paths if path.name.startswith("mmdebstrap.") and path.is_dir() and not path.is_symlink()]
@@ -253,9 +253,9 @@ async def _prepare(recipe: Recipe, workshop: Path, mirror: str | None) -> _Boots
         copy = workshop / "vpctl/images" / path.relative_to(recipe.sources)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    (workshop / "vpctl/settings").write_text(recipe.settings())
+    (workshop / "vpctl/settings").write_text(recipe.settings(), encoding="utf-8")
     _, dump = await run([find_tool("apt-config", package="apt"), "dump"], timeout=30)
-    (workshop / "apt.conf").write_text('Acquire::Languages "none";\n' + apt_options(dump))
+    (workshop / "apt.conf").write_text('Acquire::Languages "none";\n' + apt_options(dump), encoding="utf-8")
     chosen = given_mirror(mirror) if mirror else host_mirror()
     archives = tuple(chosen.lines(recipe.release, KEYRING, recipe.suites())) if chosen else ()
     return _Bootstrap(recipe=recipe, workshop=workshop, archives=archives)
@@ -317,10 +317,10 @@ def _environment() -> dict[str, str]:
 def _note(line: str, workshop: Path, step: Step) -> None:
     """Show a line of mmdebstrap's as progress, and keep what it says about itself."""
     if match := _TEMPDIR.match(line):
-        with (workshop / _TEMPORARIES).open("a") as stream:
+        with (workshop / _TEMPORARIES).open("a", encoding="utf-8") as stream:
             stream.write(f"{match[1]}\n")
     elif line.startswith("package: "):
-        with (workshop / "packages").open("a") as stream:
+        with (workshop / "packages").open("a", encoding="utf-8") as stream:
             stream.write(f"{line.removeprefix('package: ')}\n")
     elif match := _FETCH.match(line):
         step.update(f"package {match[1]}: {match[2]} {match[3]} ({match[4]})")
@@ -351,11 +351,11 @@ def _manifest(recipe: Recipe, workshop: Path, seconds: float) -> dict[str, objec
         "name": recipe.name,
         "key": recipe_key(recipe),
         "release": recipe.release,
-        "kernel": (workshop / "kernel-release").read_text().strip(),
+        "kernel": (workshop / "kernel-release").read_text(encoding="utf-8").strip(),
         "kernel_args": " ".join(recipe.kernel_args),
         "built": datetime.now(UTC).isoformat(timespec="seconds"),
         "build_seconds": round(seconds, 1),
-        "packages": _packages((workshop / "packages").read_text().split()),
+        "packages": _packages((workshop / "packages").read_text(encoding="utf-8").split()),
         "inputs": source_hashes(recipe),
         "sizes": {name: (result / name).stat().st_size for name in OUTPUTS},
         "sha256": {name: digest(result / name) for name in OUTPUTS},

@@ -98,7 +98,7 @@ def host_mirror(etc_apt: Path = Path("/etc/apt")) -> Mirror | None:
     parts = etc_apt / "sources.list.d"
     for path in [etc_apt / "sources.list", *sorted(parts.glob("*.list")), *sorted(parts.glob("*.sources"))]:
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue
         parse = parse_deb822 if path.suffix == ".sources" else parse_list
@@ -155,7 +155,7 @@ def _resolve_mirror_file(source: Source) -> Source:
         return source
     path = Path(source.uri.split(":", 1)[1].removeprefix("file:").replace("//", "/"))
     try:
-        uri = path.read_text().split()[0]
+        uri = path.read_text(encoding="utf-8").split()[0]
     except (OSError, IndexError, UnicodeDecodeError):
         return source
     return Source(uri=uri, suite=source.suite, components=source.components, options=source.options)

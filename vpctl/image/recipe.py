@@ -77,9 +77,9 @@ def load_recipe(name: str, sources: Path | None = None) -> Recipe:
     if name not in recipe_names(sources):
         known = ", ".join(f"`{known}`" for known in recipe_names(sources))
         raise NotFoundError(f"no image `{name}`", hint=f"images are {known}")
-    raw = tomllib.loads(path.read_text())
+    raw = tomllib.loads(path.read_text(encoding="utf-8"))
     base = raw.get("base", name)
-    raw = tomllib.loads((sources / base / "recipe.toml").read_text()) | raw
+    raw = tomllib.loads((sources / base / "recipe.toml").read_text(encoding="utf-8")) | raw
     return Recipe(
         name=name,
         base=base,

@@ -194,7 +194,7 @@ async def _examine_user_namespaces() -> Finding:
 
 def _namespace_remedy() -> str:
     restriction = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-    if restriction.exists() and restriction.read_text().strip() == "1":
+    if restriction.exists() and restriction.read_text(encoding="utf-8").strip() == "1":
         return "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or build as root"
     return "apt install uidmap, an entry of this user in /etc/subuid and /etc/subgid, or build as root"
 

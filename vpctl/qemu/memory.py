@@ -86,7 +86,7 @@ def available_memory(*, proc: Path, cgroups: Path) -> Available:
 
 def _meminfo(proc: Path) -> dict[str, int]:
     """Return /proc/meminfo in bytes."""
-    lines = (line.split() for line in (proc / "meminfo").read_text().splitlines())
+    lines = (line.split() for line in (proc / "meminfo").read_text(encoding="utf-8").splitlines())
     return {words[0].rstrip(":"): int(words[1]) << 10 for words in lines if len(words) == 3}
 
 
@@ -129,7 +129,7 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""
 

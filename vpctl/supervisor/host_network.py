@@ -91,7 +91,7 @@ async def remove(rundir: RunDir) -> None:
 
 def interfaces() -> list[str]:
     """Return the names of the host's network interfaces: of this process's network namespace."""
-    lines = Path("/proc/self/net/dev").read_text(errors="replace").splitlines()[2:]
+    lines = Path("/proc/self/net/dev").read_text(encoding="utf-8", errors="replace").splitlines()[2:]
     return [line.partition(":")[0].strip() for line in lines]
 
 
@@ -103,7 +103,7 @@ def require(networks: Sequence[HostNetwork]) -> None:
 
 def _require(devices: Sequence[str]) -> None:
     find_tool("ip", package="iproute2")
-    check_privilege(Path("/proc/self/status").read_text(errors="replace"), uid=os.geteuid())
+    check_privilege(Path("/proc/self/status").read_text(encoding="utf-8", errors="replace"), uid=os.geteuid())
     for device in devices:
         check_device(device)
 
@@ -129,7 +129,7 @@ def check_device(path: str) -> None:
 
 def firewall_sees_bridges() -> bool:
     """Whether bridged IPv4 passes the host's firewall; no bridge can be left out of that by a setting of its own."""
-    return BRIDGE_CALLS.exists() and BRIDGE_CALLS.read_text().strip() == "1"
+    return BRIDGE_CALLS.exists() and BRIDGE_CALLS.read_text(encoding="utf-8").strip() == "1"
 
 
 def suspected(reason: str) -> dict[str, str]:

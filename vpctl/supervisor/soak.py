@@ -143,7 +143,7 @@ class Soak:
                 _kill(self._own(SUPERVISOR))
             case Blow.BROKER:
                 with contextlib.suppress(OSError, ValueError):
-                    _kill(identify(int(self._rundir.broker_pid.read_text())))
+                    _kill(identify(int(self._rundir.broker_pid.read_text(encoding="utf-8"))))
             case Blow.DEVICE:
                 await self._remove_device(strike)
             case _:
@@ -266,7 +266,10 @@ class Soak:
 
     async def _census(self, status: Mapping[str, Any]) -> Census:
         """Count once everything has come to rest."""
-        pids = {"supervisor": int(status["supervisor"]["pid"]), "broker": int(self._rundir.broker_pid.read_text())}
+        pids = {
+            "supervisor": int(status["supervisor"]["pid"]),
+            "broker": int(self._rundir.broker_pid.read_text(encoding="utf-8")),
+        }
         qemus = {
             f"vm/{vm['name']}.{vm['generation']}": len(open_files(vm["pid"])) - vm["parked_fds"]
             for vm in status["vms"]
