@@ -29,4 +29,6 @@ def address(context: Context, vm: str) -> Address:
         raise GuestSshError(error.message, hint=error.hint) from error
     if not entry["ssh"]["port"] or entry["state"] in ("crashed", "stopped", "failed"):
         raise GuestSshError(f"VM `{vm}` is {entry['state']}", hint=f"vpctl recover {vm}")
+    if entry.get("paused"):  # a login would wait for a guest that stands still
+        raise GuestSshError(f"VM `{vm}` is paused", hint=f"vpctl qmp {vm} cont")
     return Address.from_status(entry)

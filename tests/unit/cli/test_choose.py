@@ -10,9 +10,10 @@ import pytest
 from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.broker.service import hold
-from vpctl.cli import choose, copy, down, logs, qmp
+from vpctl.cli import choose, copy, down, guest, logs, qmp
 from vpctl.cli.verb import Common, Context, OutputFormat
 from vpctl.errors import NotFoundError, UsageError
+from vpctl.guest.ssh import GuestSshError
 from vpctl.log import Silent
 from vpctl.plan.run import run_to_json
 from vpctl.rundir import Directories, write_json
@@ -138,6 +139,29 @@ def test_arguments_of_a_qmp_command_are_json_or_plain_words(words: list[str], ar
 def test_an_argument_that_is_none_is_a_usage_error(words: list[str]) -> None:
     with pytest.raises(UsageError):
         qmp.parse(words)
+
+
+@pytest.mark.parametrize(
+    ("state", "paused", "message", "hint"),
+    [
+        ("ready", True, "VM `vm1` is paused", "vpctl qmp vm1 cont"),
+        ("crashed", False, "VM `vm1` is crashed", "vpctl recover vm1"),
+        ("ready", False, None, None),
+    ],
+)
+def test_a_vm_that_cannot_answer_is_not_waited_for(
+    directories: Directories, state: str, paused: bool, message: str | None, hint: str | None
+) -> None:
+    running(directories, "pair", "vm1")
+    ssh = {"port": 1, "user": "root", "identity": "/none", "host_key": None}
+    entry = {"name": "vm1", "state": state, "paused": paused, "ssh": ssh}
+    write_json(directories.topology("pair").status, {"vms": [entry]})
+    if message is None:
+        assert guest.address(context(directories), "vm1").port == 1
+        return
+    with pytest.raises(GuestSshError) as caught:
+        guest.address(context(directories), "vm1")
+    assert (caught.value.message, caught.value.hint) == (message, hint)
 
 
 def test_a_file_that_is_missing_has_no_vms(tmp_path: Path) -> None:
