@@ -41,6 +41,9 @@ loses datagrams in the socket, and the link is not what is measured."""
 
 LIMITS = ("rmem_max", "wmem_max")
 
+MOST_DIGITS = 18
+"""Of a number that a guest says: int() raises ValueError above 4300."""
+
 _PREPARE = """
 uname -r
 for name in {programs}; do command -v $name >/dev/null || echo missing $name; done
@@ -275,7 +278,7 @@ def parse_facts(text: str) -> GuestFacts:
     """Read what `Guest.prepare` asked."""
     kernel, *lines = text.splitlines() or [""]
     words = [line.split() for line in lines if len(line.split()) == 2]
-    numbers = {name: int(value) for name, value in words if value.isdecimal()}
+    numbers = {name: int(value) for name, value in words if value.isdecimal() and len(value) <= MOST_DIGITS}
     return GuestFacts(
         kernel=kernel.strip(),
         missing=frozenset(value for name, value in words if name == "missing"),

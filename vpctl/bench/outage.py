@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,7 +27,7 @@ RATE = 1000
 """Datagrams per second: the resolution is a millisecond."""
 
 BEFORE_SECONDS, AFTER_SECONDS = 1.0, 0.5
-"""How long the stream runs before the fault, and after the link has been verified again."""
+"""How long the stream runs before the fault, and after the link has been verified again and the stream goes on."""
 
 LONGEST_SECONDS = 300
 """No stream around a crash, and no recovery, lasts longer."""
@@ -37,6 +36,12 @@ GUARD_SECONDS = 10
 """A receiver ends by itself so long after its stream should have: nobody may be left to end it."""
 
 STARTED = "started"
+
+LARGEST = (1 << 63) - 1
+"""Of any number in a report."""
+
+MOST_SHOWN = 200
+"""Characters of what is no report."""
 
 SENDER = ("sent", "last_seq")
 RECEIVER = ("received", "lost", "corrupt", "last_seq", "longest_gap_ms", "gap_lost")
@@ -65,14 +70,14 @@ def parse(text: str, keys: Sequence[str]) -> Mapping[str, float]:
         report = json.loads(lines[-1])
         return {key: _number(report[key]) for key in keys}
     except IndexError as error:
-        raise WorkloadError(f"the agent reported nothing: {text.strip()!r}") from error
+        raise WorkloadError(f"the agent reported nothing: {text.strip()[-MOST_SHOWN:]!r}") from error
     except (KeyError, ValueError, RecursionError) as error:
-        raise WorkloadError(f"the agent reported {lines[-1]!r}: {error}") from error
+        raise WorkloadError(f"the agent reported {lines[-1][-MOST_SHOWN:]!r}: {error}") from error
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
+    if not isinstance(value, int | float) or not -LARGEST <= value <= LARGEST:
+        raise ValueError(f"{value!r:.40} is no number")
     return value
 
 
@@ -164,21 +169,33 @@ class CrashTask:
 
     async def _recovered(self) -> None:
         await self._crash.recover()
-        await wait.pause(AFTER_SECONDS)
 
-    async def _resume(self, source: GuestEnd, target: str, began: float, until: asyncio.Task[None]) -> None:
+    async def _resume(self, source: GuestEnd, target: str, began: float, recovering: asyncio.Task[None]) -> None:
         """Go on with the stream from the new guest, from the number that it would have come to, for long enough."""
         await self._crash.ready()
         first = int((time.monotonic() - began) * RATE)
         command = send_command(source, target=target, seconds=LONGEST_SECONDS, first=first)
-        sending = asyncio.create_task(source.guest.run(command, seconds=LONGEST_SECONDS), name="stream")
+        started = asyncio.Event()
+
+        def heard(line: str) -> None:
+            if line.startswith(STARTED):
+                started.set()
+
+        async def enough() -> None:
+            await asyncio.wait([recovering])
+            await started.wait()  # which a busy guest may take longer for than the rest of the recovery took
+            await wait.pause(AFTER_SECONDS)
+
+        run = source.guest.run(command, seconds=LONGEST_SECONDS, on_line=heard)
+        sending, done = asyncio.create_task(run, name="stream"), asyncio.create_task(enough(), name="enough")
         try:
-            await asyncio.wait([sending, until], return_when=asyncio.FIRST_COMPLETED)
-            if not until.done():
+            await asyncio.wait([sending, done], return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
                 raise WorkloadError(f"{source.vm}: the stream ended: {last_line(sending.result())}")
         finally:
-            sending.cancel()
-            await asyncio.wait([sending])
+            for task in (sending, done):
+                task.cancel()
+            await asyncio.wait([sending, done])
 
 
 @asynccontextmanager

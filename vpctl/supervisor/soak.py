@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import Any
 from vpctl import wait
 from vpctl.broker.protocol import SUPERVISOR
 from vpctl.broker.service import known_children
-from vpctl.errors import NotFoundError, ReadyTimeoutError, VerificationError, VpctlError
+from vpctl.errors import NotFoundError, ReadyTimeoutError, VerificationError, VpctlError, cause_of
 from vpctl.guest import ssh as guest_ssh
+from vpctl.guest.reports import Report, decode
 from vpctl.links.base import device_id
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId, find_by_argument, identify, memory_mib, open_files
@@ -95,8 +95,11 @@ class Soak:
             self._say(name)
             try:
                 await self._round(strikes)
-            except VpctlError as error:
-                soaked.unrecovered.append(f"{name}: {error.message}")
+            except (VpctlError, ExceptionGroup) as error:
+                cause = cause_of(error)
+                if not isinstance(cause, VpctlError):
+                    raise
+                soaked.unrecovered.append(f"{name}: {cause.message}")
                 self._take(soaked, number, strikes, began, ok=False)
                 return soaked
             self._take(soaked, number, strikes, began, ok=True)
@@ -157,8 +160,10 @@ class Soak:
     async def _remove_device(self, strike: Strike) -> None:
         assert strike.vm is not None
         assert strike.link is not None
-        entry = next(link for link in self._recorded()["links"] if link["name"] == strike.link)
-        device = device_id(strike.link, max(entry["plugged"][strike.vm]))
+        generations = self._recorded("links", strike.link)["plugged"].get(strike.vm)
+        if not generations:
+            raise NotFoundError(f"`{strike.vm}` has no device of `{strike.link}`")
+        device = device_id(strike.link, max(generations))
         path = self._rundir.people_qmp_socket(strike.vm)
         async with connect_qmp(path, vm=strike.vm, timeout=10.0) as session:
             await session.execute("device_del", {"id": device})
@@ -178,9 +183,14 @@ class Soak:
         self._entries += self._journal.new()
         return self._entries
 
-    def _recorded(self) -> dict[str, Any]:
+    def _recorded(self, what: str, name: str) -> Mapping[str, Any]:
+        """Return what the supervisor has written down of one of the `vms` or `links`."""
         record: Any = read_json(self._rundir.status)
-        return record if isinstance(record, dict) else {}
+        entries: list[dict[str, Any]] = record.get(what, []) if isinstance(record, dict) else []
+        found = next((entry for entry in entries if entry["name"] == name), None)
+        if found is None:
+            raise NotFoundError(f"`{self._rundir.name}` has no record of `{name}`")
+        return found
 
     async def _until_well(self, strikes: Sequence[Strike] = ()) -> dict[str, Any]:
         """Wait until everything is up and what was hit has been seen; return the status."""
@@ -235,13 +245,13 @@ class Soak:
             ms = LISTEN_SECONDS * 1000
             command = f"{self._agent(vm)} stream-recv {link.name} --duration-ms {ms:.0f}"
 
-            async def something(command: str = command) -> dict[str, Any] | None:
-                report: dict[str, Any] = json.loads((await self._guest(vm, command)).strip().splitlines()[-1])
-                return report if report["received"] else None
+            async def something(command: str = command) -> Report | None:
+                report = decode(await self._guest(vm, command))
+                return report if report.get("received") else None
 
             what = f"packets at `{vm}` over `{link.name}`"
             report = await wait.until(something, timeout=TRAFFIC_SECONDS, what=what)
-            if report["corrupt"]:
+            if report.get("corrupt"):
                 raise VerificationError(f"`{vm}` got {report['corrupt']} damaged datagrams over `{link.name}`")
 
     async def stop_traffic(self) -> None:
@@ -254,8 +264,7 @@ class Soak:
         return str(self._entry(vm)["agent"])
 
     def _entry(self, vm: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = next(entry for entry in self._recorded()["vms"] if entry["name"] == vm)
-        return found
+        return self._recorded("vms", vm)
 
     async def _guest(self, vm: str, script: str) -> str:
         async with guest_ssh.connection(guest_ssh.Address.from_status(self._entry(vm))) as connection:

@@ -215,7 +215,9 @@ def test_what_a_guest_says_of_itself_is_read() -> None:
     assert facts.limits == {"rmem_max": 212992, "wmem_max": 180224}
 
 
-@pytest.mark.parametrize("text", ["", "\n", "6.1\nrmem_max ²\nmissing 123\nbuffer\nhello 5\n"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "6.1\nrmem_max ²\nmissing 123\nbuffer\nhello 5\n", "6.1\nbuffer " + "9" * 5000]
+)
 def test_what_is_not_said_is_not_known(text: str) -> None:
     facts = parse_facts(text)
     assert (facts.buffer, facts.limits) == (0, {})

@@ -72,6 +72,9 @@ def test_no_stream_and_a_damaged_one_have_no_gap(text: str, message: str) -> Non
         (report(longest_gap_ms="9"), "'9' is no number"),
         (report(received=None), "None is no number"),
         (report(longest_gap_ms=float("nan")), "nan is no number"),
+        (report(longest_gap_ms=float("inf")), "inf is no number"),
+        (report(received=10**400), "10+ is no number"),
+        (report(received=0).replace(": 0", ": " + "9" * 5000, 1), "the agent reported '9{10}"),
     ],
 )
 def test_no_report_and_half_a_report_are_errors_with_what_was_said(text: str, message: str) -> None:
