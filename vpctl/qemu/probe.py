@@ -22,6 +22,7 @@ from vpctl.errors import HostError, VpctlError
 from vpctl.process import ToolError, run
 from vpctl.qemu.argv import SANDBOX
 from vpctl.rundir import cache_directory, check_cache, read_json, write_json
+from vpctl.topology.qemu_args import refused_in_command
 
 MINIMUM = (7, 2)
 """The first with `-netdev stream`; Debian 12 has it."""
@@ -70,7 +71,8 @@ def find_qemu(
 ) -> tuple[str, ...]:
     """Return the argv prefix of the QEMU to use: a VM's own `qemu:`, $VPCTL_QEMU, one in PATH, or one `elsewhere`.
 
-    A value that is no file is split like a shell command. Raises HostError if its first word cannot be run.
+    A value that is no file is split like a shell command. Raises HostError if its first word cannot be run, or if it
+    gives QEMU an argument that breaks what vpctl relies on.
     """
     override = environ.get("VPCTL_QEMU")
     origin = "`qemu:`" if wanted else "VPCTL_QEMU" if override else "PATH"
@@ -81,6 +83,8 @@ def find_qemu(
         found = next(filter(None, map(shutil.which, elsewhere)), None)
     if found is None:
         raise HostError(f"no QEMU: `{words[0]}` (from {origin}) is not there or cannot be run", hint=INSTALL)
+    for refusal in refused_in_command(words):
+        raise HostError(f"no QEMU: `{refusal.word}` in {origin}: {refusal.reason}", hint=refusal.hint)
     # Absolute, because the broker that starts it has another working directory.
     return (str(Path(found).absolute()), *words[1:])
 

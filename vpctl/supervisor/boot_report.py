@@ -9,9 +9,13 @@ from pathlib import Path
 from vpctl.errors import HostError, QmpError, ReadyTimeoutError, VpctlError, errors_by_code
 from vpctl.process import describe_status
 from vpctl.recovery.faults import Signs
+from vpctl.supervisor.logs import tail
 
 LAST_LINES = 15
 """How much of a log an error shows."""
+
+MOST_BYTES = 16384
+"""How much of its end is looked at for that."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +64,6 @@ def describe_end(ended: Ended) -> str:
 
 def last_lines(path: Path, count: int) -> list[str]:
     """Return the last lines of a log, without control characters; an absent file has none."""
-    try:
-        with path.open("rb") as stream:
-            stream.seek(max(0, path.stat().st_size - 16384))
-            text = stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return []
+    text = tail(path, MOST_BYTES).decode(errors="replace")
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", line).rstrip() for line in text.splitlines()]
     return [line for line in lines if line][-count:]

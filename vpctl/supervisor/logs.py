@@ -38,6 +38,17 @@ def read_whole(path: Path) -> str:
     return b"".join(parts).decode(errors="replace")
 
 
+def tail(path: Path, size: int) -> bytes:
+    """Return the last bytes that are kept of a log, the older part included; empty if there is none."""
+    found = b""
+    for part in (path, older(path)):
+        with contextlib.suppress(FileNotFoundError), part.open("rb") as stream:
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, length - (size - len(found))))
+            found = stream.read(size - len(found)) + found
+    return found
+
+
 def limit(path: Path, most: int = LOG_BYTES) -> bool:
     """Put the end of a log of more than `most` bytes aside and empty it, while its writer appends; whether it did so.
 

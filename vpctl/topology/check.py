@@ -5,6 +5,7 @@ A rule yields what it finds and never fails; it passes over what is missing, bec
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from ipaddress import AddressValueError, IPv4Network, NetmaskValueError
 from vpctl.topology import values
 from vpctl.topology.model import Key, KindRules, Topology
 from vpctl.topology.problems import Path, listed, quoted, unknown
-from vpctl.topology.qemu_args import refused
+from vpctl.topology.qemu_args import refused, refused_in_command
 from vpctl.topology.raw import FileRaw, LinkRaw, RecoveryRaw, VmRaw
 
 LINKS_PER_VM = 24
@@ -125,6 +126,17 @@ def qemu_args_leave_vpctl_its_own(draft: Draft) -> Iterator[Finding]:
         for found in refused(vm.qemu_args):
             message = f"{owner}: {quoted(found.word)} in `qemu_args`: {found.reason}"
             yield Finding(path=(*path, "qemu_args", found.place), message=message, hint=found.hint)
+        for found in refused_in_command(_words(vm.qemu)):
+            message = f"{owner}: {quoted(found.word)} in `qemu`: {found.reason}"
+            yield Finding(path=(*path, "qemu"), message=message, hint=found.hint)
+
+
+def _words(command: str | None) -> list[str]:
+    """Split a command as a shell does; one that cannot be has no words, and is refused where it is to be run."""
+    try:
+        return shlex.split(command or "")
+    except ValueError:
+        return []
 
 
 def kernel_args_fit(draft: Draft) -> Iterator[Finding]:

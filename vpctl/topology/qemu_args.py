@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +121,20 @@ def refused(args: Sequence[str]) -> Iterator[Refusal]:
             word = f"{word} {args[place + 1]}"
         if why is not None:
             yield Refusal(place=place, word=word, reason=why[0], hint=why[1])
+
+
+def refused_in_command(words: Sequence[str]) -> Iterator[Refusal]:
+    """Yield what is refused in the command that starts QEMU; `place` counts from its first word.
+
+    Only what follows QEMU itself is looked at: what stands before is a loader's or a wrapper's, whose `-m` or `-S`
+    means something else. A QEMU that is called quite differently is not recognised.
+    """
+    first = next((place for place, word in enumerate(words) if _QEMU.fullmatch(word.rpartition("/")[2])), len(words))
+    for found in refused(words[first + 1 :]):
+        yield replace(found, place=first + 1 + found.place)
+
+
+_QEMU = re.compile(r"qemu-system-\S+|qemu-kvm|kvm")
 
 
 def _keys(value: str) -> dict[str, str]:

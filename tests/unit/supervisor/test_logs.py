@@ -13,7 +13,8 @@ from vpctl.errors import HostError
 from vpctl.process import running
 from vpctl.qemu.probe import find_qemu
 from vpctl.qmp.session import connect
-from vpctl.supervisor.logs import LIVES, limit, older, prune, read_whole
+from vpctl.supervisor.boot_report import last_lines
+from vpctl.supervisor.logs import LIVES, limit, older, prune, read_whole, tail
 from vpctl.wait import until
 
 
@@ -41,6 +42,18 @@ def test_its_end_is_kept_and_its_writer_goes_on(log: Path) -> None:
         writer.write(b"d" * 100)
         assert limit(log, 100)
     assert older(log).read_bytes() == b"d" * 100
+
+
+def test_its_last_bytes_are_found_before_and_after_a_cut(log: Path) -> None:
+    assert tail(log, 100) == b""
+    log.write_bytes(b"one\ntwo\n")
+    assert (tail(log, 4), tail(log, 100)) == (b"two\n", b"one\ntwo\n")
+    assert limit(log, 6)
+    assert last_lines(log, 15) == ["e", "two"]
+    with log.open("ab") as writer:
+        writer.write(b"\x1b[1mthree\n")
+    assert (tail(log, 6), tail(log, 12)) == (b"three\n"[-6:], b"o\n\x1b[1mthree\n"[-12:])
+    assert last_lines(log, 2) == ["two", "three"]
 
 
 def test_where_nothing_can_be_kept_the_log_is_cut_all_the_same(log: Path) -> None:

@@ -8,7 +8,9 @@ import shlex
 import pytest
 
 from tests.unit.topology.loading import HEAD, loaded, problems
-from vpctl.topology.qemu_args import refused
+from vpctl.errors import HostError
+from vpctl.qemu.probe import find_qemu
+from vpctl.topology.qemu_args import refused, refused_in_command
 
 
 def words(args: str) -> list[str]:
@@ -84,6 +86,35 @@ def test_names_it_once_where_it_stands_in_the_defaults() -> None:
     shared = HEAD + "defaults: {qemu_args: [-no-shutdown]}\nvms: {vm1: , vm2: }\n"
     (only,) = problems(shared)
     assert only.startswith("3:24 `defaults`: `-no-shutdown` in `qemu_args`: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        ("qemu-system-x86_64 -daemonize", "-daemonize"),
+        ("/opt/q/bin/qemu-system-x86_64 -L /opt/q/share --no-shutdown", "--no-shutdown"),
+        ("ld.so --library-path /q/lib /q/qemu-kvm -m 1G", "-m 1G"),
+        ("numactl -m 0 nice -n 5 qemu-system-x86_64 -S", "-S"),
+    ],
+)
+def test_refuses_the_same_words_where_they_stand_in_the_command(command: str, found: str) -> None:
+    (only,) = problems(HEAD + f"vms: {{vm1: {{qemu: '{command}'}}}}\n")
+    assert only.startswith(f"3:19 VM `vm1`: `{found}` in `qemu`: ")
+    with pytest.raises(HostError, match=f"`{found}` in VPCTL_QEMU: "):
+        find_qemu(None, {"VPCTL_QEMU": f"env {command}", "PATH": "/usr/bin:/bin"})
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "qemu-system-x86_64",
+        "strace -f -S time qemu-system-x86_64 -L /q",
+        "bwrap --ro-bind /q/qemu /m -h kvm",
+        "/x/y -S",
+    ],
+)
+def test_leaves_a_wrappers_words_alone(command: str) -> None:
+    assert list(refused_in_command(shlex.split(command))) == []
 
 
 def test_takes_what_has_to_do_with_none_of_them() -> None:
