@@ -81,7 +81,7 @@ def _performed(work: Any, warm: Any, interrupts: Interrupts) -> int:
         return code
     if isinstance(caught, OutputError) and caught.is_closed:
         return code  # who read our output has seen enough (`| head`)
-    render.error(caught, as_json=interrupts.as_json and not isinstance(caught, OutputError))
+    render.error(caught, as_json=interrupts.json_error and not isinstance(caught, OutputError))
     return caught.exit_code
 
 
@@ -148,6 +148,7 @@ def _run(words: Sequence[str], warm: Any, interrupts: Interrupts) -> int:
         render.error(UsageError(message, hint=_usage_hint(error)), as_json=interrupts.as_json)
         return UsageError.exit_code
     except typer.Abort:
+        render.error(InterruptedByUserError("interrupted"), as_json=interrupts.json_error)
         return InterruptedByUserError.exit_code
     if outcome is None or isinstance(outcome, int):
         return outcome or 0

@@ -48,6 +48,8 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, term
     """Pass bytes both ways until the escape is typed or the console ends."""
     import asyncio
 
+    from vpctl.cli.streams import write_all
+
     loop = asyncio.get_running_loop()
     left = asyncio.Event()
 
@@ -60,14 +62,16 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, term
 
     async def shown() -> None:
         while data := await reader.read(65536):
-            os.write(sys.stdout.fileno(), data)
+            await write_all(sys.stdout.fileno(), data)
 
     # A file or /dev/null as stdin cannot be watched, and says nothing that could be typed.
     with contextlib.suppress(PermissionError):
         loop.add_reader(terminal, typed)
-    tasks = {asyncio.ensure_future(shown()), asyncio.ensure_future(left.wait())}
+    tasks: set[asyncio.Future[object]] = {asyncio.ensure_future(shown()), asyncio.ensure_future(left.wait())}
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()  # our own output may have broken
     finally:
         loop.remove_reader(terminal)
         for task in tasks:

@@ -63,6 +63,16 @@ class Interrupts:
         """Have the first signal call this; None: leave at once again."""
         self._cancel = cancel
 
+    @property
+    def has_come(self) -> bool:
+        """Whether one of the signals has come."""
+        return self._has_come
+
+    @property
+    def json_error(self) -> bool:
+        """Whether an error goes to stdout as JSON: not after an interrupt has cut off what was written there."""
+        return self.as_json and not self._has_abandoned
+
     def require_output(self) -> None:
         """Raise KeyboardInterrupt if output was dropped: a verb that has ended all the same is an interrupted one."""
         if self._has_abandoned:
@@ -78,7 +88,7 @@ class Interrupts:
             return
         self._has_come = True
         if self._cancel is None:
-            leave(as_json=self.as_json)
+            leave(as_json=self.as_json and not self.is_writing)
         else:
             self._cancel()
         if self.is_writing:
@@ -87,7 +97,14 @@ class Interrupts:
 
 
 def leave(*, as_json: bool) -> None:
-    """Say that we were interrupted, and end at once."""
-    with suppress(OSError):
-        os.write(1 if as_json else 2, IN_JSON if as_json else IN_WORDS)
+    """Say that we were interrupted, and end at once, whether or not anybody reads it."""
+    import select
+
+    for fd, text in ((1, IN_JSON), (2, IN_WORDS)) if as_json else ((2, IN_WORDS),):
+        with suppress(OSError):
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            if poll.poll(0):  # else it is full, and the write would wait for a reader
+                os.write(fd, text)
+                break
     os._exit(EXIT_CODE)

@@ -25,8 +25,16 @@ class OutputError(HostError):
         self.is_closed = error.errno == errno.EPIPE
 
 
+LAST_WORDS_MS = 1000
+"""For a reader of ours to go on, once the command was interrupted."""
+
+
 class Descriptor(io.RawIOBase):
-    """A descriptor that is written to in full or not at all: after an error, or an interrupt, the rest is dropped."""
+    """A descriptor that is written to in full or not at all: after an error, or an interrupt, the rest is dropped.
+
+    An interrupt ends a write that waits for a reader, and what is still said after it waits a second at most: further
+    signals change nothing, so there would be no other end.
+    """
 
     def __init__(self, fd: int, interrupts: Interrupts, *, tells: bool) -> None:
         super().__init__()
@@ -62,13 +70,24 @@ class Descriptor(io.RawIOBase):
         while True:
             self._interrupts.is_writing = True
             try:
+                if self._interrupts.has_come:
+                    return self._written_at_once(view)
                 return os.write(self._fd, view)
             except BlockingIOError:  # others who share it have made it so
-                poll = select.poll()
-                poll.register(self._fd, select.POLLOUT)
-                poll.poll()
+                if not self._interrupts.has_come:
+                    self._poll(None)
             finally:
                 self._interrupts.is_writing = False
+
+    def _written_at_once(self, view: memoryview) -> int:
+        if not self._poll(LAST_WORDS_MS):
+            raise AbandonedError
+        return os.write(self._fd, view[: select.PIPE_BUF])  # for which a pipe that can be written to has room
+
+    def _poll(self, milliseconds: int | None) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(milliseconds))
 
 
 def prepare(interrupts: Interrupts) -> None:

@@ -144,14 +144,21 @@ async def forever(context: verb.Context) -> verb.Result:
         print("x" * 1000, flush=True)
         await asyncio.sleep(0)
 
-app.VERBS["version"] = forever
-sys.argv[1:] = ["version"]
+async def once(context: verb.Context) -> verb.Result:
+    return verb.Result(data={"x": "y" * 100000}, text="x" * 100000)
+
+app.VERBS["version"] = globals()[sys.argv[1]]
+sys.argv[1:] = ["version", *sys.argv[2:]]
 main()
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_reader_that_does_not_read_holds_up_no_interrupt(number: signal.Signals) -> None:
+@pytest.mark.parametrize("words", [["forever"], ["once"], ["forever", "--json"], ["once", "--json"]], ids=" ".join)
+@pytest.mark.parametrize("both", [False, True], ids=["stdout", "both"])
+def test_a_reader_that_does_not_read_holds_up_no_interrupt(
+    number: signal.Signals, words: list[str], both: bool
+) -> None:
     read, write = os.pipe()
     os.set_blocking(write, False)
     try:
@@ -159,15 +166,19 @@ def test_a_reader_that_does_not_read_holds_up_no_interrupt(number: signal.Signal
             os.write(write, bytes(4096))
     except BlockingIOError:
         os.set_blocking(write, True)
-    with subprocess.Popen([sys.executable, "-c", STALLED], stdout=write, stderr=subprocess.PIPE) as process:
+    argv = [sys.executable, "-c", STALLED, *words]
+    with subprocess.Popen(argv, stdout=write, stderr=write if both else subprocess.PIPE) as process:
         os.close(write)
-        status = Path(f"/proc/{process.pid}/wchan")
-        while "pipe" not in status.read_text():  # it stands in its write
-            assert process.poll() is None
-        process.send_signal(number)
-        assert process.wait(60) == 130
-        assert process.stderr is not None
-        assert process.stderr.read() == b"error: interrupted\n"
+        try:
+            status = Path(f"/proc/{process.pid}/wchan")
+            while "pipe" not in status.read_text(encoding="ascii"):  # it stands in its write
+                assert process.poll() is None
+            process.send_signal(number)
+            assert process.wait(60) == 130
+        finally:
+            process.kill()
+        if process.stderr is not None:
+            assert process.stderr.read() == b"error: interrupted\n"  # what stdout has had is no JSON any more
     os.close(read)
 
 
