@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
+import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,9 +18,16 @@ from tests.fakes.guest import dropbear_strings
 from tests.made import made_link, made_topology
 from vpctl.guest.config import ITEMS, config_items, host_names, hosts_file, links_table, write_config
 from vpctl.guest.keys import RunKeys, run_keys
-from vpctl.rundir import NAME, Directories, RunDir
+from vpctl.rundir import NAME, OWNER, Directories, RunDir
 from vpctl.topology.model import Topology, VmSpec
 from vpctl.topology.values import RESERVED_VM_NAMES
+
+MAKE_KEYS = """
+import sys
+from vpctl.guest.keys import run_keys
+from vpctl.rundir import RunDir
+print(run_keys(RunDir.from_words(sys.argv[1:])))
+"""
 
 CLOSE = ("vm", "vm-", "vm--", "vm-2", "vm-2-", "localhost-")
 
@@ -119,5 +128,19 @@ def test_keys_stay_for_the_run_and_are_made_again_if_the_making_was_cut_short(
     first = run_keys(rundir)
     assert run_keys(rundir) == first
     rundir.known_hosts.unlink()  # written last
-    assert run_keys(rundir).public != first.public
+    rundir.identity.unlink()
+    assert run_keys(rundir) == first
+    assert rundir.identity.exists()
     assert run_keys(made(directories, "other")).host_public != first.host_public
+
+
+def test_processes_that_make_the_keys_at_once_make_the_same_and_wait_for_none(rundir: RunDir) -> None:
+    argv = [sys.executable, "-c", MAKE_KEYS, *rundir.as_words()]
+    running = [subprocess.Popen(argv, stdout=subprocess.PIPE) for _ in range(4)]
+    said = {process.communicate(timeout=60)[0] for process in running}
+    assert [process.returncode for process in running] == [0] * 4
+    assert said == {f"{run_keys(rundir)}\n".encode()}
+    load_ssh_private_key(rundir.identity.read_bytes(), None)
+    names = {"identity", "identity.pub", "known_hosts", "host_key", "seeds", OWNER}
+    assert {path.name for path in rundir.run.iterdir()} == names
+    assert (rundir.run / "seeds").stat().st_mode & 0o777 == 0o600
