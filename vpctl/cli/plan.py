@@ -16,8 +16,14 @@ from vpctl.cli.verb import Context, Result
 async def plan(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The topology file.")],
+    no_probe: Annotated[
+        bool, typer.Option("--no-probe", help="Run no QEMU to ask what it can do: for files that are not trusted.")
+    ] = False,
 ) -> Result:
-    """Show the command lines and hotplug steps that `up` would run; starts nothing."""
+    """Show the command lines and hotplug steps that `up` would run; starts nothing.
+
+    It asks the QEMU that the file names what it can do, unless `--no-probe` says not to.
+    """
     from vpctl.supervisor.prepare import load_file
     from vpctl.supervisor.prepare import plan as decide
 
@@ -25,7 +31,11 @@ async def plan(
     rundir = context.directories.topology(topology.name)
     rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
     run = await decide(
-        topology, source=str(file.absolute()), directories=context.directories, environ=context.environ
+        topology,
+        source=str(file.absolute()),
+        directories=context.directories,
+        environ=context.environ,
+        probing=not no_probe,
     )
     data = plan_data(run, rundir)
     return Result(data=data, text=plan_text(data))

@@ -114,17 +114,43 @@ async def probe(argv: Sequence[str], *, cache: Path, fresh: bool = False) -> Qem
     Raises HostError if it does not answer as QEMU does, or if other users may write to the cache. A cache that
     cannot be written is done without.
     """
+    if not fresh and (known := remembered(argv, cache=cache)) is not None:
+        return known
     identity = identify_files(argv)
-    remembered = cache / "qemu" / f"{identity[:32]}.json"
-    if not fresh:
-        check_cache(cache, remembered.parent, remembered)
-        if (known := _from_json(read_json(remembered), argv, identity)) is not None:
-            return known
     info = await _ask(tuple(argv), identity)
     with contextlib.suppress(OSError, HostError):
-        cache_directory(remembered.parent)
-        write_json(remembered, _to_json(info))
+        record = _record(cache, identity)
+        cache_directory(record.parent)
+        write_json(record, _to_json(info))
     return info
+
+
+def remembered(argv: Sequence[str], *, cache: Path) -> QemuInfo | None:
+    """Return what a QEMU answered when it was last asked, without running it; None if its files were others then.
+
+    Raises HostError if other users may write to the cache.
+    """
+    identity = identify_files(argv)
+    record = _record(cache, identity)
+    check_cache(cache, record.parent, record)
+    return _from_json(read_json(record), argv, identity)
+
+
+def supposed(argv: Sequence[str]) -> QemuInfo:
+    """Return what a QEMU that was never asked has to answer for any VM to run: for a plan that runs nothing."""
+    return QemuInfo(
+        argv=tuple(argv),
+        version=(*MINIMUM, 0),
+        devices=frozenset(BASE_DEVICES),
+        netdevs=frozenset(BASE_NETDEVS),
+        accelerators=frozenset({"kvm", "tcg"}),
+        sandbox=True,
+        identity=identify_files(argv),
+    )
+
+
+def _record(cache: Path, identity: str) -> Path:
+    return cache / "qemu" / f"{identity[:32]}.json"
 
 
 async def probe_for(

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vpctl import image as guest_images
@@ -24,7 +25,7 @@ from vpctl.qemu import accelerator
 from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.qemu.host import Finding, require_host
 from vpctl.qemu.memory import check_memory
-from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for
+from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for, remembered, supposed
 from vpctl.rundir import Directories
 from vpctl.supervisor.host_network import require
 from vpctl.topology.load import load
@@ -146,17 +147,24 @@ async def prepare(
     )
 
 
-async def plan(topology: Topology, *, source: str, directories: Directories, environ: Mapping[str, str]) -> Run:
+async def plan(
+    topology: Topology, *, source: str, directories: Directories, environ: Mapping[str, str], probing: bool = True
+) -> Run:
     """Decide what can be decided without starting, building or trying anything; the rest is said in words.
 
     An image that is not built yet stands with the path that it will have, `auto` with the verdict that is
-    remembered, else as `tcg`.
+    remembered, else as `tcg`. Without `probing` not even a QEMU is asked what it can do, which the file names, as any
+    command that its author likes: what it answered before counts, else what it would have to answer.
     """
     own = {vm.name: _own_image(vm.image) for vm in topology.vms if vm.image.name is None}
     require(host_networks(topology, directories.topology(topology.name)))
     machines = {}
     for vm in topology.vms:
-        qemu = await probe_qemu(topology, vm, directories, environ)
+        qemu, unknown = (
+            (await probe_qemu(topology, vm, directories, environ), "")
+            if probing
+            else _unasked_qemu(vm, directories, environ)
+        )
         image = own[vm.name] if vm.image.name is None else _planned_image(vm.image.name, directories)
         verdict = accelerator.remembered(
             vm.accelerator, qemu=qemu, kernel=image.kernel, cache=directories.cache, environ=environ
@@ -165,8 +173,18 @@ async def plan(topology: Topology, *, source: str, directories: Directories, env
             cpu_model=accelerator.cpu_model("tcg", qemu.version),
             reason="`up` tries KVM first",
         )
+        verdict = replace(verdict, reason=verdict.reason + unknown)
         machines[vm.name] = _machine(topology, vm, qemu, image, image.agent, verdict)
     return Run(topology=topology, machines=machines, run_id="plan", source=source)
+
+
+def _unasked_qemu(vm: VmSpec, directories: Directories, environ: Mapping[str, str]) -> tuple[QemuInfo, str]:
+    """Return what a VM's QEMU answered before, or would have to answer and a word on that; it is not run."""
+    argv = find_qemu(vm.qemu, environ)
+    if (known := remembered(argv, cache=directories.cache)) is not None:
+        return known, ""
+    taken = supposed(argv)
+    return taken, f"; this QEMU was not asked, and is taken for {taken.version_text}"
 
 
 async def probe_qemu(

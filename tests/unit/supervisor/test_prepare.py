@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.fakes.qemu import fake_qemu
 from tests.made import made_topology
+from vpctl.errors import HostError
 from vpctl.rundir import Directories
 from vpctl.supervisor.prepare import plan
+from vpctl.topology.model import Topology, VmSpec
+
+LINKED = made_topology(("lan0", "vm1", "vm2"))
 
 
 async def test_a_plan_needs_no_image_that_is_built(directories: Directories, tmp_path: Path) -> None:
@@ -19,3 +25,27 @@ async def test_a_plan_needs_no_image_that_is_built(directories: Directories, tmp
     assert (boot.disk_format, boot.disk_overlay) == ("raw", False)
     assert boot.disk is not None
     assert boot.disk.startswith(f"{roots.images}/micro-")
+
+
+async def test_a_plan_that_does_not_probe_runs_nothing_that_the_file_names(
+    directories: Directories, tmp_path: Path
+) -> None:
+    roots = Directories(run=directories.run, state=directories.state, cache=tmp_path / "cache")
+    ran = tmp_path / "ran"
+    topology = Topology(name="t", vms=(VmSpec(name="vm1", qemu=f"sh -c 'touch {ran}; echo QEMU'"),), links=())
+    run = await plan(topology, source="/t", directories=roots, environ={}, probing=False)
+    assert not ran.exists()
+    assert run.machines["vm1"].qemu[1:] == ("-c", f"touch {ran}; echo QEMU")
+    assert "was not asked, and is taken for 7.2.0" in run.machines["vm1"].accelerator_reason
+    with pytest.raises(HostError):
+        await plan(topology, source="/t", directories=roots, environ={})
+    assert ran.exists()
+
+
+async def test_a_plan_that_does_not_probe_knows_what_was_answered_before(
+    directories: Directories, tmp_path: Path
+) -> None:
+    roots = Directories(run=directories.run, state=directories.state, cache=tmp_path / "cache")
+    environ = {"VPCTL_QEMU": fake_qemu(tmp_path / "qemu")[0]}
+    asked = await plan(LINKED, source="/t", directories=roots, environ=environ)
+    assert await plan(LINKED, source="/t", directories=roots, environ=environ, probing=False) == asked
