@@ -21,7 +21,7 @@ async def doctor(
     from vpctl.plan.run import host_networks, shared_memory
     from vpctl.qemu.doctor import Needs, examine
     from vpctl.supervisor.host_network import examine as examine_networks
-    from vpctl.supervisor.prepare import built_kernel, examine_boot_files, load_file, qemu_needs
+    from vpctl.supervisor.prepare import built_kernel, examine_boot_files, load_file, open_files, qemu_needs
 
     topologies = [load_file(file, context.environ) for file in files or ()]
     needs_of = [qemu_needs(topology) for topology in topologies]
@@ -31,6 +31,8 @@ async def doctor(
         netdevs=[netdev for _, netdevs, _ in needs_of for netdev in netdevs],
         kernel=built_kernel(context.directories),
         shared_memory=sum(shared_memory(topology) for topology in topologies),
+        # Each topology has its own broker and QEMUs, which inherit the same limit.
+        files=max(map(open_files, topologies), key=lambda files: max(files.values()), default={}),
     )
     findings = await examine(context.directories, needs, log=context.log, environ=context.environ)
     findings += await examine_networks(

@@ -20,10 +20,23 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """How many files a link has open, counted on QEMU 7.2 with 24 links of one queue pair that were up."""
+
+    qemu: int
+    """In the QEMU of either end: that of the end that has more."""
+    broker: int = 0
+    qemu_per_queue: int = 0
+    """More of them for each further queue pair."""
+    broker_per_queue: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Requirements:
-    """What a kind needs of a QEMU: its version, devices and network back-ends."""
+    """What a kind needs: of a QEMU its version, devices and network back-ends; of the host open files."""
 
     qemu: tuple[int, int]
+    files: Files
     devices: tuple[str, ...] = ()
     netdevs: tuple[str, ...] = ()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vpctl.links.base import LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
+from vpctl.links.base import Files, LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec
@@ -18,7 +18,9 @@ class DgramKind(LinkKind):
     """One virtio-net device at each end; a frame is a datagram."""
 
     rules = KindRules(name="dgram", policies=("replug",), max_mtu=65535)
-    requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("dgram",))
+    requirements = Requirements(
+        qemu=(7, 2), files=Files(qemu=6), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("dgram",)
+    )
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

@@ -13,6 +13,7 @@ from vpctl.broker import control_page as layout
 from vpctl.broker.ivshmem import HOST_ID
 from vpctl.broker.ivshmem import device_id as ivshmem_id
 from vpctl.links.base import (
+    Files,
     LinkKind,
     Memory,
     Place,
@@ -63,7 +64,11 @@ class IvshmemDoorbellKind(LinkKind):
         max_mtu=MAX_MTU,
         check=_wrong_link,
     )
-    requirements = Requirements(qemu=(7, 2), devices=("ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"))
+    requirements = Requirements(
+        qemu=(7, 2),
+        files=Files(qemu=11, broker=18, qemu_per_queue=4, broker_per_queue=8),
+        devices=("ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"),
+    )
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

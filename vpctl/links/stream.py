@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vpctl.links.base import LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
+from vpctl.links.base import Files, LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec
@@ -19,7 +19,9 @@ class StreamKind(LinkKind):
     """One virtio-net device at each end; QEMU's own stream back-end carries whole frames between them."""
 
     rules = KindRules(name="stream", policies=("replug",), max_mtu=65535)
-    requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("stream",))
+    requirements = Requirements(
+        qemu=(7, 2), files=Files(qemu=7), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("stream",)
+    )
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

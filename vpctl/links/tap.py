@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpctl.links.base import (
+    Files,
     HostNetwork,
     LinkKind,
     Place,
@@ -32,7 +33,9 @@ class TapKind(LinkKind):
     """One virtio-net device at each end, and between them a bridge without an address."""
 
     rules = KindRules(name="tap", policies=("replug",), keys={"vhost": VHOST}, max_mtu=TAP_MAX_MTU)
-    requirements = Requirements(qemu=(7, 2), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("tap",))
+    requirements = Requirements(
+        qemu=(7, 2), files=Files(qemu=6), devices=("virtio-net-pci", "pcie-root-port"), netdevs=("tap",)
+    )
 
     def plug_steps(
         self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir

@@ -16,6 +16,7 @@ from vpctl.broker.ivshmem import HOST_ID
 from vpctl.broker.ivshmem import device_id as ivshmem_id
 from vpctl.links.base import (
     Backing,
+    Files,
     FrontEnd,
     LinkKind,
     Place,
@@ -73,6 +74,7 @@ class VhostPciKind(LinkKind):
     )
     requirements = Requirements(
         qemu=(7, 2),
+        files=Files(qemu=11, broker=18, qemu_per_queue=4, broker_per_queue=6),
         devices=("virtio-net-pci", "ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"),
         netdevs=("vhost-user",),
     )

@@ -42,6 +42,8 @@ class Needs:
     kernel: Path | None = None
     shared_memory: int = 0
     """Bytes that the links take beside the guests' own memory."""
+    files: Mapping[str, int] = field(default_factory=dict)
+    """Process → how many files it has open, of the topology that needs the most for one."""
 
 
 async def examine(
@@ -59,10 +61,7 @@ async def examine(
     findings.append(_examine_memory(needs.topologies, needs.shared_memory))
     findings += _examine_socket_paths(directories, needs.topologies)
     findings += [_examine_image_tools(image_built=needs.kernel is not None), await _examine_user_namespaces()]
-    # Each topology has its own broker, which inherits the same limit.
-    vms = max((len(topology.vms) for topology in needs.topologies), default=0)
-    links = max((len(topology.links) for topology in needs.topologies), default=0)
-    findings += examine_host(vms=vms, links=links)
+    findings += examine_host(needs.files)
     findings += _examine_directories(directories)
     findings += _examine_disk(directories, image_built=needs.kernel is not None)
     return findings

@@ -9,7 +9,7 @@ import fcntl
 import os
 import resource
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,10 +20,10 @@ from vpctl.process import keeps_thread_times, memory_file, try_pidfds
 LOOPBACK = "127.0.0.1"
 
 ROOMY_FILES, ROOMY_FILES_PER_VM = 256, 64
-"""Open files that are plenty for one topology: the broker holds some twenty per VM and link."""
+"""Open files that are plenty for one topology; so is twice what is needed, where that is more."""
 
-LEAST_FILES, LEAST_FILES_PER_VM, LEAST_FILES_PER_LINK = 64, 16, 16
-"""Below this a process of vpctl's, or a QEMU, runs out of them before everything is up."""
+LEAST_FILES = 64
+"""What any process of a topology may need, whatever its links are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +36,13 @@ class Finding:
     remedy: str | None = None
 
 
-def require_host(*, vms: int, links: int) -> list[str]:
-    """Raise HostError for the first thing without which no topology of this size can run here; return warnings."""
+def require_host(files: Mapping[str, int]) -> list[str]:
+    """Raise HostError for the first thing without which a topology cannot run here; return warnings.
+
+    `files` is how many open files each of its processes needs, see `open_files`.
+    """
     warnings = []
-    for finding in examine_host(vms=vms, links=links):
+    for finding in examine_host(files):
         if finding.ok == "failed":
             raise HostError(f"{finding.name}: {finding.message}", hint=finding.remedy)
         if finding.ok == "warning":
@@ -47,13 +50,13 @@ def require_host(*, vms: int, links: int) -> list[str]:
     return warnings
 
 
-def examine_host(*, vms: int, links: int) -> Iterator[Finding]:
-    """Try what the kernel has to offer, for a topology of this many VMs and links."""
+def examine_host(files: Mapping[str, int]) -> Iterator[Finding]:
+    """Try what the kernel has to offer, for processes that need so many open files each."""
     yield _process_descriptors()
     yield _sealed_memory()
     yield _loopback()
     yield thread_times()
-    yield open_files(vms=vms, links=links)
+    yield open_files(files)
 
 
 def _process_descriptors() -> Finding:
@@ -111,17 +114,23 @@ def thread_times(proc: Path = Path("/proc")) -> Finding:
     return Finding(name=name, ok="warning", message=message, remedy=remedy)
 
 
-def open_files(*, vms: int, links: int) -> Finding:
-    """Judge the hard limit: the broker raises the soft one, and every QEMU inherits that."""
+def open_files(files: Mapping[str, int]) -> Finding:
+    """Judge the hard limit: the broker raises the soft one, and every QEMU inherits that.
+
+    `files` tells of each process, by what it is called, how many it has open once everything is up.
+    """
     name = "open files"
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         return Finding(name=name, ok="ok", message="no limit")
-    least = LEAST_FILES + LEAST_FILES_PER_VM * vms + LEAST_FILES_PER_LINK * links
-    roomy = max(least, ROOMY_FILES + ROOMY_FILES_PER_VM * vms)
+    process, least = max(files.items(), key=lambda item: item[1], default=("any process", 0))
+    least = max(least, LEAST_FILES)
+    roomy = max(2 * least, ROOMY_FILES + ROOMY_FILES_PER_VM * len(files))
     remedy = f"ulimit -Hn {roomy}, as root or in /etc/security/limits.conf"
     if hard < least:
-        return Finding(name=name, ok="failed", message=f"{hard} allowed, {least} are needed", remedy=remedy)
+        return Finding(
+            name=name, ok="failed", message=f"{hard} allowed, {least} are needed by {process}", remedy=remedy
+        )
     message = f"{hard} allowed, {roomy} may be needed"
     if hard < roomy:
         return Finding(name=name, ok="warning", message=message, remedy=remedy)

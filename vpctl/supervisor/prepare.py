@@ -88,6 +88,25 @@ def qemu_needs(topology: Topology, vm: VmSpec | None = None) -> tuple[list[str],
     return devices, netdevs, max((kind.qemu for kind in kinds), default=(0, 0))
 
 
+QEMU_FILES, QEMU_FILES_PER_CPU = 40, 1
+"""Open files of a QEMU without links; a vCPU of KVM is one."""
+
+BROKER_FILES, BROKER_FILES_PER_VM = 16, 4
+"""Open files of the broker without links."""
+
+
+def open_files(topology: Topology) -> dict[str, int]:
+    """Return how many files each process of a topology has open once everything is up."""
+    broker = BROKER_FILES + BROKER_FILES_PER_VM * len(topology.vms)
+    qemus = {vm.name: QEMU_FILES + QEMU_FILES_PER_CPU * vm.cpus for vm in topology.vms}
+    for link in topology.links:
+        files, more = LINK_KINDS[link.kind].requirements.files, link.queues - 1
+        broker += files.broker + more * files.broker_per_queue
+        for end in link.endpoints:
+            qemus[end.vm] += files.qemu + more * files.qemu_per_queue
+    return {"the broker": broker, **{f"the QEMU of `{vm}`": count for vm, count in qemus.items()}}
+
+
 async def prepare(
     topology: Topology,
     *,
@@ -105,7 +124,7 @@ async def prepare(
     rundir = directories.topology(topology.name)
     rundir.check_socket_paths([vm.name for vm in topology.vms], [link.name for link in topology.links])
     own = {vm.name: _own_image(vm.image) for vm in topology.vms if vm.image.name is None}
-    for warning in require_host(vms=len(topology.vms), links=len(topology.links)):
+    for warning in require_host(open_files(topology)):
         log.warning(warning, hint="vpctl doctor")
     check_memory(topology, shared=shared_memory(topology))
     require(host_networks(topology, rundir))

@@ -18,7 +18,7 @@ from vpctl.qemu.host import Finding, examine_host, open_files, require_host, thr
 LOOK = """
 import sys
 from vpctl.qemu.host import examine_host
-for finding in examine_host(vms=2, links=1):
+for finding in examine_host({"the broker": 112, "the QEMU of `vm1`": 50}):
     print(finding.name, finding.ok, finding.message, finding.remedy, sep="|")
 """
 
@@ -41,8 +41,10 @@ def limited(count: int) -> Iterator[None]:
 
 
 def test_a_host_that_runs_the_tests_has_all_of_it() -> None:
-    assert {finding.name: finding.message for finding in examine_host(vms=2, links=1) if finding.ok == "failed"} == {}
-    require_host(vms=2, links=1)
+    assert {
+        finding.name: finding.message for finding in examine_host({"the broker": 50}) if finding.ok == "failed"
+    } == {}
+    require_host({"the broker": 50})
 
 
 def test_a_network_namespace_without_a_loopback_is_refused() -> None:
@@ -56,18 +58,18 @@ def test_a_network_namespace_without_a_loopback_is_refused() -> None:
 
 def test_the_hard_limit_of_open_files_counts_since_the_soft_one_is_raised() -> None:
     with limited(50):
-        assert open_files(vms=2, links=1).ok != "failed"
+        assert open_files({"the broker": 112}).ok != "failed"
     few = found("prlimit", "--nofile=90:90")["open files"]
-    assert few[:2] == ["failed", "90 allowed, 112 are needed"]
+    assert few[:2] == ["failed", "90 allowed, 112 are needed by the broker"]
     assert found("prlimit", "--nofile=120:120")["open files"][0] == "warning"
     assert found("prlimit", "--nofile=1024:1024")["open files"][0] == "ok"
 
 
 def test_up_is_refused_with_the_remedy() -> None:
-    script = "from vpctl.qemu.host import require_host; require_host(vms=8, links=24)"
+    script = "from vpctl.qemu.host import require_host; require_host({'the broker': 40, 'the QEMU of `vm1`': 576})"
     argv = ["prlimit", "--nofile=256:256", sys.executable, "-c", script]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert f"{HostError.__name__}: open files: 256 allowed, 576 are needed" in done.stderr
+    assert f"{HostError.__name__}: open files: 256 allowed, 576 are needed by the QEMU of `vm1`" in done.stderr
 
 
 @pytest.mark.parametrize("content", [None, "", "0 0 0\n", "nonsense\n"])

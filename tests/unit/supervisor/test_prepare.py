@@ -10,7 +10,7 @@ from tests.fakes.qemu import fake_qemu
 from tests.made import made_topology
 from vpctl.errors import HostError
 from vpctl.rundir import Directories
-from vpctl.supervisor.prepare import plan
+from vpctl.supervisor.prepare import open_files, plan
 from vpctl.topology.model import Topology, VmSpec
 
 LINKED = made_topology(("lan0", "vm1", "vm2"))
@@ -49,3 +49,21 @@ async def test_a_plan_that_does_not_probe_knows_what_was_answered_before(
     environ = {"VPCTL_QEMU": fake_qemu(tmp_path / "qemu")[0]}
     asked = await plan(LINKED, source="/t", directories=roots, environ=environ)
     assert await plan(LINKED, source="/t", directories=roots, environ=environ, probing=False) == asked
+
+
+@pytest.mark.parametrize(
+    ("kind", "qemu", "broker"),
+    [
+        # Counted with QEMU 7.2, 24 links between two VMs of one vCPU up: the end that had more, and the broker.
+        ("stream", 206, 16),
+        ("dgram", 182, 16),
+        ("ivshmem-doorbell", 305, 450),
+        ("vhost-pci", 304, 450),
+    ],
+)
+def test_no_more_open_files_are_asked_for_than_a_kind_uses(kind: str, qemu: int, broker: int) -> None:
+    links = [(f"l{number}", "vm1", "vm2") for number in range(24)]
+    files = open_files(made_topology(*links, kind=kind))
+    assert set(files) == {"the broker", "the QEMU of `vm1`", "the QEMU of `vm2`"}
+    assert broker <= files["the broker"] <= broker + 10
+    assert qemu <= files["the QEMU of `vm1`"] == files["the QEMU of `vm2`"] <= qemu + 10
