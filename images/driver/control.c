@@ -107,6 +107,11 @@ void vshm_control_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 }
 
+void vshm_control_forget(void)
+{
+	xa_destroy(&vshm_foreign);
+}
+
 static bool vshm_slot_holds(const struct vshm_slot *slot, u32 ivposition)
 {
 	u32 state = vshm_acquire(&slot->state);

@@ -32,6 +32,8 @@ struct vshm_identity {
 bool vshm_control_is_candidate(struct pci_dev *pdev);
 int vshm_control_probe(struct pci_dev *pdev);
 void vshm_control_remove(struct pci_dev *pdev);
+/* Frees what is kept of devices that are no control pages; no device is probed any more. */
+void vshm_control_forget(void);
 
 /* Fills in who the device with this IVPosition is, and ties the device's life to that of the
  * control page. -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no

@@ -205,7 +205,19 @@ static struct pci_driver vshm_driver = {
 	.shutdown = vshm_shutdown,
 	.driver.pm = pm_sleep_ptr(&vshm_pm_ops),
 };
-module_pci_driver(vshm_driver);
+
+static int __init vshm_init(void)
+{
+	return pci_register_driver(&vshm_driver);
+}
+module_init(vshm_init);
+
+static void __exit vshm_exit(void)
+{
+	pci_unregister_driver(&vshm_driver);
+	vshm_control_forget();
+}
+module_exit(vshm_exit);
 
 MODULE_DESCRIPTION("Network links between virtual machines through shared memory (ivshmem)");
 MODULE_AUTHOR("The vpctl authors");
