@@ -73,14 +73,6 @@ bool interface_is_port(const char *name)
 	return access(path, F_OK) == 0;
 }
 
-static bool find_name(const char *link, char name[IFNAMSIZ])
-{
-	if (!if_nametoindex(link))
-		return false;
-	snprintf(name, IFNAMSIZ, "%s", link);
-	return true;
-}
-
 struct search {
 	const char *link;
 	char *name;
@@ -100,18 +92,28 @@ static void compare_mark(const struct interface *interface, void *context)
 static bool find_mark(const char *link, char name[IFNAMSIZ])
 {
 	struct search search = {.link = link, .name = name};
-	int fd = netlink_open(0);
+	int index = (int)if_nametoindex(link), fd = netlink_open(0);
+	struct interface bearer;
 
 	if (fd < 0)
 		return false;
-	netlink_each_interface(fd, compare_mark, &search);
+	/* As a rule the two are one, and no others have to be looked at. */
+	if (index && netlink_get_interface(fd, index, &bearer) == 0)
+		compare_mark(&bearer, &search);
+	if (!search.found)
+		netlink_each_interface(fd, compare_mark, &search);
 	close(fd);
 	return search.found;
 }
 
 bool interface_find(const char *link, char name[IFNAMSIZ])
 {
-	return find_name(link, name) || find_mark(link, name);
+	if (find_mark(link, name))
+		return true;
+	if (!if_nametoindex(link))
+		return false;
+	snprintf(name, IFNAMSIZ, "%s", link);
+	return true;
 }
 
 static const char *what_is_missing(const char *name, struct in_addr *address)
@@ -128,7 +130,7 @@ int interface_wait(const char *link, char name[IFNAMSIZ], int64_t deadline_us, s
 {
 	for (int look = 0;; look++) {
 		/* All interfaces are asked for seldom: mostly it is a device that is still to come. */
-		bool found = find_name(link, name) || (look % SEARCH_EVERY == 0 && find_mark(link, name));
+		bool found = (look % SEARCH_EVERY == 0 || if_nametoindex(link)) && interface_find(link, name);
 
 		*missing = found ? what_is_missing(name, address) : "no such interface";
 		if (!*missing)

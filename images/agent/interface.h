@@ -19,7 +19,9 @@ bool interface_has_address(const char *name, struct in_addr *address);
 bool interface_has_carrier(const char *name);
 /* A bridge's, a bond's or the like's. */
 bool interface_is_port(const char *name);
-/* Finds a link's interface: the one that has its name, or the one that was set up for it, whatever a user calls it now. */
+/* Finds a link's interface: the one that was set up for it, whatever a user calls it and others now, or else the one that
+ * has its name.
+ */
 bool interface_find(const char *link, char name[IFNAMSIZ]);
 /* Waits until a link's interface is there, up, and has carrier and, unless that is NULL, an address; -1 with a word of what is missing after it,
  * or when nobody wants to know any more. */

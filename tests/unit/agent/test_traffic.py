@@ -323,6 +323,23 @@ def test_another_name_or_mac_is_the_users_and_told(agent: Path, tmp_path: Path) 
     assert to_a["ok"], "it is known by the MAC that the link gives it, whatever it has"
 
 
+def test_a_link_is_where_its_interface_is_and_not_where_its_old_name_is(agent: Path, tmp_path: Path) -> None:
+    proof, sent = run(
+        agent,
+        tmp_path,
+        f"""
+        plug; start >/dev/null
+        ip link set lan0 down; ip link set lan0 name mine; ip link set mine up
+        ip link add lan0 type veth peer name other
+        ip address add 10.97.0.1/24 dev lan0; ip link set lan0 up; ip link set other up
+        $AGENT probe lan0 10.99.0.2 {MAC_B} --count 2 --timeout-ms 5000
+        $AGENT send lan0 10.99.0.2 {MAC_B} --plan frame:60x2
+        """,
+    )
+    assert (proof["ok"], proof["address"]) == (True, "10.99.0.1")
+    assert sent["counters"]["tx_packets"] >= 2, "of the interface that the probe went through"
+
+
 def test_an_interface_in_another_namespace_is_told_and_set_up_when_it_comes_back(agent: Path, tmp_path: Path) -> None:
     [[lan0]] = run(
         agent,
