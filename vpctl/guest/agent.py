@@ -42,11 +42,22 @@ rm -f "$dir/try" "$dir/why"
 cat >"$dir/vpctl-agent"
 chmod 755 "$dir/vpctl-agent"
 "$dir/vpctl-agent" --version </dev/null >/dev/null
+for process in /proc/[0-9]*; do
+    binary=$(readlink "$process/exe" 2>/dev/null) || continue
+    binary=${{binary% (deleted)}}
+    copy=${{binary##*/vpctl.}}
+    case $copy in ??????/vpctl-agent) ;; *) continue ;; esac
+    case ${{copy%/vpctl-agent}} in *[!A-Za-z0-9]*) continue ;; esac
+    case $(2>/dev/null tr '\\0' ' ' <"$process/cmdline") in
+        */vpctl-agent\\ daemon\\ *) if kill -9 "${{process#/proc/}}" 2>/dev/null; then rm -rf "${{binary%/*}}"; fi ;;
+    esac
+done
 printf %s {links} >"$dir/links"
 setsid "$dir/vpctl-agent" daemon --links "$dir/links" </dev/null >"$dir/log" 2>&1 &
 echo "$dir/vpctl-agent"
 """
-"""A daemon that an earlier login left is replaced: it may hold another table of links."""
+"""A daemon that an earlier login left is ended, its copy removed: it may hold another table of links, and it holds
+the port of the heartbeats, which is one process's at a time. Probes that run from that copy end by themselves."""
 
 SAID = 500
 """Characters of what a guest said that an error repeats."""

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shlex
+import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import asyncssh
@@ -16,6 +21,7 @@ from vpctl.guest import ssh
 from vpctl.guest.agent import SAID, in_its_words, install, install_script
 from vpctl.guest.keys import run_keys
 from vpctl.guest.ssh import GuestSshError, shown_host_key
+from vpctl.process import read_stat
 from vpctl.rundir import Directories, RunDir
 
 AGENT = b"""#!/bin/sh
@@ -84,6 +90,52 @@ def test_a_binary_of_another_machine_is_not_taken_for_one_that_runs(places: tupl
     done = installed(places[0], agent=b"\x7fELF\x02\x01\x01".ljust(200, b"\0"))
     assert done.returncode != 0
     assert done.stderr
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="`bash` is not installed")
+def test_a_daemon_of_an_earlier_login_is_ended_and_its_copy_removed(tmp_path: Path) -> None:
+    """A copy of bash stands for the agent: `daemon` is a script in its directory, which says its PID and waits."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    os.mkfifo(second / "wait")
+    bash = shutil.which("bash") or ""
+    agent = Path(bash).read_bytes()
+    install = ["sh", "-c", install_script("table of links", places=[str(first)])]
+    script = second / "daemon"
+    script.write_text('exec 3<>wait; echo $$ >"$$.began"; read -r -t 60 -u 3')
+
+    def began(number: int) -> list[int]:
+        wait = time.monotonic() + 20
+        while len(found := [int(path.stem) for path in second.glob("*.began") if path.read_text()]) < number:
+            assert time.monotonic() < wait, "the daemon does not begin"
+            time.sleep(0.02)
+        return found
+
+    subprocess.run(install, input=agent, cwd=second, check=True, timeout=30)
+    [old] = began(1)
+    (copy,) = first.iterdir()
+    bystander = first / "vpctl.mine"
+    bystander.mkdir()
+    shutil.copy(bash, bystander / "vpctl-agent")
+    with subprocess.Popen([bystander / "vpctl-agent", "daemon", "x"], cwd=second) as user:
+        try:
+            began(2)
+            subprocess.run(install, input=agent, cwd=second, check=True, timeout=30)
+            [new] = {*began(3)} - {old, user.pid}
+            assert not is_running(old)
+            assert not copy.exists()
+            assert is_running(new)
+            assert user.poll() is None, "a program of the user's own, which only looks like it"
+        finally:
+            for pid in began(1):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid: int) -> bool:
+    stat = read_stat(pid)
+    return stat is not None and stat.state != "Z"
 
 
 @pytest.mark.parametrize("status", [142, 1, 0])
