@@ -279,7 +279,9 @@ async def test_vm1_starts_again_under_traffic_and_resumes(pair: Pair, what: str)
     await pair.ping()
     assert pair.host.generation == generation
     states = [answer.state for answer in pair.host.answers[said:]]
-    assert states[:2] == [AnswerState.OFF, AnswerState.ON]
+    # The driver waits until an OFF was heard. What it says next may take the place of an ON: it waits for none.
+    assert (states[0], states[-1]) == (AnswerState.OFF, AnswerState.ON)
+    assert what == "the interface" or len(states) == 2
     requests = [answer.request for answer in pair.host.answers]
     assert requests == sorted(set(requests))
     assert faults(await pair.counters()) == 0
