@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <linux/rtnetlink.h>
 #include <poll.h>
 #include <signal.h>
@@ -38,6 +39,7 @@ struct watch {
 	int requests; /* netlink: our own requests, so that their answers do not mix with events */
 	bool changed; /* something about a link's interface, since the last beat */
 	bool begins; /* no survey has been made yet: what is set up is a former agent's work */
+	char moved[PATH_MAX]; /* where the links' names are kept that a user has moved, for an agent that comes later */
 };
 
 static int read_links(const char *path, struct links *links)
@@ -144,14 +146,31 @@ static struct link *find_link(struct links *links, const struct interface *inter
 	return link ? link : links_by_mac(links, interface->device_mac);
 }
 
+/* Whoever looks from here sees no interface that is in another network namespace. */
+static void keep_moved(const struct watch *watch)
+{
+	FILE *file = fopen(watch->moved, "we");
+
+	if (!file)
+		return; /* then the next agent says that they are gone */
+	for (size_t i = 0; i < watch->links.count; i++)
+		if (watch->links.link[i].moved)
+			fprintf(file, "%s\n", watch->links.link[i].name);
+	fclose(file);
+}
+
 static void take(struct link *link, const struct interface *interface, struct watch *watch)
 {
 	link->index = interface->index;
-	link->up = link->carrier = link->readdressed = link->moved = false;
+	link->up = link->carrier = link->readdressed = false;
 	link->silent = 0;
 	link->received = 0;
 	link->name_now[0] = link->master[0] = '\0';
 	watch->changed = true;
+	if (link->moved) {
+		link->moved = false;
+		keep_moved(watch);
+	}
 	follow(link, interface, watch);
 }
 
@@ -172,7 +191,7 @@ static void meet(const struct interface *interface, struct watch *watch)
 	}
 	if (link->index)
 		return; /* another one's with the same MAC */
-	if (!interface->master && !(watch->begins && interface->link[0])) {
+	if (!interface->master && !(watch->begins && interface->link[0] && !link->moved)) {
 		if (set_up(watch->requests, interface, link, &watch->links) < 0) {
 			/* Tried again at the next beat: the name's last bearer may still be on its way out. */
 			fprintf(stderr, "vpctl-agent: %s: %s\n", link->name, strerror(errno));
@@ -185,12 +204,33 @@ static void meet(const struct interface *interface, struct watch *watch)
 	take(link, &now, watch);
 }
 
+static void recall_moved(struct watch *watch)
+{
+	FILE *file = fopen(watch->moved, "re");
+	char line[IFNAMSIZ + 1];
+	struct link *link;
+
+	if (!file)
+		return;
+	while (fgets(line, sizeof(line), file)) {
+		line[strcspn(line, "\n")] = '\0';
+		link = links_by_name(&watch->links, line);
+		if (link)
+			link->moved = true;
+	}
+	fclose(file);
+}
+
 static void leave(struct link *link, bool moves, struct watch *watch)
 {
+	bool news = link->moved != moves;
+
 	link->index = 0;
 	link->moved = moves;
 	hear_echoes(link, false);
 	watch->changed = true;
+	if (news)
+		keep_moved(watch);
 }
 
 static void miss(const struct interface *interface, struct watch *watch)
@@ -328,6 +368,7 @@ static _Noreturn void watch_forever(struct watch *watch)
 	uint64_t ticks;
 
 	watch->begins = true;
+	recall_moved(watch);
 	survey(watch);
 	watch->begins = false;
 	heartbeat_beat(&watch->heartbeat, links);
@@ -373,6 +414,7 @@ int daemon_main(int argc, char **argv)
 	}
 	if (read_links(links, &watch.links) < 0)
 		return 1;
+	snprintf(watch.moved, sizeof(watch.moved), "%s.moved", links);
 	signal(SIGPIPE, SIG_IGN);
 	/* Listening comes before the first survey, so that no interface falls between the two. */
 	watch.events = netlink_open(RTMGRP_LINK);

@@ -49,7 +49,10 @@ for process in /proc/[0-9]*; do
     case $copy in ??????/vpctl-agent) ;; *) continue ;; esac
     case ${{copy%/vpctl-agent}} in *[!A-Za-z0-9]*) continue ;; esac
     case $(2>/dev/null tr '\\0' ' ' <"$process/cmdline") in
-        */vpctl-agent\\ daemon\\ *) if kill -9 "${{process#/proc/}}" 2>/dev/null; then rm -rf "${{binary%/*}}"; fi ;;
+        */vpctl-agent\\ daemon\\ *)
+            kill -9 "${{process#/proc/}}" 2>/dev/null || continue
+            mv -f "${{binary%/*}}/links.moved" "$dir" 2>/dev/null || true
+            rm -rf "${{binary%/*}}" ;;
     esac
 done
 printf %s {links} >"$dir/links"

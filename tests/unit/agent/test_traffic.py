@@ -358,6 +358,36 @@ def test_an_interface_in_another_namespace_is_told_and_set_up_when_it_comes_back
     assert EndState.ABSENT not in [beat.end("lan0").state for beat in beats_of(tmp_path)][1:]
 
 
+@pytest.mark.parametrize("back", ["later", "meanwhile"])
+def test_an_agent_that_follows_another_knows_what_was_moved(agent: Path, tmp_path: Path, back: str) -> None:
+    come = "ip -n elsewhere link set lan0 netns 1"
+    [[lan0]] = run(
+        agent,
+        tmp_path,
+        f"""{SAID}
+        plug; start >/dev/null
+        ip netns add elsewhere
+        ip link set lan0 netns elsewhere; said a.beats lan0:moved
+        kill -9 $a; wait $a || true
+        {come if back == "meanwhile" else ""}
+        : >again.beats
+        $AGENT daemon --links a.links --port again.beats & a=$!
+        {f"said again.beats lan0:moved; {come}" if back == "later" else ""}
+        said again.beats lan0:0
+        kill -9 $a; wait $a || true
+        ip link delete lan0
+        : >third.beats
+        $AGENT daemon --links a.links --port third.beats &
+        said third.beats ""
+        ip link add lan0 address {MAC_A} type veth peer name other; said third.beats lan0
+        ip -j address show lan0
+        """,
+    )
+    assert [info["local"] for info in lan0["addr_info"] if info["family"] == "inet"] == ["10.99.0.1"]
+    assert EndState.ABSENT not in [beat.end("lan0").state for beat in beats_of(tmp_path, "again")][1:]
+    assert EndState.MOVED not in [beat.end("lan0").state for beat in beats_of(tmp_path, "third")]
+
+
 @pytest.mark.parametrize("deaf", ["b sysctl -qw net.ipv4.icmp_echo_ignore_all=1", "b ip addr flush dev lan0"])
 def test_a_peer_that_answers_no_icmp_answers_the_agents_echoes(agent: Path, tmp_path: Path, deaf: str) -> None:
     _, probe = run(
