@@ -25,6 +25,7 @@ struct vshm_kind_ops {
 	/* The machine goes to sleep, and is back. */
 	void (*suspend)(struct vshm_device *device);
 	void (*resume)(struct vshm_device *device);
+	struct net_device *(*interface)(const struct vshm_device *device);
 };
 
 struct vshm_device {

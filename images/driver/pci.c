@@ -2,6 +2,7 @@
 /* The devices on the bus: a control page or a link of some kind, told apart; and the module. */
 #include <linux/module.h>
 #include <linux/pm.h>
+#include <linux/rtnetlink.h>
 
 #include "compat.h"
 #include "device.h"
@@ -182,6 +183,10 @@ static int vshm_resume(struct device *dev)
 	if (!pdev->msix_cap)
 		return 0;
 	if (readl(device->registers + VSHM_IVPOSITION) != device->identity.ivposition) {
+		/* Its slot may still be on: the interface must not be opened again either. */
+		rtnl_lock();
+		netif_device_detach(device->ops->interface(device));
+		rtnl_unlock();
 		dev_err(dev, "the device is not the one that was suspended; its link stays down\n");
 		return -ENODEV;
 	}

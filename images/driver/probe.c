@@ -166,10 +166,18 @@ static void vshm_link_resume(struct vshm_device *device)
 	rtnl_unlock();
 }
 
+static struct net_device *vshm_link_interface(const struct vshm_device *device)
+{
+	const struct vshm_link *link = device->link;
+
+	return link->dev;
+}
+
 const struct vshm_kind_ops vshm_net_ops = {
 	.probe = vshm_link_probe,
 	.remove = vshm_link_remove,
 	.shutdown = vshm_link_shutdown,
 	.suspend = vshm_link_suspend,
 	.resume = vshm_link_resume,
+	.interface = vshm_link_interface,
 };

@@ -144,6 +144,13 @@ static void vhp_wake(struct vshm_device *device)
 	rtnl_unlock();
 }
 
+static struct net_device *vhp_interface(const struct vshm_device *device)
+{
+	const struct vhp_link *link = device->link;
+
+	return link->dev;
+}
+
 const struct vshm_kind_ops vhp_ops = {
 	.probe = vhp_probe,
 	.remove = vhp_remove,
@@ -151,4 +158,5 @@ const struct vshm_kind_ops vhp_ops = {
 	.leave = vhp_leave,
 	.suspend = vhp_suspend,
 	.resume = vhp_wake,
+	.interface = vhp_interface,
 };
