@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from vpctl import wait
-from vpctl.errors import RecoveryError, UsageError, VerificationError, VpctlError
+from vpctl.errors import ReadyTimeoutError, RecoveryError, UsageError, VerificationError, VpctlError
 from vpctl.links import LINK_KINDS
 from vpctl.plan.run import front_end
 from vpctl.recovery import act
@@ -29,6 +29,10 @@ LINK_FAULTS = frozenset({Fault.GUEST_REBOOT, Fault.BACKEND_LOST, Fault.DEVICE_LO
 
 PASSES = 8
 """Of one attempt: while a VM is recovered, links of its that were up may go down as well."""
+
+
+LAST_BREATH_SECONDS = 2.0
+"""For the end of a guest to be seen, once a check of its link broke off."""
 
 
 class Recoveries:
@@ -198,7 +202,7 @@ class Recoveries:
             names += [name for name in recorder.outages if name not in names]
             if self._left(machine, automatic=automatic):
                 continue
-            checks = await self._world.check(names)
+            checks = await self._check(names)
             self._require_ready(machine)
             if self._left(machine, automatic=automatic) or any("reason" in entry for entry in checks["links"]):
                 continue
@@ -208,13 +212,42 @@ class Recoveries:
             return checks
         raise RecoveryError(f"links of `{machine.name}` go down again and again", hint="vpctl events")
 
+    async def _check(self, links: list[str]) -> dict[str, Any]:
+        """Check those of some links whose guests both live, as `World.check` does.
+
+        A link whose other guest dies is brought back with that one, and says nothing against this recovery.
+        """
+        entries: list[dict[str, Any]] = []
+        for link in links:
+            if self._has_guests(link):
+                try:
+                    entries += (await self._world.check([link]))["links"]
+                except VpctlError:
+                    if not await self._loses_a_guest(link):
+                        raise
+        return {"schema_version": 1, "ok": all(entry["ok"] for entry in entries), "links": entries}
+
+    def _has_guests(self, link: str) -> bool:
+        return all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints)
+
+    async def _loses_a_guest(self, link: str) -> bool:
+        """Whether a guest of a link is gone; its connection breaks a moment before that is seen."""
+
+        async def gone() -> bool | None:
+            return not self._has_guests(link) or None
+
+        try:
+            return await wait.until(gone, timeout=LAST_BREATH_SECONDS, what=f"the end of a guest of `{link}`")
+        except ReadyTimeoutError:
+            return False
+
     def _left(self, machine: Machine, *, automatic: bool) -> list[str]:
         """Return the links of a VM that are to be brought back, and could be, and are not up."""
         return [
             link.name
             for link in self._world.topology.links_of(machine.name)
             if (not automatic or link.recovery.mode == "auto")
-            and all(self._world.is_alive(end.vm) for end in link.endpoints)
+            and self._has_guests(link.name)
             and self._wants_repair(link.name, automatic=automatic)
         ]
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.errors import NotFoundError, QmpLostError, ReadyTimeoutError, VerificationError
+from vpctl.guest.ssh import GuestSshError
 from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
@@ -67,6 +68,22 @@ class Checked(World):
         entries = [{"link": name, "ok": self.links[name].state is LinkState.UP} for name in links]
         await self.hands.step()  # what dies now has passed the check
         return {"ok": all(entry["ok"] for entry in entries), "links": entries}
+
+
+class Cut(Checked):
+    """A world in whose first check of `ab0` the guest of b dies, and takes the connection along."""
+
+    cuts = 1
+
+    async def check(self, links: list[str]) -> dict[str, Any]:
+        for vm in {end.vm for name in links for end in self.topology.link(name).endpoints}:
+            if not self.is_ready(vm):
+                raise NotFoundError(f"VM `{vm}` is {self.machines[vm].state}, not ready")
+        if "ab0" in links and self.cuts:
+            self.cuts -= 1
+            asyncio.get_running_loop().call_later(0.1, self.hands.strike, "b", Fault.QEMU_EXIT)
+            raise GuestSshError("`/usr/bin/vpctl-agent` in b: the connection broke")
+        return await super().check(links)
 
 
 class Endless(World):
@@ -176,6 +193,7 @@ async def struck(
     once_more: bool = False,
     asked_at_last: str | None = None,
     resting: str | None = None,
+    kind: type[Checked] = Checked,
 ) -> World:
     """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
 
@@ -185,7 +203,7 @@ async def struck(
     """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
-    world = Checked(made_run(TOPOLOGY), rundir)
+    world = kind(made_run(TOPOLOGY), rundir)
     world.loaded = True
     for machine in world.machines.values():
         machine.generation = 1
@@ -340,6 +358,17 @@ async def test_a_vm_that_dies_in_each_boot_is_given_up_by_the_first_cause(direct
     world = await struck(directories, ("a", Fault.GUEST_PANIC), {2: ("a", DEATHS[0]), 7: ("a", DEATHS[0])})
     assert_at_rest(world)
     assert ends(world)[0]["fault"] == "guest-panic"
+
+
+async def test_a_guest_that_dies_while_its_link_is_checked_costs_the_recovery_of_another_nothing(
+    directories: Directories,
+) -> None:
+    world = await struck(directories, ("a", Fault.QEMU_EXIT), {}, kind=Cut)
+    assert_at_rest(world)
+    assert {link.state for link in world.links.values()} == {LinkState.UP}
+    assert [(end["vm"], end["ok"]) for end in ends(world)] == [("a", True), ("b", True)]
+    failed = [entry for entry in read(world.journal._path) if "attempt" in entry["attributes"]]
+    assert failed == []
 
 
 async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Directories) -> None:
