@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from vpctl.errors import ReadyTimeoutError
@@ -58,3 +59,30 @@ async def first(work: Awaitable[T], *, unless: Awaitable[BaseException]) -> T:
         for pending in both:
             pending.cancel()
         await asyncio.wait(both)
+
+
+class Standstill:
+    """Whether this process is in a system call that may wait for another one and holds up the loop meanwhile.
+
+    To cancel the task that is in it changes nothing, so the handler of signals raises KeyboardInterrupt out of it.
+    """
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.is_interrupted = False
+        """Set by the handler: a call that begins after that is not made."""
+
+    @contextmanager
+    def possible(self) -> Iterator[None]:
+        """Have a signal end the block by KeyboardInterrupt."""
+        self.is_on = True
+        try:
+            if self.is_interrupted:  # looked at after the word that we may stand: no signal comes in between
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self.is_on = False
+
+
+standstill = Standstill()
+"""Of this process: its signals are its own, too."""

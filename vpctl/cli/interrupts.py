@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 TYPE_CHECKING = False
@@ -54,6 +55,7 @@ class Interrupts:
 
     def restore(self) -> None:
         """Give the signals back to whoever had them; not after one has come, since another must not kill us."""
+        _tell_standstill(False)
         if self._before is not None and not self._has_come:
             for number, handler in self._before.items():
                 signal.signal(number, handler)
@@ -94,6 +96,17 @@ class Interrupts:
         if self.is_writing:
             self._has_abandoned = True
             raise AbandonedError
+        if _tell_standstill(True):
+            raise KeyboardInterrupt
+
+
+def _tell_standstill(is_interrupted: bool) -> bool:
+    """Tell `vpctl.wait.standstill` of a signal; return whether a call stands that the signal has to end."""
+    waiting = sys.modules.get("vpctl.wait")
+    if waiting is None:  # what has not been imported has no call that stands
+        return False
+    waiting.standstill.is_interrupted = is_interrupted
+    return bool(waiting.standstill.is_on)
 
 
 def leave(*, as_json: bool) -> None:

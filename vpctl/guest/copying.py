@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from vpctl.errors import UsageError
 from vpctl.text import printable
+from vpctl.wait import standstill
 
 if TYPE_CHECKING:
     import asyncssh
@@ -202,7 +203,8 @@ class Copier:
                     offset += len(data)
                     view = memoryview(data)
                     while view:
-                        view = view[os.write(fd, view) :]
+                        with standstill.possible():
+                            view = view[os.write(fd, view) :]
                 if stat.S_ISREG(os.fstat(fd).st_mode):
                     os.fchmod(fd, (info.permissions or 0o644) & MODE)
                     _set_times(fd, info)
@@ -245,7 +247,8 @@ def _replaced(target: bytes) -> Iterator[int]:
         aside = _aside(target)
     try:
         flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW if aside is not None else os.O_TRUNC
-        fd = os.open(aside or target, os.O_WRONLY | flags, 0o600)
+        with standstill.possible():  # at a named pipe
+            fd = os.open(aside or target, os.O_WRONLY | flags, 0o600)
     except PermissionError:
         if aside is None:
             raise

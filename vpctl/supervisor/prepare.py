@@ -31,6 +31,7 @@ from vpctl.supervisor.host_network import require
 from vpctl.topology.load import load
 from vpctl.topology.model import ImageSpec, KindRules, Topology, VmSpec, topology_to_json
 from vpctl.topology.problems import nearest, quoted
+from vpctl.wait import standstill
 
 AGENT_IMAGE = "micro"
 """Where the agent comes from for VMs that boot an image of the user's own."""
@@ -50,7 +51,8 @@ def kind_rules() -> Mapping[str, KindRules]:
 def load_file(file: Path, environ: Mapping[str, str]) -> Topology:
     """Load a topology file; TopologyError with everything that is wrong, UsageError if it cannot be read."""
     try:
-        with file.open("rb") as stream:  # which may be a pipe, or a device that never ends
+        # It may be a pipe or a terminal, which has nothing yet, or a device that never ends.
+        with standstill.possible(), file.open("rb") as stream:
             content = stream.read(FILE_LIMIT + 1)
         if len(content) > FILE_LIMIT:
             raise UsageError(f"{file} is too large to be a topology", hint=NO_FILE)

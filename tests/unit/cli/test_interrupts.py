@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from vpctl.cli.interrupts import EXIT_CODE
+from vpctl.cli.interrupts import EXIT_CODE, SIGNALS, Interrupts
 from vpctl.errors import InterruptedByUserError
+from vpctl.wait import standstill
 
 TRIES = 4
 """At moments spread over a command's length."""
@@ -67,3 +68,42 @@ def test_a_signal_at_any_moment_ends_a_command_without_a_traceback(
         else:
             assert err.splitlines()[-1:] == [b"error: interrupted"]
     assert interrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("verb", ["validate", "plan", "up"])
+def test_a_file_that_says_nothing_yet_holds_up_no_interrupt(
+    tmp_path: Path, verb: str, number: signal.Signals
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    environ = {**os.environ, "VPCTL_RUN_DIR": str(tmp_path / "run"), "VPCTL_STATE_DIR": str(tmp_path / "state")}
+    argv = [sys.executable, "-m", "vpctl", verb, str(fifo)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environ) as process:
+        try:
+            place = Path(f"/proc/{process.pid}/wchan")
+            while place.read_text(encoding="ascii") not in ("wait_for_partner", "fifo_open"):  # for a writer
+                assert process.poll() is None
+            process.send_signal(number)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, out, err) == (EXIT_CODE, b"", b"error: interrupted\n")
+
+
+def test_a_call_that_begins_after_a_signal_is_not_made() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interrupts, cancelled = Interrupts(), list[bool]()
+    interrupts.install()
+    interrupts.cancel_by(lambda: cancelled.append(True))
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert cancelled == [True]
+        with pytest.raises(KeyboardInterrupt), standstill.possible():
+            raise AssertionError("unreachable")
+    finally:
+        interrupts.restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    with standstill.possible():
+        pass
