@@ -21,7 +21,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Files:
-    """How many files a link has open, counted on QEMU 7.2 with 24 links of one queue pair that were up."""
+    """How many files a link has open, counted on QEMU 7.2 with links of 1 and 16 queue pairs that were up."""
 
     qemu: int
     """In the QEMU of either end: that of the end that has more."""

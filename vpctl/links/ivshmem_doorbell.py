@@ -66,7 +66,7 @@ class IvshmemDoorbellKind(LinkKind):
     )
     requirements = Requirements(
         qemu=(7, 2),
-        files=Files(qemu=11, broker=18, qemu_per_queue=4, broker_per_queue=8),
+        files=Files(qemu=11, broker=18, qemu_per_queue=7, broker_per_queue=4),
         devices=("ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"),
     )
 

@@ -74,7 +74,7 @@ class VhostPciKind(LinkKind):
     )
     requirements = Requirements(
         qemu=(7, 2),
-        files=Files(qemu=11, broker=18, qemu_per_queue=4, broker_per_queue=6),
+        files=Files(qemu=11, broker=18, qemu_per_queue=12, broker_per_queue=5),
         devices=("virtio-net-pci", "ivshmem-doorbell", "ivshmem-plain", "pcie-root-port"),
         netdevs=("vhost-user",),
     )

@@ -26,6 +26,7 @@ from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.qemu.host import Finding, require_host
 from vpctl.qemu.memory import check_memory
 from vpctl.qemu.probe import QemuInfo, find_qemu, probe_for, remembered, supposed
+from vpctl.qmp.session import MOST_FDS
 from vpctl.rundir import Directories
 from vpctl.supervisor.host_network import require
 from vpctl.topology.load import load
@@ -90,8 +91,9 @@ def qemu_needs(topology: Topology, vm: VmSpec | None = None) -> tuple[list[str],
     return devices, netdevs, max((kind.qemu for kind in kinds), default=(0, 0))
 
 
-QEMU_FILES, QEMU_FILES_PER_CPU = 40, 1
-"""Open files of a QEMU without links; a vCPU of KVM is one."""
+QEMU_FILES, QEMU_FILES_PER_CPU = 42 + MOST_FDS, 1
+"""Open files of a QEMU without links; a vCPU of KVM is one. Some numbers are left free while a device is plugged, see
+`parking`, and it is the highest number that is limited."""
 
 BROKER_FILES, BROKER_FILES_PER_VM = 16, 4
 """Open files of the broker without links."""
