@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vpctl import wait
@@ -137,13 +137,18 @@ class BringUp:
             await deaths.close()
 
     async def _verified(self, recorder: Recorder) -> dict[str, Any]:
+        lives = {name: machine.generation for name, machine in self._world.machines.items()}
         checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
+        for check in checks:
+            if not check["ok"] and (why := self._why_gone(check["link"], lives)) is not None:
+                check["reason"] = why
         for name, link in self._world.links.items():  # whatever was believed of it
             of_link = [check for check in checks if check["link"] == name]
             if any("not_provable" in check for check in of_link):
                 continue  # it is in its user's hands
             if not all(check["ok"] for check in of_link):
-                if not link.rests and not self._world.paused(name):
+                in_recovery = self._why_gone(name, lives) is not None
+                if not link.rests and not in_recovery and not self._world.paused(name):
                     link.set_state(LinkState.FAILED)
             elif link.state is LinkState.FAILED:  # its first packets were lost, these were not
                 link.set_state(LinkState.UP)
@@ -154,6 +159,16 @@ class BringUp:
         }
         self._world.save()
         return {**self._world.status(), **self._world.up}
+
+    def _why_gone(self, link: str, lives: Mapping[str, int]) -> str | None:
+        """Return which VM of a link has ended since it had these generations, None if none has."""
+        for end in self._world.topology.link(link).endpoints:
+            machine = self._world.machines[end.vm]
+            if not self._world.is_alive(machine.name):
+                return f"`{machine.name}` is {machine.state}: {machine.reason or 'it has ended meanwhile'}"
+            if machine.generation != lives[machine.name]:
+                return f"`{machine.name}` has ended meanwhile, and was recovered"
+        return None
 
     def _links(self, *, explicit: bool) -> list[str]:
         """Return the links to see to: after a takeover none that is repaired by hand only, or rests."""

@@ -212,6 +212,35 @@ async def test_a_plug_that_fails_by_itself_stays_what_it_is(
     assert (error.exit_code, error.message) == (5, "vm2: the connection ended")
 
 
+@pytest.mark.parametrize(
+    ("state", "generation", "reason"),
+    [
+        (VmState.RECOVERING, 1, "`vm2` is recovering: QEMU was killed by SIGKILL"),
+        (VmState.READY, 2, "`vm2` has ended meanwhile, and was recovered"),
+    ],
+)
+async def test_a_qemu_that_ends_while_links_are_verified_is_named_and_its_links_are_its_recoverys(
+    directories: Directories, state: VmState, generation: int, reason: str
+) -> None:
+    booted = Booted(directories)
+    probed = booted.world.probe_all
+
+    async def probe_all(**given: Any) -> list[dict[str, Any]]:
+        booted.world.carries = False
+        booted.vm2.set_state(state, reason="QEMU was killed by SIGKILL")
+        booted.vm2.generation = generation
+        return await probed(**given)
+
+    booted.world.probe_all = probe_all  # type: ignore[method-assign]
+    for machine in (booted.vm1, booted.vm2):
+        machine.generation = 1
+        machine.set_state(VmState.READY)
+    booted.world.links["lan0"].set_state(LinkState.RECOVERING)
+    up = await booted.up()
+    assert [check["reason"] for check in up["checks"] if not check["ok"]] == [reason]
+    assert booted.world.links["lan0"].state is LinkState.RECOVERING
+
+
 async def test_a_link_whose_vm_is_paused_stays_as_it_is(directories: Directories) -> None:
     world = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
     world.carries = False
