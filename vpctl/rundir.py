@@ -260,6 +260,15 @@ class RunDir:
             if owner is not None and not owner.host.is_same(this_host()):
                 raise _of_another_host(owner, directory)
 
+    def check_nowhere_else(self) -> None:
+        """Raise UsageError if the state is by now that of a run in another run directory."""
+        owner = read_owner(self.state)
+        if owner is not None and owner.run != self.run and owner.is_at(owner.run):
+            raise UsageError(
+                f"`{self.name}` was started at the same moment, with its run directory at {owner.run}",
+                hint="run it again: it then means that one",
+            )
+
     def remove_run(self) -> None:
         """Remove the run directory; OSError if that fails. One that vpctl has not made stays."""
         _remove_owned(self.run)
@@ -272,6 +281,11 @@ class RunDir:
     def launch_lock(self) -> Path:
         """Held by whoever starts or stops the topology; beside the run directory, which `down` removes."""
         return self.run.with_name(f".{self.name}.lock")
+
+    @property
+    def claim_lock(self) -> Path:
+        """Held while the two directories are taken into use: other run directories may share the one of the state."""
+        return self.state.with_name(f".{self.name}.claim")
 
     @property
     def broker_pid(self) -> Path:

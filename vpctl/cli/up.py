@@ -56,7 +56,7 @@ async def begin(
     import asyncio
 
     from vpctl.cli import choose
-    from vpctl.supervisor.lifetime import is_running, launching, revive, start, stop
+    from vpctl.supervisor.lifetime import claim, is_running, launching, revive, start, stop
     from vpctl.supervisor.prepare import prepare
 
     waiting = choose.waiting(context, topology.name)
@@ -75,6 +75,7 @@ async def begin(
             keep=keep,
             stage_seconds={"kernel": boot_timeout, "ssh": boot_timeout} if boot_timeout is not None else {},
         )
+        await claim(rundir)  # outside of the `try`: what another `up` has taken meanwhile is not to be stopped
         try:
             await start(run, rundir, warm)
         except BaseException:

@@ -85,17 +85,34 @@ def _remove_empty(*roots: Path) -> None:
         remove_empty_root(root)
 
 
+async def claim(rundir: RunDir) -> None:
+    """Take a topology's directories into use for a new run. The caller holds `launching`.
+
+    That is a lock of the run directory's; UsageError if an `up` with another one was quicker to take the state's.
+    """
+    rundir.check_own()
+    make_root(rundir.run.parent)
+    make_root(rundir.state.parent, private=False)
+    async with turn(rundir.claim_lock):
+        try:
+            rundir.check_nowhere_else()
+            await clean_up(rundir)
+            rundir.remove_state()  # logs of a run that is over; `down` leaves none, a failed `up` does
+            try:
+                rundir.claim()
+            except BaseException:
+                rundir.remove_run()
+                rundir.remove_state()
+                raise
+        finally:
+            rundir.claim_lock.unlink(missing_ok=True)
+
+
 async def start(run: Run, rundir: RunDir, warm: Waiting | None = None) -> None:
-    """Start the broker, which starts the supervisor, which brings everything up. The caller holds `launching`.
+    """Start the broker, which starts the supervisor, which brings everything up. The caller has called `claim`.
 
     `warm` is a supervisor that waits to be told what it is for: the broker adopts it instead of starting one.
     """
-    rundir.check_own()
-    await clean_up(rundir)
-    rundir.remove_state()  # logs of a run that is over; `down` leaves none, a failed `up` does
-    make_root(rundir.run.parent)
-    make_root(rundir.state.parent, private=False)
-    rundir.claim()
     write_json(rundir.spec, run_to_json(run))
     if warm is not None and (process := warm.identity) is not None:
         child = Child(name=SUPERVISOR, generation=1, process=process, directory=str(rundir.state))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from vpctl.broker import client as broker_client
 from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, SUPERVISOR, Child
 from vpctl.broker.remains import known_broker
 from vpctl.broker.service import known_children
-from vpctl.errors import HostError, NotFoundError
+from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import ProcessId, identify, run
 from vpctl.process import end as process_end
 from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, read_json, write_json
@@ -130,6 +131,7 @@ def test_what_does_not_run_is_named_with_what_does(directories: Directories) -> 
 async def empty_topology(directories: Directories) -> AsyncIterator[RunDir]:
     """Run a topology without VMs: the processes are the real ones, and nothing takes long."""
     async with lifetime.launching(directories, "empty") as rundir:
+        await lifetime.claim(rundir)
         await lifetime.start(made_run(made_topology(name="empty")), rundir)
         try:
             yield rundir
@@ -169,6 +171,24 @@ async def test_each_of_the_two_brings_the_other_back_and_stop_ends_both(director
     assert supervisor is not None
     assert not supervisor.is_alive()
     assert not rundir.run.exists()
+
+
+async def test_of_two_first_starts_in_other_run_directories_one_takes_the_state(
+    directories: Directories, tmp_path: Path
+) -> None:
+    other = replace(directories, run=tmp_path / "other")
+    async with lifetime.launching(directories, "empty") as mine, lifetime.launching(other, "empty") as theirs:
+        await lifetime.claim(mine)
+        with pytest.raises(UsageError, match=f"with its run directory at {mine.run}"):
+            await lifetime.claim(theirs)
+        assert not theirs.run.exists()
+        assert other.topology("empty") == mine
+        assert not mine.claim_lock.exists()
+        await lifetime.stop(mine)
+        mine.remove_state()
+        await lifetime.claim(theirs)
+        await lifetime.stop(theirs)
+        theirs.remove_state()
 
 
 async def test_a_broker_that_hangs_is_ended_by_force_and_all_it_kept(directories: Directories) -> None:
@@ -314,6 +334,7 @@ from vpctl.supervisor import lifetime
 async def main():
     roots = Directories(run=Path({str(directories.run)!r}), state=Path({str(directories.state)!r}), cache=Path("/x"))
     async with lifetime.launching(roots, "empty") as rundir:
+        await lifetime.claim(rundir)
         await lifetime.start(made_run(made_topology(name="empty")), rundir)
 asyncio.run(main())
 """
