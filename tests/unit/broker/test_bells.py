@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ import pytest
 from tests.unit.broker.test_doorbell import count_of, rung
 from vpctl.broker import bells as module
 from vpctl.broker.bells import Bells, Hearing
+from vpctl.process import eventfd_id
 from vpctl.wait import pause, until
 
 FULL = (1 << 64) - 2
@@ -29,7 +29,7 @@ def block(fd: int) -> None:
 @contextmanager
 def eventfds(count: int) -> Iterator[list[int]]:
     fds = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in range(count)]
-    ours = set(filter(None, map(eventfd_id, fds)))
+    ours = {eventfd_id(os.getpid(), fd) for fd in fds} - {None}
     assert len(ours) == count
     try:
         yield fds
@@ -40,15 +40,7 @@ def eventfds(count: int) -> Iterator[list[int]]:
         if thread.name == "bells":
             thread.join(30)
     # Only these are counted: what other tests have left is closed whenever it is collected.
-    assert not [path for path in Path("/proc/self/fd").iterdir() if eventfd_id(int(path.name)) in ours]
-
-
-def eventfd_id(fd: int) -> str | None:
-    """Return what tells one eventfd from all others, for each of its descriptors (Linux 5.2); None: another file."""
-    with contextlib.suppress(OSError):
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{fd}").read_text("ascii").splitlines())
-        return fields.get("eventfd-id")
-    return None
+    assert not [path for path in Path("/proc/self/fd").iterdir() if eventfd_id(os.getpid(), int(path.name)) in ours]
 
 
 async def until_true(probe: list[str] | list[int], count: int) -> None:
