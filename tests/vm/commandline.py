@@ -203,7 +203,8 @@ class Vpctl:
         # A process that was reaped by init a moment ago may still be listed.
         until(lambda: True if not self.processes() else None, f"an end of {self.processes()}", limit=3)
         roots = [self.directories.run] if logs else [self.directories.run, self.directories.state]
-        assert [path for root in roots if root.exists() for path in root.rglob("*")] == []
+        left = [str(path) for root in roots if root.exists() for path in root.rglob("*")]
+        assert left == [], left
 
     def report(self) -> Iterator[tuple[str, str]]:
         """Yield what one wants to see of a failure: journals, logs, consoles and command lines, each with a title."""

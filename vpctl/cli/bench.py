@@ -187,9 +187,7 @@ async def booted(context: Context, topology: Topology, *, source: str) -> AsyncI
         raise
     if ours is not None:
         with context.log.step(f"stopping `{rundir.name}`"):
-            await undo(context, rundir.name, ours)
-        if not run.keep_logs:
-            rundir.remove_state()
+            await undo(context, rundir.name, ours, keep_logs=run.keep_logs)
 
 
 def place(file: Path) -> str:

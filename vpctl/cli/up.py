@@ -106,15 +106,15 @@ async def wait_for_up(context: Context, rundir: Any, *, ours: str | None, keep: 
     return up_result(outcome)
 
 
-async def undo(context: Context, name: str, run_id: str) -> None:
-    """Stop what a failed or interrupted `up` has started, unless somebody has begun another run; the logs stay."""
+async def undo(context: Context, name: str, run_id: str, *, keep_logs: bool = True) -> None:
+    """Stop what a command has started, unless another run has begun under this name; the logs may stay."""
     import asyncio
 
     # Shielded: an impatient second signal must not leave half of it running.
-    await asyncio.shield(_stop_run(context, name, run_id))
+    await asyncio.shield(_stop_run(context, name, run_id, keep_logs=keep_logs))
 
 
-async def _stop_run(context: Context, name: str, run_id: str) -> None:
+async def _stop_run(context: Context, name: str, run_id: str, *, keep_logs: bool) -> None:
     from vpctl.rundir import read_json
     from vpctl.supervisor.lifetime import launching, stop
 
@@ -122,6 +122,8 @@ async def _stop_run(context: Context, name: str, run_id: str) -> None:
         spec: Any = read_json(rundir.spec)
         if isinstance(spec, dict) and spec["run_id"] == run_id:
             await stop(rundir)
+            if not keep_logs:
+                rundir.remove_state()
 
 
 def require_same(rundir: Any, topology: Any) -> None:
