@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import chain, count
 from pathlib import Path
 
 from vpctl.guest.keys import RunKeys
 from vpctl.rundir import RunDir, private_directory, write_atomic
 from vpctl.topology.model import Topology
-from vpctl.topology.values import RESERVED_VM_NAMES
 
 SYSTEMD_KEY = "opt/io.systemd.credentials/ssh.authorized_keys.root"
 """systemd 252 and newer installs this credential for root: own images need no preparation (systemd-tmpfiles)."""
@@ -36,37 +34,17 @@ def links_table(topology: Topology, vm: str) -> str:
 
 def hosts_file(topology: Topology, vm: str) -> str:
     """Return a VM's /etc/hosts: peers by name, at their address on the first link to them."""
-    hosts = host_names(topology)
     peers = {link.peer_of(vm).vm: link.peer_of(vm).address.ip for link in reversed(topology.links_of(vm))}
-
-    def names(of: str) -> str:
-        return " ".join(dict.fromkeys((hosts[of], of)))
-
-    lines = ["127.0.0.1 localhost", f"127.0.1.1 {names(vm)}", "::1 localhost ip6-localhost ip6-loopback"]
-    lines += [f"{address} {names(peer)}" for peer, address in sorted(peers.items())]
+    lines = ["127.0.0.1 localhost", f"127.0.1.1 {vm}", "::1 localhost ip6-localhost ip6-loopback"]
+    lines += [f"{address} {name}" for name, address in sorted(peers.items())]
     return "\n".join(lines) + "\n"
-
-
-def host_names(topology: Topology) -> dict[str, str]:
-    """Return each VM's host name: its own name, unless that ends in a hyphen, as no host's may (RFC 1123, 2.1).
-
-    Such a one goes without its hyphens, or with a number where that is another's: `vm-` is `vm`, or `vm-2`.
-    """
-    found = {vm.name: vm.name for vm in topology.vms if not vm.name.endswith("-")}
-    for vm in topology.vms:
-        if vm.name not in found:
-            stem = vm.name.rstrip("-")
-            free = chain([stem], (f"{stem}-{number}" for number in count(2)))
-            taken = {*found.values(), *RESERVED_VM_NAMES}
-            found[vm.name] = next(name for name in free if name not in taken)
-    return found
 
 
 def config_items(topology: Topology, vm: str, keys: RunKeys) -> dict[str, bytes]:
     """Return fw_cfg item names and contents."""
     authorized = keys.public.encode() + b"\n"
     contents = (
-        host_names(topology)[vm].encode(),
+        vm.encode(),
         hosts_file(topology, vm).encode(),
         authorized,
         keys.host_key_dropbear,

@@ -58,7 +58,7 @@ Name = Annotated[str, PlainValidator(values.name), _schema(values.NAME)]
 VmName = Annotated[
     str,
     PlainValidator(values.vm_name),
-    _schema(values.NAME, **{"not": {"enum": list(values.RESERVED_VM_NAMES)}}),
+    _schema(values.VM_NAME, **{"not": {"enum": list(values.RESERVED_VM_NAMES)}}),
 ]
 LinkName = Annotated[
     str,

@@ -16,6 +16,7 @@ LINK_NAME = "[a-z][a-z0-9-]{0,14}"
 RESERVED_LINK_NAMES = ("lo", "eth0", "mgmt", "all", "default")
 RESERVED_VM_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
 """What `/etc/hosts` of every guest has already."""
+VM_NAME = "[a-z]([a-z0-9-]{0,29}[a-z0-9])?"
 SIZE = r"[0-9]{1,18}|[0-9]{1,9}(\.[0-9]{1,9})?[KMG]"
 DURATION = r"[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h)"
 HEARTBEAT = (
@@ -61,10 +62,15 @@ def name(value: object) -> str:
 
 
 def vm_name(value: object) -> str:
-    """Return a VM's name, by which the guests that have a link to it find it."""
+    """Return a VM's name, which is a host's name in every guest that has a link to it."""
     text = _matching(value, NAME, longest=31)
     if text in RESERVED_VM_NAMES:
         raise WrongValueError(f"{quoted(text)} is every guest itself", "choose another name, for instance `vm1`")
+    if text.endswith("-"):
+        raise WrongValueError(
+            f"{quoted(text)} is not the name of a host: those end in a letter or digit (RFC 1123)",
+            f"did you mean {quoted(text.rstrip('-'))}?",
+        )
     return text
 
 

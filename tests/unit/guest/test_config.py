@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import base64
-import re
 import subprocess
 import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.fakes.broker import made
 from tests.fakes.guest import dropbear_strings
 from tests.made import made_link, made_topology
-from vpctl.guest.config import ITEMS, config_items, host_names, hosts_file, links_table, write_config
-from vpctl.guest.keys import RunKeys, run_keys
-from vpctl.rundir import NAME, OWNER, Directories, RunDir
+from vpctl.guest.config import ITEMS, config_items, hosts_file, links_table, write_config
+from vpctl.guest.keys import run_keys
+from vpctl.rundir import OWNER, Directories, RunDir
 from vpctl.topology.model import Topology, VmSpec
-from vpctl.topology.values import RESERVED_VM_NAMES
 
 MAKE_KEYS = """
 import sys
@@ -28,8 +24,6 @@ from vpctl.guest.keys import run_keys
 from vpctl.rundir import RunDir
 print(run_keys(RunDir.from_words(sys.argv[1:])))
 """
-
-CLOSE = ("vm", "vm-", "vm--", "vm-2", "vm-2-", "localhost-")
 
 FW_CFG_NAME_MAX = 55
 """Bytes in an fw_cfg item's name, without the final NUL: FW_CFG_MAX_FILE_PATH."""
@@ -63,26 +57,6 @@ def test_a_guest_knows_its_peers_by_name_at_their_address_on_the_first_link() ->
     assert "127.0.1.1 vm1" in lines
     assert lines[-2:] == ["10.77.0.2 vm2", "10.77.2.1 vm3"]
     assert "vm2" not in hosts_file(topology, "vm3")
-
-
-@given(st.sets(st.from_regex(f"^({NAME})$", fullmatch=True) | st.sampled_from(CLOSE), min_size=2, max_size=6))
-def test_each_guest_has_a_valid_host_name_that_is_no_others(names: set[str]) -> None:
-    hosts = host_names(made_topology(vms=sorted(names)))
-    assert hosts.keys() == names
-    assert len({*hosts.values()}) == len(names)
-    assert not {*hosts.values()} & {*RESERVED_VM_NAMES}
-    for name, host in hosts.items():
-        assert re.fullmatch("[a-z]([a-z0-9-]{0,61}[a-z0-9])?", host)  # RFC 1123, 2.1
-        assert host == name or name.endswith("-")
-
-
-def test_a_guest_finds_a_peer_by_its_name_and_by_its_host_name() -> None:
-    topology = made_topology(("lan0", "vm", "vm-"))
-    assert "127.0.1.1 vm\n" in hosts_file(topology, "vm")
-    assert hosts_file(topology, "vm").endswith("10.77.0.2 vm-2 vm-\n")
-    assert "127.0.1.1 vm-2 vm-\n" in hosts_file(topology, "vm-")
-    keys = RunKeys(public="", host_public="", host_key_dropbear=b"")
-    assert config_items(topology, "vm-", keys)["opt/vpctl/hostname"] == b"vm-2"
 
 
 def test_the_items_are_written_where_only_we_can_read_them(rundir: RunDir) -> None:

@@ -85,8 +85,8 @@ def test_a_hint_proposes_what_is_accepted_and_not_what_was_given(value: object, 
                 takes(proposed[1])
 
 
-@pytest.mark.parametrize("name", ["localhost", "ip6-localhost"])
-def test_a_vm_is_not_named_as_every_guest_is(name: str) -> None:
+@pytest.mark.parametrize("name", ["localhost", "ip6-localhost", "vm-"])
+def test_a_vm_has_a_name_that_a_host_may_have(name: str) -> None:
     found = problems(PAIR.replace("vm1", name))
     assert [line for line, _, _ in found][:1] == [4]
 

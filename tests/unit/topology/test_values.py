@@ -72,7 +72,6 @@ def test_the_heartbeats_pattern_means_its_limit(text: str) -> None:
 @pytest.mark.parametrize("name", ["a", "vm1", "a-", "a" * 31])
 def test_names(name: str) -> None:
     assert values.name(name) == name
-    assert values.vm_name(name) == name
 
 
 @pytest.mark.parametrize(
