@@ -40,6 +40,8 @@ def process(*arguments: str, log: Path | None = None) -> Iterator[ProcessId]:
             log.parent.mkdir(parents=True, exist_ok=True)
         output = stack.enter_context(log.open("ab")) if log is not None else None
         popen = stack.enter_context(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=output))
+        while not Path(f"/proc/{popen.pid}/cmdline").read_bytes():
+            time.sleep(0.001)  # execve(2) has closed files, which Popen waits for, before the arguments can be seen
         found = identify(popen.pid)
         assert found is not None
         try:
