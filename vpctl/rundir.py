@@ -223,7 +223,7 @@ class RunDir:
     state: Path
 
     def as_words(self) -> list[str]:
-        """Return what a child is told of it in its arguments; `from_words` reads it."""
+        """Return what a child gets of it in its arguments; `from_words` reads it."""
         return [self.name, str(self.run), str(self.state)]
 
     @classmethod

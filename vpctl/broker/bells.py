@@ -1,7 +1,7 @@
 """Eventfds that are signalled without ever making the event loop wait.
 
 O_NONBLOCK belongs to the open file, and so does an eventfd's counter (eventfd(2)): each QEMU that was given the
-descriptor can clear the one and fill the other, and whoever writes then waits until somebody reads. So a thread of
+descriptor can clear the one and fill the other, and a writer then waits until another holder reads. So a thread of
 its own writes. One write that does not return is interrupted by a signal, which the kernel heeds in exactly that wait
 (EINTR; PEP 475 leaves `os.eventfd_write` out); that eventfd is not written to again, and its owner is told.
 

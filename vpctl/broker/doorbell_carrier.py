@@ -141,7 +141,7 @@ class DoorbellCarrier:
             self._server.join(self._peer([call]))
         fd, doorbell = self._calls[call.id]
         if call.id not in self._bell_of:
-            reason = f"ring {ring}: its call blocks whoever signals it"
+            reason = f"ring {ring}: its call eventfd blocks the writer"
             self._bell_of[call.id] = self._bells.bell(fd, lambda: self._stuck(reason))
         self._sequence += 1
         entry = self._spec.slot + layout.peer_ring_offset(ring)

@@ -15,7 +15,7 @@ REGION = -1
 """The number beside which the region's descriptor comes."""
 
 WATCHER_ID = 0
-"""What clients that only look have: no device is told of them."""
+"""What clients that only look have: no device learns of them."""
 
 HOST_ID = 1
 """Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""

@@ -25,7 +25,7 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """Listens at a path, and hands each connection on, non-blocking; whoever gets it closes it."""
+    """Listens at a path, and hands each connection on, non-blocking; the receiver closes it."""
 
     def __init__(self, path: Path, accepted: Callable[[socket.socket], None], *, backlog: int) -> None:
         """Bind and listen, in place of a socket at the path; OSError, with nothing left behind, if that fails."""
@@ -45,7 +45,7 @@ class Listener:
 
     @property
     def is_open(self) -> bool:
-        """Whether somebody may still connect."""
+        """Whether clients may still connect."""
         return self._socket is not None
 
     def close(self) -> None:

@@ -106,7 +106,7 @@ class Negotiated:
     regions: list[MemoryRegion] = field(default_factory=list)
     foreign: list[_Foreign] = field(default_factory=list)
     _unheard: Eventfd | None = None
-    """What rings have as their call whose front-end polls them: an eventfd that nobody listens to."""
+    """What rings have as their call whose front-end polls them: an eventfd without a listener."""
 
     def __post_init__(self) -> None:
         self.rings = [Ring() for _ in range(2 * self.queue_pairs)]
@@ -352,6 +352,6 @@ def _eventfd(message: Message, fd: int) -> Eventfd:
     id_ = eventfd_id(os.getpid(), fd)
     if id_ is None:
         raise RefusedError(f"{message.name}: its descriptor is no eventfd")
-    # Whoever signals it should not be made to wait. QEMU's are so already, and can be changed back: see `bells`.
+    # Its writers should not be made to wait. QEMU's are so already, and can be changed back: see `bells`.
     os.set_blocking(fd, False)
     return Eventfd(id=id_, fd=os.dup(fd))

@@ -169,7 +169,7 @@ class Broker:
             raise HostError(f"cannot start `{argv[0]}`: {error.strerror}", hint="see `vpctl doctor`") from error
         try:
             process = identify(popen.pid)
-        except OSError as error:  # no descriptor is left: what nobody could watch does not run
+        except OSError as error:  # no descriptor is left: what could not be watched does not run
             popen.kill()
             popen.wait()
             raise HostError(f"cannot start `{argv[0]}`: {error.strerror}") from error
@@ -218,7 +218,7 @@ class Broker:
             write_json(self._rundir.processes, record)
 
     async def _end_orphans(self) -> None:
-        """Kill QEMUs that the broker before this one had started and not yet written down; nobody can use them.
+        """Kill QEMUs that the broker before this one had started and not yet written down; they are of no use.
 
         Their devices would be missing to their successors: a tap belongs to one QEMU at a time.
         """
@@ -257,7 +257,7 @@ class Broker:
 
     def _spawn_supervisor(self) -> Child:
         with contextlib.suppress(HostError):
-            self._rundir.claim()  # somebody may have removed the state directory: `down` removes what has our record
+            self._rundir.claim()  # a user may have removed the state directory: `down` removes what has our record
         return self.spawn(
             name=SUPERVISOR,
             generation=1,
@@ -379,7 +379,7 @@ def hold(rundir: RunDir) -> int:
     lock = os.open(rundir.broker_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + HOLD_SECONDS
     while not _try_lock(lock, fcntl.LOCK_EX):
-        # Those who ask whether it is held, `is_locked`, share it for microseconds; a broker shares it with nobody.
+        # Those who ask whether it is held, `is_locked`, share it for microseconds; a broker does not share it.
         if not _try_lock(lock, fcntl.LOCK_SH) or time.monotonic() > deadline:
             os.close(lock)
             raise UsageError(f"`{rundir.name}` has a broker already")

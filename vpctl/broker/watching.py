@@ -1,7 +1,7 @@
 """A socket for people's own ivshmem clients, such as QEMU's contrib/ivshmem-client: by the letter of ivshmem-spec.
 
 A client sees the memory, without being able to write to it, and the devices as its peers, which it can ring. It has
-an id of its own, but no device is told of it: a QEMU cannot be told that it has gone (see `device_server`).
+an id of its own, but no device learns of it: a QEMU cannot be told that it has gone (see `device_server`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Watching:
         self._may_watch = may_watch
         self._clients: dict[socket.socket, Outbox] = {}
         self._own = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        """Every client's only vector, which nobody rings."""
+        """Every client's only vector, which is never rung."""
         try:
             # Another open file, so that no client writes by mistake; one that means to can open it anew, as owner.
             self._region = os.open(f"/proc/self/fd/{region}", os.O_RDONLY | os.O_CLOEXEC)

@@ -54,7 +54,7 @@ class Interrupts:
         return self._before is not None
 
     def restore(self) -> None:
-        """Give the signals back to whoever had them; not after one has come, since another must not kill us."""
+        """Restore the handlers that were there before; not after one has come, since another must not kill us."""
         _tell_standstill(False)
         if self._before is not None and not self._has_come:
             for number, handler in self._before.items():

@@ -46,7 +46,7 @@ async def recover(
             rundir, "recover", on_event=view.take, vm=vm, policy=policy, force=force or None
         )
     except asyncio.CancelledError:
-        # A VM that is half recovered is of use to nobody.
+        # A VM that is half recovered is useless.
         context.log.warning(f"the recovery of `{vm}` goes on, if it had begun", hint="vpctl events --follow")
         raise
     if data["joined"]:

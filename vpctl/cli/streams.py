@@ -96,7 +96,7 @@ def prepare(interrupts: Interrupts) -> None:
         try:
             os.fstat(fd)
         except OSError:
-            opened = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one, unless somebody was quicker
+            opened = os.open(os.devnull, os.O_RDWR)  # the lowest free one: this, as a rule
             os.dup2(opened, fd) if opened != fd else os.set_inheritable(fd, True)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # for as long as the process lives

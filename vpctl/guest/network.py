@@ -192,7 +192,7 @@ async def check_direction(
     async def sender() -> guest_ssh.Completed:
         await ready.wait()
         if receiving.done():
-            return NOTHING  # nobody receives: `judge` says why
+            return NOTHING  # the receiver was not there: `judge` says why
         send = [source.agent, "send", link.name, str(target.end.address.ip), mac, "--plan", plan, "--seed", seed]
         done = await guest_ssh.run(source.ssh, send, vm=source.end.vm, timeout=CHECK_SECONDS)
         if why_nothing_was_sent(done):

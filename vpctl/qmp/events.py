@@ -19,7 +19,7 @@ Event = Mapping[str, Any]
 BACKLOG = 1024
 """Events that a listener keeps for a reader who is slow; beyond that the oldest are dropped and counted.
 
-Not those that the listener was asked to keep: whoever waits for one of them would wait for ever.
+Not those that the listener was asked to keep: a waiter for one of them would wait for ever.
 """
 
 

@@ -83,5 +83,5 @@ class Commands:
         return self._jobs.start(f"crash/{vm}", lambda: self._crashes.crash(vm, How(how)), wishes=how, ends=True)
 
     async def leave_job(self, job: str) -> Mapping[str, Any]:
-        """Wait for a job no more; a check or crash that nobody waits for ends, a recovery or `up` goes on."""
+        """Wait for a job no more; a check or crash without waiters ends, a recovery or `up` goes on."""
         return self._jobs.leave(job)

@@ -222,7 +222,7 @@ class Job:
 
 
 class Jobs:
-    """Long verbs: started once per key, joined by whoever asks for the same while they run."""
+    """Long verbs: started once per key, joined by clients that ask for the same while they run."""
 
     def __init__(
         self,

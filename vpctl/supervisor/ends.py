@@ -80,7 +80,7 @@ class Ends:
                 self._off.pop((spec.name, machine.name), None)
 
     def _is_undisturbed(self, known: Link) -> bool:
-        """Whether nobody repairs a link, and both of its guests are there and run."""
+        """Whether no repair of a link runs, and both of its guests are there and run."""
         ends = self._world.topology.link(known.name).endpoints
         there = all(self._world.is_ready(end.vm) for end in ends)
         return not known.lock.locked() and there and not self._world.paused(known.name)

@@ -113,7 +113,7 @@ class Machine:
 
     @property
     def is_paused(self) -> bool:
-        """Whether its guest is there, and stands still since somebody wanted that."""
+        """Whether its guest is there, and its vCPUs were stopped by a user."""
         return self.paused is not None and self.state is VmState.READY
 
     @property

@@ -174,7 +174,7 @@ class World:
         return self.machines[vm].state is VmState.READY
 
     def paused(self, link: str) -> list[str]:
-        """Return the VMs of a link whose vCPUs stand still since somebody wanted that."""
+        """Return the VMs of a link whose vCPUs were stopped by a user."""
         ends = self.topology.link(link).endpoints
         return [end.vm for end in ends if self.machines[end.vm].is_paused]
 

@@ -568,9 +568,9 @@ async def test_rings_that_start_and_stop_without_an_end_begin_so_many_sessions_a
 async def test_a_front_end_that_is_hung_up_on_is_told_why_and_another_is_served() -> None:
     async with pair() as both:
         await both.ready()
-        both.back.hang_up("ring 0: its call blocks whoever signals it")
+        both.back.hang_up("ring 0: its call eventfd blocks the writer")
         gone = await both.told.exactly("refused", "gone")
-        assert gone["reason"] == "ring 0: its call blocks whoever signals it"
+        assert gone["reason"] == "ring 0: its call eventfd blocks the writer"
         await both.ready()
 
 

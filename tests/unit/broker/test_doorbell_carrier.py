@@ -398,7 +398,7 @@ async def test_a_call_that_blocks_is_told_and_the_driver_of_the_other_guest_is_h
             made.carrier.change_call(1, made.calls[1])
             await rung(qemu.own[0])
             await became(lambda: made.stuck, "the call that blocks")
-            assert made.stuck == ["ring 1: its call blocks whoever signals it"]
+            assert made.stuck == ["ring 1: its call eventfd blocks the writer"]
             made.answer(1, 1)
             qemu.ring_host()
             await became(lambda: made.answers, "an answer")
