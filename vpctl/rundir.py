@@ -569,15 +569,15 @@ def read_json(path: Path) -> object | None:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive flock on a file (created if need be); UsageError if it is taken and `wait` is False.
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive flock on a file (created if need be); UsageError if it is taken, see `turn` for a wait.
 
-    Whoever holds the lock may remove the file: those who waited for it begin again on the new one.
+    The holder of the lock may remove the file: the next one begins again on the new one.
     """
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is_same_file(fd, path):
                 continue
             yield
@@ -598,7 +598,7 @@ async def turn(path: Path, *, waiting: Callable[[str], None] | None = None) -> A
     while True:
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(locked(path, wait=False))
+                held.enter_context(locked(path))
             except UsageError:
                 if waiting is not None and not told:
                     waiting(lock_holder(path))

@@ -276,11 +276,11 @@ def test_a_lock_holds_against_another_process_and_ends_with_it(tmp_path: Path) -
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         assert is_locked(path)
-        with pytest.raises(UsageError, match="another vpctl holds"), locked(path, wait=False):
+        with pytest.raises(UsageError, match="another vpctl holds"), locked(path):
             pass
         holder.kill()
     assert not is_locked(path)
-    with locked(path, wait=False):
+    with locked(path):
         assert is_locked(path)
     assert not is_locked(path)
 

@@ -299,7 +299,7 @@ async def _turn(lock: Path) -> AsyncIterator[None]:
         async def attempt() -> bool | None:
             try:
                 cache_directory(lock.parent)
-                held.enter_context(locked(lock, wait=False))
+                held.enter_context(locked(lock))
             except UsageError:
                 return None
             except OSError:
