@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,14 @@ LIMIT = 120.0
 
 T = TypeVar("T")
 Entry = dict[str, Any]
+
+
+def as_begun(entries: Iterable[Entry]) -> list[Entry]:
+    """Return journal entries in the order in which things began.
+
+    A command is written when its reply has been handled; an event that it caused may have been written before.
+    """
+    return sorted(entries, key=lambda entry: entry["time"] - entry["attributes"].get("ms", 0.0) / 1000)
 
 
 def until(probe: Callable[[], T | None], what: str, *, limit: float = 30.0) -> T:

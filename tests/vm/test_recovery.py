@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.commandline import EXAMPLES, Entry, Vpctl, kill, until, user
+from tests.vm.commandline import EXAMPLES, Entry, Vpctl, as_begun, kill, until, user
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 
 pytestmark = pytest.mark.vm
@@ -22,9 +22,9 @@ def chain() -> Iterator[Vpctl]:
 
 
 def steps_at(journal: list[Entry], vm: str, link: str, after: int) -> list[tuple[str, str]]:
-    """Return the QMP commands and events at a VM that concern one link's devices: (what, id), in journal order."""
+    """Return the QMP commands and events at a VM that concern one link's devices: (what, id), as they began."""
     found = []
-    for entry in journal:
+    for entry in as_begun(journal):
         if entry["seq"] <= after or entry.get("vm") != vm:
             continue
         attributes = entry["attributes"]

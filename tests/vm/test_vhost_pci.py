@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.commandline import EXAMPLES, Entry, Vpctl, kill, until, user
+from tests.vm.commandline import EXAMPLES, Entry, Vpctl, as_begun, kill, until, user
 
 pytestmark = pytest.mark.vm
 
@@ -93,8 +93,8 @@ def of_device(entry: Entry, device: str) -> str | None:
 
 
 def steps(vpctl: Vpctl, name: str, vm: str, *devices: str, after: int) -> list[str]:
-    """Return what was done to these devices of a VM, in order."""
-    entries = [entry for entry in vpctl.journal(name) if entry["seq"] > after and entry.get("vm") == vm]
+    """Return what was done to these devices of a VM, as it began."""
+    entries = as_begun(entry for entry in vpctl.journal(name) if entry["seq"] > after and entry.get("vm") == vm)
     found = (of_device(entry, device) for entry in entries for device in devices)
     return [step for step in found if step in ("device_add", "device_del", "DEVICE_DELETED")]
 
