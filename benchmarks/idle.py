@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from vpctl.broker.service import known_children
+from vpctl.client.start import running_topologies
 from vpctl.process import memory_mib
 from vpctl.rundir import Directories
-from vpctl.supervisor.lifetime import running_topologies
 
 
 def cpu_seconds(pid: int) -> float:

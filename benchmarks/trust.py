@@ -17,8 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vpctl.bench.compare import rows_of_kinds
-from vpctl.bench.result import BenchResult, Comparison, read_result
+from vpctl.bench.results.compare import rows_of_kinds
+from vpctl.bench.results.result import BenchResult, Comparison, read_result
 
 TOPOLOGY = """
 version: 1

@@ -15,15 +15,15 @@ from pathlib import Path
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors log text wait tasks process host rundir",
+        "errors log log_files text wait tasks process host_identity rundir",
         "topology",
         "image qemu",
         "qmp",
-        "broker guest",
+        "broker guest journal",
         "links",
-        "plan",
+        "plan host",
         "recovery bench",
-        "supervisor",
+        "supervisor client",
         "cli",
         "__main__",
     )
@@ -125,6 +125,17 @@ def order_offences(root: Path) -> list[str]:
             if own is None or theirs >= own:
                 found.append(f"{relative}:{imported.line}: {part} must not import {imported.name}")
     return found
+
+
+def supervisor_offences(root: Path) -> list[str]:
+    """Name each import of the supervisor from outside of it: others know it by its control socket only."""
+    return [
+        f"{relative}:{imported.line}: {imported.name} is for the supervisor's own process"
+        for relative, tree in modules(root)
+        if _part(relative) != "supervisor"
+        for imported in imports(tree, relative)
+        if imported.name.split(".")[:2] == ["vpctl", "supervisor"]
+    ]
 
 
 def private_offences(root: Path) -> list[str]:

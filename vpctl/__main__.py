@@ -53,14 +53,14 @@ def run_work(work: Any, warm: Any = None, interrupts: Interrupts | None = None) 
 def _performed(work: Any, warm: Any, interrupts: Interrupts) -> int:
     import asyncio
 
-    from vpctl.cli import live, render
     from vpctl.cli.streams import OutputError
     from vpctl.cli.verb import Context
+    from vpctl.cli.view import progress, render
     from vpctl.errors import InterruptedByUserError
     from vpctl.rundir import Directories
 
     common = work.common
-    log = live.make_log(quiet=common.quiet, verbose=common.verbose)
+    log = progress.make_log(quiet=common.quiet, verbose=common.verbose)
     code = 0
     try:
         context = Context(common=common, log=log, directories=Directories.from_environment(), warm=warm)
@@ -125,10 +125,10 @@ def _run(words: Sequence[str], warm: Any, interrupts: Interrupts) -> int:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
 
-    from vpctl.cli import render
     from vpctl.cli.app import build_app
     from vpctl.cli.execute import options_first
     from vpctl.cli.streams import OutputError
+    from vpctl.cli.view import render
     from vpctl.errors import InterruptedByUserError, UsageError
 
     try:

@@ -1,7 +1,7 @@
 """Nested, timed steps and messages on stderr; data never comes this way.
 
 A `Log` is passed to whatever reports progress. Three writers exist: plain lines (a pipe, a CI job, a file), live
-lines on a terminal (`cli/render.py` subclasses `Log` for that), and `Silent` for tests and `-q`.
+lines on a terminal (`cli/view/render.py` subclasses `Log` for that), and `Silent` for tests and `-q`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from vpctl.errors import HostError, UsageError
-from vpctl.host import Host, this_host
+from vpctl.host_identity import Host, this_host
 from vpctl.process import command_line
 from vpctl.wait import pause
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tests.fakes.guest import Process, Program, guest_running, shell
 from tests.made import made_link
-from vpctl.bench.base import Pair
 from vpctl.bench.counters import COUNTERS, GuestEnd
 from vpctl.bench.guest import Guest, Raw
+from vpctl.bench.workload import Pair
 from vpctl.guest.ssh import Address
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import RunDir

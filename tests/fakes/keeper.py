@@ -30,7 +30,7 @@ while message := socket.recv_fds(sock, 4096, 16):
 
 
 class Keeper:
-    """A QMP session, as far as `parking` needs one, to such a process."""
+    """A QMP session, as far as `fd_parking` needs one, to such a process."""
 
     def __init__(self, pid: int, sock: socket.socket) -> None:
         self.pid = pid

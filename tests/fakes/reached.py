@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from tests.fakes.qmp_server import FakeQemu, serving
 from vpctl.qmp.session import Session, connect
-from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.world import World
+from vpctl.supervisor.state import World
+from vpctl.supervisor.vm.machine import Machine
 
 
 class Reached(Machine):

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fakes.ivshmem_host import HOST_ID, ControlPage, sealed_memory
-from vpctl.broker import control_page, vhost_user
-from vpctl.broker.carrier import Wiring
+from vpctl.broker import control_page
 from vpctl.broker.control_page import PEER_RING, SLOT, Answer, AnswerState, PeerRing, SlotState
-from vpctl.broker.negotiated import OFFER, PROTOCOL, Negotiated
-from vpctl.broker.vhost_user import Feature, Message, Parser, Request
+from vpctl.broker.vhost_user import message as vhost_user
+from vpctl.broker.vhost_user.datapath import Wiring
+from vpctl.broker.vhost_user.message import Feature, Message, Parser, Request
+from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, Negotiated
 from vpctl.errors import ReadyTimeoutError
 from vpctl.wait import until
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fakes.ivshmem_host import sealed_memory
-from vpctl.broker import vhost_user
-from vpctl.broker.vhost_user import MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
+from vpctl.broker.vhost_user import message as vhost_user
+from vpctl.broker.vhost_user.message import MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
 
 MIB = 1 << 20
 GIB = 1 << 30

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tests.support import isolated_directories, processes_mentioning
+from vpctl.journal import read
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import Directories, RunDir, is_locked, read_json
-from vpctl.supervisor.journal import read
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -21,7 +21,7 @@ from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu, wait_f
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
 from vpctl.image import GuestImage
 from vpctl.process import open_files
-from vpctl.supervisor.parking import park
+from vpctl.supervisor.hotplug.fd_parking import park
 from vpctl.wait import until
 
 pytestmark = [

@@ -15,10 +15,10 @@ import pytest
 from tests.support import IN_CI
 from tests.vm.commandline import EXAMPLES, Vpctl, kill, until, user
 from vpctl.errors import HostError
-from vpctl.links.base import HostNetwork
+from vpctl.host.bridge import interfaces, require
+from vpctl.links.kind import HostNetwork
 from vpctl.plan.run import host_networks, run_from_json
 from vpctl.rundir import RunDir, read_json
-from vpctl.supervisor.host_network import interfaces, require
 
 pytestmark = pytest.mark.vm
 

@@ -24,11 +24,11 @@ from tests.fakes.vhost_host import Host
 from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu
 from tests.vm.test_driver import BAD_WORDS
 from vpctl.broker.control_page import AnswerState
-from vpctl.broker.vhost_user import Feature
+from vpctl.broker.vhost_user.message import Feature
 from vpctl.errors import VpctlError
 from vpctl.image import GuestImage
 from vpctl.process import eventfd_id
-from vpctl.supervisor import parking
+from vpctl.supervisor.hotplug import fd_parking
 from vpctl.wait import until
 
 pytestmark = [
@@ -75,7 +75,7 @@ class Pair:
             options = {"driver": "ivshmem-doorbell", "id": name, "chardev": f"c-{name}", "bus": "rp1"}
             await self.vm1.session.execute("device_add", {**options, "vectors": device.vectors})
         served = {"ends": [{"eventfds": [eventfd_id(os.getpid(), fd) for fd in device.interrupts]}]}
-        device.handlers = await parking.find_interrupts(self.vm1.process.pid, served, 0)
+        device.handlers = await fd_parking.find_interrupts(self.vm1.process.pid, served, 0)
 
     async def unplug(self) -> None:
         """Stop vm2's rings, which would ring a device that is gone (11.1 dies of that), and unplug it; park (TCG)."""
@@ -89,7 +89,7 @@ class Pair:
             await session.execute("device_del", {"id": name})
             await gone.wait(20)
         await session.execute("chardev-remove", {"id": f"c-{name}"})
-        await parking.park(session, self.vm1.process.pid, device.handlers, name=name)
+        await fd_parking.park(session, self.vm1.process.pid, device.handlers, name=name)
         self.host.drop_device()
 
     async def replug(self) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from vpctl.bench.cpu import process_cpu_seconds, vhost_threads
-from vpctl.bench.result import RawRecord
+from vpctl.bench.results.result import RawRecord
 from vpctl.errors import VerificationError, VpctlError
-from vpctl.guest import network
 from vpctl.guest import ssh as guest_ssh
+from vpctl.guest import traffic
 from vpctl.process import ProcessId, wait_gone
 from vpctl.topology.model import Endpoint
 
@@ -129,10 +129,10 @@ class Guest:
         self.address, self.process, self.agent = other.address, other.process, other.agent
         await self.connect()
 
-    def at(self, end: Endpoint) -> network.Guest:
+    def at(self, end: Endpoint) -> traffic.Guest:
         """Return it as what probes a link; it has to be logged in."""
         assert self._ssh is not None
-        return network.Guest(end=end, ssh=self._ssh, agent=self.agent)
+        return traffic.Guest(end=end, ssh=self._ssh, agent=self.agent)
 
     def port(self) -> int:
         """Return a port for a server; the same again only after all the others."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vpctl.bench.result import GuestRecord, HostRecord
+from vpctl.bench.results.result import GuestRecord, HostRecord
 from vpctl.qemu.argv import MachineSpec
 
 Load = tuple[float, float, float]

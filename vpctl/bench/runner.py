@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from vpctl import wait
-from vpctl.bench.base import Figure, Pair, Plan, Row, Task, Workload, WorkloadError
 from vpctl.bench.guest import GuestLostError, Raw
+from vpctl.bench.workload import Figure, Pair, Plan, Row, Task, Workload, WorkloadError
 from vpctl.errors import VpctlError
 from vpctl.guest.ssh import GuestSshError
 

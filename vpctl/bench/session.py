@@ -12,12 +12,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import vpctl
-from vpctl.bench import stats
-from vpctl.bench.base import Figure, Pair, Plan
 from vpctl.bench.counters import GuestEnd
 from vpctl.bench.guest import Guest, Raw
 from vpctl.bench.host import Load, host_record
-from vpctl.bench.result import (
+from vpctl.bench.results import stats
+from vpctl.bench.results.result import (
     BenchResult,
     Failure,
     HostRecord,
@@ -28,11 +27,12 @@ from vpctl.bench.result import (
     Timing,
 )
 from vpctl.bench.runner import Failed, Observer, Outcome, Runner
+from vpctl.bench.workload import Figure, Pair, Plan
 from vpctl.bench.workloads import WORKLOADS
 from vpctl.errors import NotFoundError, VpctlError, cause_of
 from vpctl.guest import agent as guest_agent
-from vpctl.guest import network
 from vpctl.guest import ssh as guest_ssh
+from vpctl.guest import traffic
 from vpctl.plan.run import Run
 from vpctl.process import identify
 from vpctl.topology.model import LinkSpec
@@ -97,7 +97,7 @@ async def why_broken(pair: Pair) -> str | None:
             ends.append(end.guest.at(end.end))
     except VpctlError as error:
         return error.message
-    checks = await network.probe_both_ways(pair.link, ends[0], ends[1], count=1, seconds=PROBE_SECONDS)
+    checks = await traffic.probe_both_ways(pair.link, ends[0], ends[1], count=1, seconds=PROBE_SECONDS)
     failed = [check for check in checks if not check["ok"]]
     return f"no packets from `{failed[0]['from']}` to `{failed[0]['to']}`: {failed[0]['reason']}" if failed else None
 

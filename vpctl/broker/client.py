@@ -179,7 +179,7 @@ class BrokerClient:
     ) -> dict[str, Any]:
         """Listen for a front-end, and offer it these features; UsageError if there is one of that name.
 
-        `many_regions`: its memory may take more than one table (`broker.negotiated.SLOTS`).
+        `many_regions`: its memory may take more than one table (`vhost_user.negotiation.SLOTS`).
         """
         return await self._request(
             "front",

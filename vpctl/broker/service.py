@@ -26,12 +26,12 @@ from typing import Any
 
 from vpctl.broker import requests
 from vpctl.broker.clients import Clients
-from vpctl.broker.memory import inherited_path, placeholder
+from vpctl.broker.memfd import inherited_path, placeholder
 from vpctl.broker.peers import belongs_to, may_ask, peer_pid
 from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, LINE_LIMIT, SUPERVISOR, Child, Exit
 from vpctl.broker.record import recorded
 from vpctl.broker.remains import orphans
-from vpctl.broker.shared import Shared
+from vpctl.broker.resources import Shared
 from vpctl.errors import HostError, UsageError
 from vpctl.process import end, identify, stop_blocking, wait_gone
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json

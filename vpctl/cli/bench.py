@@ -15,9 +15,9 @@ from vpctl.cli.verb import Context, Result
 from vpctl.errors import NotFoundError, UsageError, VerificationError, VpctlError
 
 if TYPE_CHECKING:
-    from vpctl.bench.base import Crash
     from vpctl.bench.guest import Guest
-    from vpctl.bench.result import BenchResult
+    from vpctl.bench.results.result import BenchResult
+    from vpctl.bench.workload import Crash
     from vpctl.rundir import RunDir
     from vpctl.topology.model import LinkSpec, Topology
 
@@ -72,8 +72,8 @@ async def bench(
     ] = None,
 ) -> Result:
     """Measure links inside the guests, round after round; exit code 1 if one of them broke or gave no figure."""
-    from vpctl.bench.compare import parse_thresholds
-    from vpctl.bench.result import require_writable
+    from vpctl.bench.results.compare import parse_thresholds
+    from vpctl.bench.results.result import require_writable
     from vpctl.bench.workloads import METRICS, WORKLOADS, chosen
 
     asked = Asked(
@@ -118,7 +118,7 @@ async def measured(context: Context, file: Path | None, asked: Asked) -> BenchRe
     before = load_average()
     if file is None:
         return await measure(context, choose.topology(context), asked, before)
-    from vpctl.supervisor.prepare import load_file
+    from vpctl.client.prepare import load_file
 
     topology = load_file(file, context.environ)
     chosen_links(topology, asked.links)
@@ -133,8 +133,8 @@ async def measured_kinds(
     from dataclasses import replace
 
     from vpctl.bench.host import load_average
-    from vpctl.bench.kinds import comparison, parse_kinds
-    from vpctl.supervisor.prepare import kind_rules, load_file
+    from vpctl.bench.kind_topology import comparison, parse_kinds
+    from vpctl.client.prepare import kind_rules, load_file
 
     before = load_average()
     if file is None:
@@ -203,14 +203,14 @@ def raise_first(errors: Sequence[VpctlError]) -> None:
 
 async def measure(context: Context, rundir: RunDir, asked: Asked, before: Any) -> BenchResult:
     """Measure a topology that runs."""
-    from vpctl.bench.base import Plan
     from vpctl.bench.guest import Raw
     from vpctl.bench.session import Request, guests
     from vpctl.bench.session import measure as measure_links
-    from vpctl.cli.bench_view import view
+    from vpctl.bench.workload import Plan
+    from vpctl.cli.view.bench_progress import view
+    from vpctl.client.connection import connect
     from vpctl.plan.run import run_from_json
     from vpctl.rundir import read_json
-    from vpctl.supervisor.client import connect
 
     spec: Any = read_json(rundir.spec)
     run = run_from_json(spec)
@@ -254,8 +254,8 @@ def require_up(status: Any, links: Sequence[LinkSpec]) -> None:
 
 def crash_of(rundir: RunDir, vm: str | None, links: Sequence[LinkSpec], opened: dict[str, Guest]) -> Crash | None:
     """Return how `outage` kills a VM and gets it back, by the supervisor."""
-    from vpctl.bench.base import Crash
-    from vpctl.supervisor.client import connect
+    from vpctl.bench.workload import Crash
+    from vpctl.client.connection import connect
 
     if vm is None:
         return None
@@ -281,7 +281,7 @@ async def reopened(rundir: RunDir, guest: Guest) -> None:
     """Wait for the next generation of a VM, and log in to it."""
     from vpctl import wait
     from vpctl.bench.session import open_guest
-    from vpctl.supervisor.client import connect
+    from vpctl.client.connection import connect
 
     async with connect(rundir) as supervisor:
 
@@ -300,7 +300,7 @@ async def reopened(rundir: RunDir, guest: Guest) -> None:
 
 def compared(result: BenchResult, thresholds: Any) -> BenchResult:
     """Add what the kinds' rows come to, each against the first kind's."""
-    from vpctl.bench.compare import rows_of_kinds
+    from vpctl.bench.results.compare import rows_of_kinds
 
     rows = rows_of_kinds(result, thresholds)
     return result.model_copy(update={"comparisons": rows})
@@ -308,11 +308,11 @@ def compared(result: BenchResult, thresholds: Any) -> BenchResult:
 
 def written(result: BenchResult, *, output: Path | None, junit_xml: Path | None) -> Result:
     """Write the files, and return what is shown."""
-    from vpctl.bench.junit import junit_xml as as_junit
-    from vpctl.bench.result import write_result
-    from vpctl.cli import render
-    from vpctl.cli.bench_table import bench_table
-    from vpctl.cli.figures import ASCII, marks_for
+    from vpctl.bench.results.junit import junit_xml as as_junit
+    from vpctl.bench.results.result import write_result
+    from vpctl.cli.view import render
+    from vpctl.cli.view.bench_table import bench_table
+    from vpctl.cli.view.figures import ASCII, marks_for
     from vpctl.rundir import write_atomic
 
     if output is not None:

@@ -21,7 +21,7 @@ async def check(
 ) -> Result:
     """Send raw frames, UDP and TCP over links, both ways, and compare what arrives; exit code 1 if it differs."""
     from vpctl.cli import choose
-    from vpctl.supervisor.client import connect
+    from vpctl.client.connection import connect
 
     rundir = choose.topology(context)
     with context.log.step(f"checking {', '.join(link) if link else 'every link'}"):
@@ -34,7 +34,7 @@ async def check(
 
 def check_table(data: Mapping[str, Any]) -> RenderableType:
     """Return one row per link, direction and protocol; failed sizes are named, and what could not be checked."""
-    from vpctl.cli.render import table
+    from vpctl.cli.view.render import table
 
     rows = []
     for link in data["links"]:

@@ -14,8 +14,8 @@ from vpctl.cli.verb import Context, Result
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from vpctl.bench.result import BenchResult, Comparison
-    from vpctl.cli.figures import Marks
+    from vpctl.bench.results.result import BenchResult, Comparison
+    from vpctl.cli.view.figures import Marks
     from vpctl.errors import RegressionError
 
 NAMED = 5
@@ -38,11 +38,11 @@ async def compare(
     ] = None,
 ) -> Result:
     """Judge each row of NEW against OLD: better, worse, same, unclear; exit code 7 if one is worse or missing."""
-    from vpctl.bench import compare as judging
-    from vpctl.bench.differences import host_differences
-    from vpctl.bench.result import read_result
-    from vpctl.cli import render
-    from vpctl.cli.figures import ASCII, marks_for
+    from vpctl.bench.results import compare as judging
+    from vpctl.bench.results.differences import host_differences
+    from vpctl.bench.results.result import read_result
+    from vpctl.cli.view import render
+    from vpctl.cli.view.figures import ASCII, marks_for
 
     before, after = read_result(old), read_result(new)
     thresholds = judging.parse_thresholds(threshold or (), judging.names_in(before, after))
@@ -82,9 +82,9 @@ def counts(rows: Sequence[Comparison]) -> dict[str, int]:
 
 def regression(rows: Sequence[Comparison]) -> RegressionError | None:
     """Return the error that names the rows which are worse or missing; None if there are none."""
-    from vpctl.bench.compare import is_regression
-    from vpctl.cli.bench_table import row_words
-    from vpctl.cli.figures import percent
+    from vpctl.bench.results.compare import is_regression
+    from vpctl.cli.view.bench_table import row_words
+    from vpctl.cli.view.figures import percent
     from vpctl.errors import RegressionError
 
     bad = [row for row in rows if is_regression(row)]
@@ -105,9 +105,9 @@ def regression(rows: Sequence[Comparison]) -> RegressionError | None:
 
 def compare_table(rows: Sequence[Comparison], *, width: int = 80, ascii: bool = False) -> Text:
     """Return a line per row in so many columns, then the reasons of unclear and missing ones, then the counts."""
-    from vpctl.cli.bench_table import reasons
-    from vpctl.cli.columns import NARROWEST, styled
-    from vpctl.cli.figures import ASCII, UNICODE
+    from vpctl.cli.view.bench_table import reasons
+    from vpctl.cli.view.columns import NARROWEST, styled
+    from vpctl.cli.view.figures import ASCII, UNICODE
 
     marks = ASCII if ascii else UNICODE
     width = max(width, NARROWEST)
@@ -119,9 +119,9 @@ def compare_table(rows: Sequence[Comparison], *, width: int = 80, ascii: bool = 
 
 def row_lines(rows: Sequence[Comparison], width: int, marks: Marks) -> list[str]:
     """Return a heading and a line per row."""
-    from vpctl.cli.bench_table import namer
-    from vpctl.cli.columns import Cell, Column, Direction, lay_out
-    from vpctl.cli.figures import figure, percent
+    from vpctl.cli.view.bench_table import namer
+    from vpctl.cli.view.columns import Cell, Column, Direction, lay_out
+    from vpctl.cli.view.figures import figure, percent
 
     columns = (
         Column(title="WORKLOAD", least=9),

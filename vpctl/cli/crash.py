@@ -22,7 +22,7 @@ async def crash(
 ) -> Result:
     """Crash a VM on purpose; returns when the fault was detected."""
     from vpctl.cli import choose
-    from vpctl.supervisor.client import connect
+    from vpctl.client.connection import connect
 
     async with connect(choose.vm(context, vm)) as supervisor:
         data = await supervisor.job("crash", vm=vm, how=str(how))

@@ -20,8 +20,8 @@ async def events(
     """Print the journal of a topology: states, faults, QMP events and commands, recoveries."""
     from vpctl import wait
     from vpctl.cli import choose
-    from vpctl.supervisor.journal import Reader
-    from vpctl.supervisor.lifetime import is_running
+    from vpctl.client.start import is_running
+    from vpctl.journal import Reader
 
     rundir = choose.topology(context)
     with Reader(rundir.journal) as reader:

@@ -30,7 +30,7 @@ async def build(
 async def list_(context: Context) -> Result:
     """List the guest images in the cache."""
     from vpctl import image
-    from vpctl.cli.render import table
+    from vpctl.cli.view.render import table
 
     entries = [entry(found) for found in image.installed(context.directories.images)]
     rows = [(e["name"], e["key"], e["kernel"], e["built"], e["directory"]) for e in entries]

@@ -9,11 +9,11 @@ from vpctl.cli.verb import Context, Result
 
 async def list_(context: Context) -> Result:
     """List the topologies that run, with their VMs and links in short; exit code 8 if nothing runs."""
-    from vpctl.cli.render import table
     from vpctl.cli.status import is_well
+    from vpctl.cli.view.render import table
+    from vpctl.client.connection import try_status
+    from vpctl.client.start import running_topologies
     from vpctl.errors import NotFoundError
-    from vpctl.supervisor.client import try_status
-    from vpctl.supervisor.lifetime import running_topologies
 
     entries: list[dict[str, Any]] = []
     well = True

@@ -22,7 +22,7 @@ async def logs(
     ] = False,
 ) -> Result:
     """Show the serial console, QEMU's own output and the command line of a VM; of a failed `up`, too."""
-    from vpctl.supervisor.logs import read_whole
+    from vpctl.log_files import read_whole
 
     lives = generations(context, vm)
     chosen = generation if generation is not None else max(lives)

@@ -24,8 +24,8 @@ async def plan(
 
     It asks the QEMU that the file names what it can do, unless `--no-probe` says not to.
     """
-    from vpctl.supervisor.prepare import load_file
-    from vpctl.supervisor.prepare import plan as decide
+    from vpctl.client.prepare import load_file
+    from vpctl.client.prepare import plan as decide
 
     topology = load_file(file, context.environ)
     rundir = context.directories.topology(topology.name)
@@ -43,11 +43,11 @@ async def plan(
 
 def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     """Return the plan as JSON data."""
-    from vpctl.broker.memory import placeholder
+    from vpctl.broker.memfd import placeholder
     from vpctl.guest.config import config_paths
+    from vpctl.host.bridge import creation
     from vpctl.plan.run import front_end, host_network, plug_steps, ram, sharing
     from vpctl.qemu.argv import machine_argv
-    from vpctl.supervisor.host_network import creation
 
     topology = run.topology
     vms = []

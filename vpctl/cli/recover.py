@@ -28,9 +28,10 @@ async def recover(
     """
     import asyncio
 
-    from vpctl.cli import choose, live
-    from vpctl.cli.render import table
-    from vpctl.supervisor.client import connect, job_through_restarts
+    from vpctl.cli import choose
+    from vpctl.cli.view import progress
+    from vpctl.cli.view.render import table
+    from vpctl.client.connection import connect, job_through_restarts
 
     rundir = choose.vm(context, vm)
     if dry_run:
@@ -40,7 +41,7 @@ async def recover(
         nothing = f"{vm} is up, and so are its links: a recovery would examine it and change nothing more"
         shown = table(("step", "target"), rows) if rows else nothing
         return Result(data={"schema_version": 1, **data}, table=shown)
-    view = live.stages(context.log)
+    view = progress.stages(context.log)
     try:
         data = await job_through_restarts(
             rundir, "recover", on_event=view.take, vm=vm, policy=policy, force=force or None
@@ -58,7 +59,7 @@ def recovery_table(data: Mapping[str, Any]) -> RenderableType:
     """Return the steps with their times, the links with their outage, and the sums."""
     from rich.console import Group
 
-    from vpctl.cli.render import table
+    from vpctl.cli.view.render import table
 
     if data.get("healthy"):
         return Group(f"{data['vm']} is well: QMP, heartbeat and links answer; nothing was done")

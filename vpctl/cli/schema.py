@@ -30,15 +30,15 @@ async def schema(
 ) -> Result:
     """Print the JSON Schema of a topology file (or of what `bench` or `soak` writes), for editors and other tools."""
     if of is Subject.BENCH:
-        from vpctl.bench.result import result_schema
+        from vpctl.bench.results.result import result_schema
 
         data = result_schema()
     elif of is Subject.SOAK:
-        from vpctl.recovery.soak_report import report_schema
+        from vpctl.client.soak.report import report_schema
 
         data = report_schema()
     else:
-        from vpctl.supervisor.prepare import kind_rules
+        from vpctl.client.prepare import kind_rules
         from vpctl.topology.schema import schema as topology_schema
 
         data = topology_schema(kind_rules())

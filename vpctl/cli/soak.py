@@ -29,10 +29,10 @@ async def soak(
     Faults are those of `vpctl crash`, devices removed by hand, and vpctl's own supervisor and broker killed.
     """
     from vpctl.cli import choose
+    from vpctl.client.soak.run import Soak
     from vpctl.errors import NotFoundError
     from vpctl.plan.run import run_from_json
     from vpctl.rundir import read_json
-    from vpctl.supervisor.soak import Soak
 
     rundir = choose.topology(context, name)
     spec = read_json(rundir.spec)
@@ -61,7 +61,7 @@ def soak_table(data: Mapping[str, Any]) -> RenderableType:
     """Return the rounds, and the sums."""
     from rich.console import Group
 
-    from vpctl.cli.render import table
+    from vpctl.cli.view.render import table
 
     rows = [
         (

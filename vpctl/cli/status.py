@@ -24,8 +24,8 @@ async def status(
     Where vpctl's own processes are gone and guests still run it is what was last written down, and 1.
     """
     from vpctl.cli import choose
+    from vpctl.client.connection import SupervisorLostError, connect
     from vpctl.rundir import read_json
-    from vpctl.supervisor.client import SupervisorLostError, connect
 
     rundir = choose.topology(context, name)
     try:
@@ -55,7 +55,7 @@ def status_table(
     """Return the tables of VMs and links, with what was verified if it was; `verbose` shows what few want to see."""
     from rich.console import Group
 
-    from vpctl.cli.render import table
+    from vpctl.cli.view.render import table
 
     vms = [
         (

@@ -31,7 +31,7 @@ async def up(
         from vpctl.cli.plan import plan
 
         return await plan(context, file)
-    from vpctl.supervisor.prepare import load_file
+    from vpctl.client.prepare import load_file
 
     topology = load_file(file, context.environ)
     rundir, ours = await begin(
@@ -56,8 +56,8 @@ async def begin(
     import asyncio
 
     from vpctl.cli import choose
-    from vpctl.supervisor.lifetime import claim, is_running, launching, revive, start, stop
-    from vpctl.supervisor.prepare import prepare
+    from vpctl.client.prepare import prepare
+    from vpctl.client.start import claim, is_running, launching, revive, start, stop
 
     waiting = choose.waiting(context, topology.name)
     async with launching(context.directories, topology.name, waiting=waiting) as rundir:
@@ -88,10 +88,10 @@ async def wait_for_up(context: Context, rundir: Any, *, ours: str | None, keep: 
     """Wait for the supervisor to have everything up; a first `up` (of run `ours`) that fails is undone."""
     import asyncio
 
-    from vpctl.cli import live
-    from vpctl.supervisor.client import job_through_restarts
+    from vpctl.cli.view import progress
+    from vpctl.client.connection import job_through_restarts
 
-    view = live.stages(context.log)
+    view = progress.stages(context.log)
     try:
         outcome = await job_through_restarts(rundir, "up", on_event=view.take)
     except asyncio.CancelledError:
@@ -115,8 +115,8 @@ async def undo(context: Context, name: str, run_id: str, *, keep_logs: bool = Tr
 
 
 async def _stop_run(context: Context, name: str, run_id: str, *, keep_logs: bool) -> None:
+    from vpctl.client.start import launching, stop
     from vpctl.rundir import read_json
-    from vpctl.supervisor.lifetime import launching, stop
 
     async with launching(context.directories, name) as rundir:
         spec: Any = read_json(rundir.spec)
@@ -128,9 +128,9 @@ async def _stop_run(context: Context, name: str, run_id: str, *, keep_logs: bool
 
 def require_same(rundir: Any, topology: Any) -> None:
     """Raise UsageError if the topology that runs under this name says something else than the file."""
+    from vpctl.client.prepare import fingerprint
     from vpctl.plan.run import run_from_json
     from vpctl.rundir import read_json
-    from vpctl.supervisor.prepare import fingerprint
 
     spec: Any = read_json(rundir.spec)
     if not isinstance(spec, dict) or fingerprint(run_from_json(spec).topology) != fingerprint(topology):

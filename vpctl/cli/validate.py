@@ -15,9 +15,9 @@ async def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Topology files.")],
 ) -> Result:
     """Check topology files: every problem of each, with line and column; exit code 2 if there is one."""
-    from vpctl.cli import render
+    from vpctl.cli.view import render
+    from vpctl.client.prepare import load_file
     from vpctl.errors import TopologyError, UsageError
-    from vpctl.supervisor.prepare import load_file
 
     results: list[dict[str, Any]] = []
     lines: list[str] = []

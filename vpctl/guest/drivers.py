@@ -5,7 +5,7 @@ from __future__ import annotations
 from vpctl.errors import VpctlError
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.agent import in_its_words
-from vpctl.guest.network import Guest
+from vpctl.guest.traffic import Guest
 
 NO_INTERFACE = "no such interface"
 """What the agent says of a link whose interface is not there."""

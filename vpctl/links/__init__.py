@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vpctl.links.base import LinkKind
 from vpctl.links.dgram import DgramKind
 from vpctl.links.ivshmem_doorbell import IvshmemDoorbellKind
+from vpctl.links.kind import LinkKind
 from vpctl.links.stream import StreamKind
 from vpctl.links.tap import TapKind
 from vpctl.links.vhost_pci import VhostPciKind

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vpctl.links.base import Files, LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
+from vpctl.links.kind import Files, LinkKind, Place, PlugStep, Requirements, device_id, virtio_net
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec

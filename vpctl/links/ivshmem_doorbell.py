@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.ivshmem import HOST_ID
-from vpctl.broker.ivshmem import device_id as ivshmem_id
-from vpctl.links.base import (
+from vpctl.broker.ivshmem.message import HOST_ID
+from vpctl.broker.ivshmem.message import device_id as ivshmem_id
+from vpctl.links.kind import (
     Files,
     LinkKind,
     Memory,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vpctl.links.base import (
+from vpctl.links.kind import (
     Files,
     HostNetwork,
     LinkKind,

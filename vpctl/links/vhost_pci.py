@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.ivshmem import HOST_ID
-from vpctl.broker.ivshmem import device_id as ivshmem_id
-from vpctl.links.base import (
+from vpctl.broker.ivshmem.message import HOST_ID
+from vpctl.broker.ivshmem.message import device_id as ivshmem_id
+from vpctl.links.kind import (
     Backing,
     Files,
     FrontEnd,

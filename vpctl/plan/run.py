@@ -12,7 +12,7 @@ from typing import Any
 
 from vpctl.broker.control_page import PAGE_SIZE, control_header
 from vpctl.links import LINK_KINDS
-from vpctl.links.base import (
+from vpctl.links.kind import (
     Backing,
     HostNetwork,
     Memory,

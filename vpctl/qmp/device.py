@@ -67,7 +67,7 @@ class DevicePlan:
     """
     accepts: str | None = None
     """Path of the unix socket at which the netdev accepts the other end's, by a socket that blocks: see
-    `supervisor.accepted`."""
+    `supervisor.hotplug.stream`."""
     sockets: tuple[str, ...] = ()
     """Paths of the unix sockets that QEMU binds for it and never removes, and of those that a broker does, which may
     be killed: whoever unplugs it removes them."""

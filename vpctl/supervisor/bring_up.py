@@ -11,14 +11,14 @@ from typing import Any
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import VerificationError, VpctlError
-from vpctl.recovery import act
+from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.supervisor.alarms import Alarms
-from vpctl.supervisor.machine import END_SECONDS, Machine
-from vpctl.supervisor.recoveries import Recoveries
-from vpctl.supervisor.world import World
+from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.recover import Recoveries
+from vpctl.supervisor.state import World
+from vpctl.supervisor.vm.machine import END_SECONDS, Machine
 
 PROBES = 3
 """Echo requests per direction after the first that came back, when `up` verifies a link."""
@@ -117,7 +117,7 @@ class BringUp:
                 for name, machine in self._world.machines.items()
             ]
             connecting = group.create_task(
-                act.connect_links(self._links(explicit=explicit), self._recoveries.hands, recorder),
+                execute.connect_links(self._links(explicit=explicit), self._recoveries.hands, recorder),
                 name="connect-links",
             )
         return [error for boot in boots if (error := boot.result()) is not None] + connecting.result()

@@ -10,9 +10,9 @@ from vpctl.errors import UsageError
 from vpctl.recovery.faults import How
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.control import Jobs
-from vpctl.supervisor.crashes import Crashes
-from vpctl.supervisor.recoveries import Recoveries
-from vpctl.supervisor.world import World
+from vpctl.supervisor.inject import Crashes
+from vpctl.supervisor.recover import Recoveries
+from vpctl.supervisor.state import World
 
 Command = Callable[..., Awaitable[Mapping[str, Any]]]
 

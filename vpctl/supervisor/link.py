@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from vpctl.recovery.act import EndGoneError
+from vpctl.journal import Journal
+from vpctl.recovery.execute import EndGoneError
 from vpctl.recovery.plan import HARDER
 from vpctl.recovery.state import LinkState, LinkView
-from vpctl.supervisor.journal import Journal
 
 
 class Link:

@@ -19,22 +19,22 @@ from vpctl.broker.peers import may_ask
 from vpctl.broker.protocol import Child, Exit, process_name
 from vpctl.errors import HostError, VpctlError
 from vpctl.image.store import hold, load_image
-from vpctl.links.base import device_generations
+from vpctl.links.kind import device_generations
 from vpctl.plan.run import Run
 from vpctl.qmp.hotplug import devices
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
-from vpctl.supervisor.alarms import Alarms
-from vpctl.supervisor.bond import Bond, TopologyOverError
 from vpctl.supervisor.bring_up import BringUp
+from vpctl.supervisor.broker_connection import Bond, TopologyOverError
 from vpctl.supervisor.commands import Commands
 from vpctl.supervisor.control import ControlServer, Jobs
-from vpctl.supervisor.crashes import Crashes
-from vpctl.supervisor.follower import Follower
-from vpctl.supervisor.hands import Hands
+from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.hotplug.ops import Hands
+from vpctl.supervisor.inject import Crashes
 from vpctl.supervisor.record import Record, afresh, read_record
-from vpctl.supervisor.recoveries import Recoveries
-from vpctl.supervisor.world import World
+from vpctl.supervisor.recover import Recoveries
+from vpctl.supervisor.state import World
+from vpctl.supervisor.watch.vrings import Follower
 from vpctl.tasks import FOR_EVER
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from tests.fakes.bench import made_guest, made_pair
 from vpctl.bench import runner as runner_module
-from vpctl.bench.base import Crash, Figure, Metric, Pair, Plan, Row, Task, Workload, WorkloadError
 from vpctl.bench.guest import GuestFacts, GuestLostError, Raw
 from vpctl.bench.runner import FAILURES_PER_TASK, Failed, Outcome, Runner
+from vpctl.bench.workload import Crash, Figure, Metric, Pair, Plan, Row, Task, Workload, WorkloadError
 from vpctl.guest.ssh import GuestSshError
 from vpctl.process import ProcessId, identify
 from vpctl.topology.model import LinkSpec

@@ -14,11 +14,11 @@ import pytest
 from tests.fakes.bench import Inside, World, recorded, says, world
 from tests.fakes.guest import Process, guest_running, shell
 from tests.made import PAIR, made_run
-from vpctl.bench.base import Crash, Figure, Metric, Plan, Row, WorkloadError
 from vpctl.bench.guest import Raw
-from vpctl.bench.result import BenchResult, GuestRecord, HostRecord, RawRecord
+from vpctl.bench.results.result import BenchResult, GuestRecord, HostRecord, RawRecord
 from vpctl.bench.runner import Failed, Outcome, Runner
 from vpctl.bench.session import MANY_OBSERVATIONS, Request, assemble, guests, measure, open_guest, samples, why_broken
+from vpctl.bench.workload import Crash, Figure, Metric, Plan, Row, WorkloadError
 from vpctl.errors import NotFoundError
 from vpctl.guest.ssh import Address, GuestSshError
 from vpctl.rundir import RunDir

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from vpctl.broker.carrier import Eventfd, Wiring
+from vpctl.broker.vhost_user.datapath import Eventfd, Wiring
 
 
 class Remembers:

@@ -18,8 +18,8 @@ import pytest
 from tests.fakes.ivshmem_host import sealed_memory
 from tests.fakes.vhost_user_frontend import MIB
 from tests.unit.broker.carriers import Remembers
-from tests.unit.broker.test_backend import Pair, leaves_no_descriptor, pair
-from vpctl.broker.vhost_user import HEADER, NEED_REPLY, REPLIES
+from tests.unit.broker.vhost_user.test_backend import Pair, leaves_no_descriptor, pair
+from vpctl.broker.vhost_user.message import HEADER, NEED_REPLY, REPLIES
 from vpctl.wait import until
 
 RECORDS = sorted((Path(__file__).parents[2] / "data/vhost_user").glob("*.jsonl"))

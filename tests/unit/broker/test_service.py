@@ -17,7 +17,7 @@ import pytest
 
 from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
 from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
-from vpctl.broker.memory import placeholder
+from vpctl.broker.memfd import placeholder
 from vpctl.broker.protocol import SUPERVISOR, Child, Exit, LinkNews
 from vpctl.broker.service import RESTART_SECONDS, hold, known_children
 from vpctl.errors import HostError, NotFoundError, UsageError

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from tests.made import made_topology
-from tests.unit.bench.results import made_result, made_sample
-from vpctl.bench.base import Figure, Metric, Row
-from vpctl.bench.result import BenchResult, Failure, Skip, read_result
+from tests.unit.bench.results.made import made_result, made_sample
+from vpctl.bench.results.result import BenchResult, Failure, Skip, read_result
 from vpctl.bench.runner import Failed
-from vpctl.cli import bench, bench_view
-from vpctl.cli.live import LiveLog
+from vpctl.bench.workload import Figure, Metric, Row
+from vpctl.cli import bench
+from vpctl.cli.view import bench_progress
+from vpctl.cli.view.progress import LiveLog
 from vpctl.errors import NotFoundError, VerificationError
 from vpctl.log import Log
 from vpctl.topology.model import Topology
@@ -110,7 +111,7 @@ class Terminal(io.StringIO):
 
 def progress(log: Log) -> str:
     """Show one round of one link that works and one that breaks; return what was written."""
-    with bench_view.view(log, repeats=3) as observer:
+    with bench_progress.view(log, repeats=3) as observer:
         seen = observer(Estimate())  # type: ignore[arg-type]  # nothing else of a runner is used
         seen.began("lan0", ROW, 1)
         seen.measured("lan0", [made_figure(812.0)], 1, 60.0)

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.unit.bench.results import (
+from tests.unit.bench.results.made import (
     PINGS,
     STEADY,
     made_failure,
@@ -23,8 +23,8 @@ from tests.unit.bench.results import (
     whole_samples,
 )
 from vpctl.__main__ import main
-from vpctl.bench.compare import rows_of_kinds
-from vpctl.bench.result import BenchResult, RawRecord, read_result, result_schema, write_result
+from vpctl.bench.results.compare import rows_of_kinds
+from vpctl.bench.results.result import BenchResult, RawRecord, read_result, result_schema, write_result
 
 RAW = RawRecord(
     link="lan0", workload="tcp", vm="vm1", round=1, command="iperf3 -c", status=0, stdout="{}", stderr="\x1b[0m"

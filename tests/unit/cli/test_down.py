@@ -19,13 +19,13 @@ from tests.fakes.broker import broker_process, made
 from tests.made import made_run, made_topology
 from vpctl.cli import choose, down
 from vpctl.cli.verb import Common, Context, OutputFormat
+from vpctl.client.start import launching
 from vpctl.errors import HostError, UsageError, VpctlError
-from vpctl.host import this_host
+from vpctl.host_identity import this_host
 from vpctl.log import Silent
 from vpctl.plan.run import run_to_json
 from vpctl.process import running
 from vpctl.rundir import OWNER, Directories, Owner, RunDir, read_owner, write_json
-from vpctl.supervisor.lifetime import launching
 
 FOREIGN = ("notes.txt", "foreign/file", "foreign/broker.lock", "pair/processes.json", "empty/")
 

@@ -11,9 +11,9 @@ import pytest
 from tests.made import made_topology
 from vpctl.__main__ import main
 from vpctl.cli.soak import complaints
-from vpctl.recovery.soak import strikes_of_round
-from vpctl.recovery.soak_report import Round, report_schema
-from vpctl.supervisor.soak import Soaked
+from vpctl.client.soak.plan import strikes_of_round
+from vpctl.client.soak.report import Round, report_schema
+from vpctl.client.soak.run import Soaked
 
 
 def made(*, rounds: int, outages: list[float], unrecovered: list[str]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from vpctl.__main__ import run_work
-from vpctl.cli import render
 from vpctl.cli.interrupts import Interrupts
 from vpctl.cli.streams import Descriptor
 from vpctl.cli.verb import Common, Context, OutputFormat, Result, Work
+from vpctl.cli.view import render
 
 FILES = {
     "good.yaml": "version: 1\nname: good\nvms: {vm1: {}}\n",

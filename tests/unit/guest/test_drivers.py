@@ -11,7 +11,7 @@ from tests.fakes.guest import Process, guest_running
 from tests.made import made_link
 from vpctl.guest import ssh
 from vpctl.guest.drivers import LOOK, why_no_interface
-from vpctl.guest.network import Guest
+from vpctl.guest.traffic import Guest
 from vpctl.rundir import Directories
 
 DMESG = """#!/bin/sh

@@ -11,9 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vpctl.errors import VpctlError
-from vpctl.guest.network import counters_disagree, judge
 from vpctl.guest.reports import Report, ReportError, decode
 from vpctl.guest.ssh import Completed
+from vpctl.guest.traffic import counters_disagree, judge
 
 KEYS = st.sampled_from([*Report.__annotations__, "protocol", "size", "duplicate", "tx_packets", "other"])
 JSON = st.recursive(

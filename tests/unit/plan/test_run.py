@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from tests.golden import assert_golden
 from tests.made import PAIR, made_run, made_topology
 from vpctl.broker.control_page import PAGE_SIZE, SLOT, SLOT_SIZE
-from vpctl.broker.ivshmem import HOST_ID
-from vpctl.broker.memory import placeholder
+from vpctl.broker.ivshmem.message import HOST_ID
+from vpctl.broker.memfd import placeholder
 from vpctl.links import LINK_KINDS
-from vpctl.links.base import PlugStep, SharedEnd
+from vpctl.links.kind import PlugStep, SharedEnd
 from vpctl.plan.run import (
     backing,
     control_page,

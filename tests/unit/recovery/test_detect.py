@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vpctl.recovery.detect import LONGEST_PAUSE, Detector, Finding, Look, Thread
 from vpctl.recovery.faults import Fault
-from vpctl.supervisor.watch import ASK_EVERY
+from vpctl.supervisor.watch.qemu import ASK_EVERY
 from vpctl.topology.values import SHORTEST_HEARTBEAT
 
 HEARTBEAT, QMP_TIMEOUT = 10.0, 8.0

@@ -18,20 +18,20 @@ from tests.fakes.qmp_server import FakeQemu
 from tests.fakes.reached import reached
 from tests.fakes.vhost_user_frontend import Dialect, Frontend
 from tests.made import made_run, made_topology
-from vpctl.broker import ivshmem
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, SLOT, AnswerState
+from vpctl.broker.ivshmem import message as ivshmem
 from vpctl.broker.protocol import FrontNews
-from vpctl.links.base import Backing, control_memory
+from vpctl.links.kind import Backing, control_memory
 from vpctl.plan.run import backing, control_page, ram
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor.follower import Follower
-from vpctl.supervisor.hands import Hands
-from vpctl.supervisor.sharing import fill
-from vpctl.supervisor.world import World
+from vpctl.supervisor.hotplug.ops import Hands
+from vpctl.supervisor.hotplug.slots import fill
+from vpctl.supervisor.state import World
+from vpctl.supervisor.watch.vrings import Follower
 from vpctl.wait import until
 
 TOPOLOGY = made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci")

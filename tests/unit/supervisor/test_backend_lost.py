@@ -13,19 +13,19 @@ from tests.fakes.qmp_server import Refuse
 from tests.fakes.reached import Reached
 from tests.unit.supervisor.fronted import LINK, Ground, following, ground_in, plugged, state
 from vpctl.broker.protocol import Exit
+from vpctl.journal import read
 from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor import fronts
-from vpctl.supervisor.alarms import Alarms
-from vpctl.supervisor.journal import read
+from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.hotplug import backends
 from vpctl.wait import until
 
 
 @pytest.fixture
 async def ground(directories: Directories, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
-    monkeypatch.setattr(fronts, "LOOK_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(backends, "LOOK_AGAIN_SECONDS", 0.02)
     async with ground_in(directories) as made:
         yield made
 

@@ -15,10 +15,10 @@ from vpctl.recovery.faults import Signs
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import bring_up
-from vpctl.supervisor.boot_report import Ended
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.world import World
+from vpctl.supervisor.state import World
+from vpctl.supervisor.vm.boot_error import Ended
+from vpctl.supervisor.vm.machine import Machine
 
 
 class Probed(World):

@@ -12,15 +12,15 @@ from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Exit
 from vpctl.errors import InternalError, QmpLostError
+from vpctl.journal import read
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor import alarms as alarms_module
-from vpctl.supervisor.alarms import Alarms
+from vpctl.supervisor import fault_response as alarms_module
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.journal import read
-from vpctl.supervisor.machine import Machine
-from vpctl.supervisor.watch import Watch
-from vpctl.supervisor.world import World
+from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.state import World
+from vpctl.supervisor.vm.machine import Machine
+from vpctl.supervisor.watch.qemu import Watch
 from vpctl.tasks import Again
 
 TOPOLOGY = made_topology(("lan0", "a", "b"))

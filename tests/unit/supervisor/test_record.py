@@ -17,19 +17,19 @@ from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
 from vpctl.broker.protocol import Child
 from vpctl.broker.service import hold
+from vpctl.client import connection
 from vpctl.errors import HostError
-from vpctl.links.base import device_generations, device_id
+from vpctl.journal import read
+from vpctl.links.kind import device_generations, device_id
 from vpctl.process import identify
 from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, read_json, write_json
-from vpctl.supervisor import client
 from vpctl.supervisor.__main__ import EXIT_TERMINATED, supervise
-from vpctl.supervisor.journal import read
-from vpctl.supervisor.machine import Machine
 from vpctl.supervisor.record import afresh, read_record
 from vpctl.supervisor.service import Supervisor
-from vpctl.supervisor.world import World
+from vpctl.supervisor.state import World
+from vpctl.supervisor.vm.machine import Machine
 
 RUN = made_run(made_topology(("lan0", "a", "b"), ("lan1", "a", "b")))
 VMS, LINKS = ["a", "b"], ["lan0", "lan1"]
@@ -206,7 +206,7 @@ async def test_a_topology_of_another_version_is_kept_and_each_command_told_what_
     lock = hold(rundir)
     supervising = asyncio.create_task(supervise(rundir))
     try:
-        async with asyncio.timeout(20), client.connect(rundir) as supervisor:
+        async with asyncio.timeout(20), connection.connect(rundir) as supervisor:
             with pytest.raises(HostError, match="another version's: KeyError") as caught:
                 await supervisor.execute("query-status")
         assert caught.value.hint is not None

@@ -15,19 +15,19 @@ from tests.fakes.vhost_user_frontend import RING_SIZE, Frontend
 from tests.unit.supervisor.fronted import Ground, answer, ground_in, plugged
 from vpctl.broker.control_page import SlotState
 from vpctl.errors import HotplugError, RecoveryError
-from vpctl.recovery import act
+from vpctl.journal import read
+from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor import fronts
-from vpctl.supervisor.journal import read
+from vpctl.supervisor.hotplug import backends
 from vpctl.wait import until
 
 
 @pytest.fixture
 async def ground(directories: Directories, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Ground]:
-    monkeypatch.setattr(fronts, "LOOK_AGAIN_SECONDS", 0.02)  # nobody tells these tests
+    monkeypatch.setattr(backends, "LOOK_AGAIN_SECONDS", 0.02)  # nobody tells these tests
     async with ground_in(directories) as made:
         yield made
 
@@ -73,7 +73,7 @@ async def test_the_front_end_has_no_word_and_no_command_and_the_back_end_its_old
         rings = [(os.fstat(fd).st_ino, fd) for fd in (*frontend.kicks, *frontend.calls)]
         dies(ground)
         record = recorder()
-        repair = asyncio.create_task(act.repair_link("lan0", ground.hands, record))
+        repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, record))
         await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
         ground.world.machines["vm1"].set_state(VmState.READY)
         connection, acknowledge = await works(ground, 2)
@@ -102,7 +102,7 @@ async def test_a_front_end_whose_qemu_dies_before_its_turn_is_an_end_that_is_los
         assert repair is not None
         assert repair.relinks == ("vm2",)
         ground.world.forget("vm2")
-        with pytest.raises(act.EndGoneError, match="`lan0` has lost its end in `vm2`"):
+        with pytest.raises(execute.EndGoneError, match="`lan0` has lost its end in `vm2`"):
             await ground.hands.link("vm2", repair)
 
 
@@ -119,7 +119,7 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
         available(frontend, 1, 0x4000)
         ground.world.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(RecoveryError, match="ring 1 has 1024 descriptors, and 16384 wait"):
-            await act.repair_link("lan0", ground.hands, recorder())
+            await execute.repair_link("lan0", ground.hands, recorder())
         assert ground.qemus["vm1"].names().count("device_add") == plugs, "no guest is shown them"
         fallen = [e for e in read(ground.world.rundir.journal) if e["attributes"].get("name") == "fall-back"]
         assert [(e["link"], e["attributes"]["from"], e["attributes"]["to"]) for e in fallen] == [
@@ -137,12 +137,12 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
 async def test_a_driver_that_does_not_take_the_rings_up_is_named(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fronts, "TAKEN_UP_SECONDS", 1.0)
+    monkeypatch.setattr(backends, "TAKEN_UP_SECONDS", 1.0)
     async with plugged(ground):
         dies(ground)
         ground.world.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(HotplugError, match=r"`lan0\.g2`: its driver does not go on with the rings of `lan0\.g1`"):
-            await act.repair_link("lan0", ground.hands, recorder())
+            await execute.repair_link("lan0", ground.hands, recorder())
         assert ground.link.view().failed == {"resume"}
         assert ground.link.state is LinkState.FAILED
 
@@ -157,12 +157,12 @@ async def test_rings_are_not_freed_of_a_guest_that_still_has_its_device(ground: 
 async def test_rings_whose_broker_died_after_they_were_held_are_not_waited_for(ground: Ground) -> None:
     async with plugged(ground):
         dies(ground)
-        repair = asyncio.create_task(act.repair_link("lan0", ground.hands, recorder()))
+        repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, recorder()))
         await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
         await ground.broker.close_front("lan0.g1")
         ground.world.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(RecoveryError, match="no rings any more"):
-            async with asyncio.timeout(fronts.RINGS_SECONDS / 4):
+            async with asyncio.timeout(backends.RINGS_SECONDS / 4):
                 await repair
 
 

@@ -1,0 +1,223 @@
+"""What QEMUs share through the broker: memories, ivshmem servers, and vhost-user back-ends with their carriers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vpctl.broker import requests
+from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT
+from vpctl.broker.ivshmem.bells import Bells
+from vpctl.broker.ivshmem.pair_server import EndSpec, Server, open_server
+from vpctl.broker.ivshmem.watching import MayWatch, everybody
+from vpctl.broker.memfd import Memories
+from vpctl.broker.vhost_user.backend import Backend, FrontSpec
+from vpctl.broker.vhost_user.ivshmem_datapath import DeviceSpec, DoorbellCarrier
+from vpctl.errors import HostError, NotFoundError, UsageError
+
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class Shared:
+    """All of it, by name. `tell` is told what happens at a link; a device's server tells also whose end it is."""
+
+    def __init__(self, tell: Tell, may_watch: MayWatch = everybody) -> None:
+        self.memories = Memories()
+        self._tell = tell
+        self._may_watch = may_watch
+        self._servers: dict[str, Server] = {}
+        self._fronts: dict[str, Backend] = {}
+        self._bells = Bells()
+
+    def close(self) -> None:
+        """Close everything; idempotent."""
+        for front in tuple(self._fronts):
+            self._fronts.pop(front).close()
+        for server in tuple(self._servers):
+            self._servers.pop(server).close()
+        self.memories.close()
+        self._bells.close()
+
+    async def do(self, request: Any, tasks: asyncio.TaskGroup) -> Mapping[str, Any]:
+        """Carry out a request that is about something of it; LookupError if it is about something else."""
+        match request:
+            case requests.Ring():
+                end = self._server(request.name).end(request.end)
+                end.ring()
+                await end.settled()
+                return {}
+            case requests.Detach():
+                return {"released": await self._front(request.front).detach()}
+            case requests.CloseFront():
+                return {"released": await self.close_front(request.name)}
+            case requests.Front():
+                return self.open_front(request, tasks)
+            case requests.ListFronts():
+                return {"fronts": [front.as_json() for front in self._fronts.values()]}
+            case requests.Attach():
+                return self.attach(request)
+            case _:
+                return self._do_with_devices(request)
+
+    def _do_with_devices(self, request: Any) -> Mapping[str, Any]:
+        match request:
+            case requests.Serve():
+                return self.serve(request)
+            case requests.ListServed():
+                return {"servers": self.served()}
+            case requests.Renew():
+                return self.renew(request.name, request.end, request.spec)
+            case requests.Close():
+                self.close_server(request.name)
+            case _:
+                return self._do_with_memory(request)
+        return {}
+
+    def _do_with_memory(self, request: Any) -> Mapping[str, Any]:
+        match request:
+            case requests.Make():
+                return {"made": self.memories.make(request.memory, request.size)}
+            case requests.Clear():
+                self.memories.clear(request.memory)
+            case requests.Write():
+                self.memories.write(request.memory, request.parts)
+            case requests.Read():
+                return {"content": self.memories.read(request.memory, request.offset, request.length).hex()}
+            case requests.Drop():
+                self.drop(request.memory)
+            case requests.ListMemories():
+                return {"memories": dict(self.memories.names())}
+            case _:
+                raise LookupError(f"{type(request).__name__}: nothing does that")
+        return {}
+
+    def drop(self, memory: str) -> None:
+        """Let go of a memory, and end what is served of it. Idempotent."""
+        for server in [server for server in self._servers.values() if server.memory == memory]:
+            self.close_server(server.name)
+        self.memories.drop(memory)
+
+    # Section: two ends of a memory
+
+    def serve(self, wanted: requests.Serve) -> dict[str, Any]:
+        """Open an ivshmem server. What was served of this memory before is over: it has one server at a time."""
+        name, memory = wanted.name, wanted.memory
+        region = self.memories.fd(memory)
+        for other in [other for other in self._servers.values() if other.memory == memory or other.name == name]:
+            self.close_server(other.name)
+        try:
+            server = open_server(
+                name,
+                memory,
+                region,
+                wanted.ends,
+                self._tell,
+                self._bells,
+                watch=wanted.watch or None,
+                may_watch=self._may_watch,
+            )
+        except OSError as error:
+            raise HostError(f"cannot serve `{name}`: {error.strerror}") from error
+        self._servers[name] = server
+        return server.as_json()
+
+    def renew(self, name: str, end: int, spec: EndSpec) -> dict[str, Any]:
+        """Serve another device at an end of the server that has this name, or a device of it."""
+        server = self._server(name)
+        try:
+            server.renew(end, spec)
+        except OSError as error:
+            raise HostError(f"cannot serve `{spec.name}`: {error.strerror}") from error
+        return server.as_json()
+
+    def served(self) -> list[dict[str, Any]]:
+        """Return all that is served to devices: by servers, and by carriers, which have one end."""
+        carriers = [front.carrier.as_json() for front in self._fronts.values() if front.carrier is not None]
+        return [*(server.as_json() for server in self._servers.values()), *carriers]
+
+    def close_server(self, name: str) -> None:
+        """End an ivshmem server; idempotent."""
+        if (server := self._servers.pop(name, None)) is not None:
+            server.close()
+
+    def _server(self, name: str) -> Server:
+        for server in self._servers.values():
+            if name in server.names:
+                return server
+        raise NotFoundError(f"nothing is served as `{name}`")  # it belonged to a broker that died
+
+    # Section: a front-end, and the device that works its rings
+
+    def open_front(self, spec: FrontSpec, tasks: asyncio.TaskGroup) -> dict[str, Any]:
+        """Listen for a front-end; UsageError if one of that name is there already."""
+        if spec.name in self._fronts:
+            raise UsageError(f"`{spec.name}` is a front-end already")
+        if not 1 <= spec.queue_pairs <= MAX_QUEUE_PAIRS:
+            raise UsageError(f"`{spec.name}`: {spec.queue_pairs} queue pairs are not between 1 and {MAX_QUEUE_PAIRS}")
+        ram = os.dup(self.memories.fd(spec.ram))
+        front = Backend(spec, ram=ram, known=self.memories.has, tell=self._tell)
+        try:
+            front.open(tasks)
+        except OSError as error:
+            front.close()
+            raise HostError(f"cannot listen for `{spec.name}`: {error.strerror}") from error
+        self._fronts[spec.name] = front
+        return front.as_json()
+
+    def attach(self, wanted: requests.Attach) -> dict[str, Any]:
+        """Serve a device that works a front-end's rings, in the session that the caller knows of."""
+        backend = self._front(wanted.front)
+        page = self.memories.fd(wanted.control)
+        name, id_ = wanted.name, wanted.ivposition
+        spec = DeviceSpec(
+            name=name,
+            path=wanted.path,
+            id=id_,
+            vectors=wanted.vectors,
+            slot=wanted.slot,
+            description=wanted.description,
+        )
+        _check(spec, os.fstat(page).st_size)
+        carrier = DoorbellCarrier(
+            spec,
+            ram=self.memories.fd(backend.spec.ram),
+            control=page,
+            tell=lambda what: self._tell({"name": name, "end": 0, "what": what, "id": id_}),
+            answered=backend.hear_answer,
+            stuck=backend.hang_up,
+            bells=self._bells,
+        )
+        try:
+            backend.attach(wanted.session, carrier)
+        except OSError as error:
+            raise HostError(f"cannot serve `{name}`: {error.strerror or error}") from error
+        finally:
+            if backend.carrier is not carrier:
+                carrier.detach()
+        return carrier.as_json()
+
+    async def close_front(self, name: str) -> bool:
+        """End a front-end, its carrier first; True if that one's guest has let go. Idempotent."""
+        front = self._fronts.get(name)
+        if front is None:
+            return True
+        released = await front.detach()
+        if self._fronts.get(name) is front:
+            del self._fronts[name]
+        front.close()
+        return released
+
+    def _front(self, name: str) -> Backend:
+        if name not in self._fronts:  # it belonged to a broker that died
+            raise NotFoundError(f"there is no front-end `{name}`")
+        return self._fronts[name]
+
+
+def _check(spec: DeviceSpec, page: int) -> None:
+    """See that a device's slot is one; UsageError otherwise."""
+    if len(spec.description) != SLOT.size:
+        raise UsageError(f"`{spec.name}`: a slot has {SLOT.size} bytes, not {len(spec.description)}")
+    if not SLOT.size <= spec.slot <= page - SLOT.size or spec.slot % SLOT.size:
+        raise UsageError(f"`{spec.name}`: there is no slot at {spec.slot}")

@@ -1,0 +1,1 @@
+"""How results look: `render` alone prints, the others lay out tables, figures and progress."""

@@ -1,0 +1,347 @@
+"""What a link kind is: pure functions from a resolved link to argv and hotplug steps.
+
+A new kind is one new file beside this one and one line in `LINK_KINDS`. `plan` shows what these functions return,
+`recovery` and `supervisor` carry it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from vpctl.broker.memfd import placeholder
+from vpctl.qmp.device import DevicePlan
+from vpctl.rundir import RunDir
+from vpctl.topology.model import Endpoint, KindRules, LinkSpec, Topology, VmSpec
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """How many files a link has open, counted on QEMU 7.2 with links of 1 and 16 queue pairs that were up."""
+
+    qemu: int
+    """In the QEMU of either end: that of the end that has more."""
+    broker: int = 0
+    qemu_per_queue: int = 0
+    """More of them for each further queue pair."""
+    broker_per_queue: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Requirements:
+    """What a kind needs: of a QEMU its version, devices and network back-ends; of the host open files."""
+
+    qemu: tuple[int, int]
+    files: Files
+    devices: tuple[str, ...] = ()
+    netdevs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a link's end goes in its VM: the bus that takes the hot-added device, and the slot where it has to be."""
+
+    bus: str
+    addr: str | None = None
+    number: int = 1
+    """Which of the VM's links it is, from 1; the same for every generation."""
+    of: int = 1
+    """How many links the VM has."""
+    qemu: tuple[int, int, int] = (7, 2, 0)
+    """The version of the VM's QEMU."""
+    accelerator: str = "tcg"
+
+    def as_arguments(self) -> dict[str, str]:
+        """Return what `device_add` is told."""
+        return {"bus": self.bus} | ({"addr": self.addr} if self.addr is not None else {})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlugStep:
+    """Plug one end: `device` into `vm`. Steps are carried out in order; each is done before the next begins."""
+
+    vm: str
+    device: DevicePlan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostNetwork:
+    """What a link needs on the host beside QEMU: a bridge without any address, whose only ports are two taps."""
+
+    bridge: str
+    taps: tuple[str, str]
+    """One for each endpoint, in the link's order; they stay while QEMUs come and go."""
+    mtu: int
+    """Bytes; of the taps and the bridge, since a bridge drops what is larger than a port's."""
+    label: str
+    """What people see of it, as the interfaces' alias."""
+    devices: tuple[str, ...]
+    """Character devices that QEMU opens: this user must be able to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Memory that the broker makes and keeps under a name; `content` is what it begins with, the rest is zero."""
+
+    name: str
+    size: int
+    content: tuple[tuple[int, bytes], ...] = ()
+    """(offset, bytes), written in this order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SharedEnd:
+    """One end of a memory that guests share: whom QEMU asks for it, and what the guest is told of the device."""
+
+    vm: str
+    name: str
+    """Of the device, for the broker."""
+    socket: str
+    """Where the broker serves it to that VM's QEMU."""
+    id: int
+    vectors: int
+    slot: int
+    """Where this device is described in the VM's control page: an offset; its first four bytes are the state."""
+    description: bytes
+    """All of the slot, its state `free`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sharing:
+    """What the broker does for one generation of a link beside QEMU's part: a memory, served to devices at its ends.
+
+    Carried out in this order. Before the first plug, when no QEMU has a device of an earlier generation: the memory
+    is made, or cleared, and served. Before each end's plug: its slot on. Before the first unplug: the slots of all
+    ends off, and each guest's acknowledgement awaited, since a device may be rung no more once it goes. After each
+    unplug: its slot free.
+
+    Where an end keeps its device of an earlier generation: that one's slot names no peer, and its guest acknowledges
+    it; then `memory`'s content and `afresh` are written, the other end is served anew, and the slot names its peer.
+    """
+
+    name: str
+    memory: Memory
+    afresh: tuple[tuple[int, bytes], ...]
+    """For each end what its guest writes in the memory, as it is before it has: (offset, bytes)."""
+    ends: tuple[SharedEnd, ...]
+    watch: str = ""
+    """A socket for people's own ivshmem clients, which may look on; empty: there is none."""
+
+    def end_of(self, vm: str) -> tuple[int, SharedEnd] | None:
+        """Return number and end of a VM; None if this memory is not served to it."""
+        return next(((number, end) for number, end in enumerate(self.ends) if end.vm == vm), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontEnd:
+    """A virtio device of a VM whose vhost-user back-end is the broker; its netdev connects to `socket`."""
+
+    vm: str
+    name: str
+    socket: str
+    queue_pairs: int
+    many_regions: bool
+    """Whether its VM may have more regions of memory, with those of shared-memory devices, than one table takes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backing:
+    """What the broker does for one generation of a link whose one end works the rings of the other, `front`.
+
+    Before the front end's plug: the broker listens on its socket. Before the other end's plug: the front end's driver
+    has started its rings, and these are served, with the VM's memory, to the device that is about to come. Before
+    the unplug of either: the device's driver has let go of the rings.
+    """
+
+    front: FrontEnd
+    back: SharedEnd
+    name: str
+    """Of the device at `back`, for the broker."""
+
+
+class LinkKind(Protocol):
+    """One kind of link; everything here is pure. A kind inherits from it what it has no use for."""
+
+    @property
+    def rules(self) -> KindRules:
+        """Its keys, policies and limits, for the loader."""
+
+    @property
+    def requirements(self) -> Requirements:
+        """What it needs of QEMU."""
+
+    def plug_steps(
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+    ) -> tuple[PlugStep, PlugStep]:
+        """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor).
+
+        A kind with a `front_end` begins there.
+        """
+
+    def front_end(self, link: LinkSpec) -> str | None:
+        """Return the VM whose virtio device is worked by the other end, which maps that VM's memory; None: neither.
+
+        That end is plugged first, and the other when its driver has started its rings.
+        """
+        return None
+
+    def host_network(self, link: LinkSpec, rundir: RunDir) -> HostNetwork | None:
+        """Return what has to be on the host before anything is plugged; the same for every generation."""
+        return None
+
+    def sharing(
+        self,
+        link: LinkSpec,
+        generation: int,
+        *,
+        places: Mapping[str, Place],
+        rundir: RunDir,
+        kept: Mapping[str, int] = MappingProxyType({}),
+    ) -> Sharing | None:
+        """Return what the broker has to make and serve for one generation.
+
+        `kept` are the VMs whose device stays, with that one's generation.
+        """
+        return None
+
+    def outlives_reset(self, link: LinkSpec, vm: VmSpec) -> bool:
+        """Whether the device at a VM's end is as good as before once the VM's guest has rebooted."""
+        return True
+
+    def backing(
+        self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
+    ) -> Backing | None:
+        """Return what the broker does for one generation of a kind with a `front_end`."""
+        return None
+
+    def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:
+        """Return the bytes of the memory that the link's device shows to a VM's guest; 0: registers only."""
+        return 0
+
+    def memory(self, link: LinkSpec) -> int:
+        """Return the bytes of the host's memory that the link takes."""
+        return 0
+
+
+def power_of_two(size: int) -> int:
+    """Return the next power of two, or the size itself if it is one."""
+    return 1 << (size - 1).bit_length()
+
+
+def device_id(link: str, generation: int) -> str:
+    """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
+    return f"{link}.g{generation}"
+
+
+def device_generations(link: str, ids: Iterable[str]) -> list[int]:
+    """Return the generations of a link's devices among these ids, in order."""
+    prefix = device_id(link, 0)[:-1]
+    numbers = [name.removeprefix(prefix) for name in ids if name.startswith(prefix)]
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
+
+
+def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
+    """Return the `device_add` of a virtio NIC named `name`, whose netdev is called `name`.net.
+
+    romfile: nobody boots from a link, and a ROM would cost each plug its load.
+    """
+    return {
+        "driver": "virtio-net-pci",
+        "id": name,
+        "netdev": f"{name}.net",
+        "mac": end.mac,
+        "romfile": "",
+        **place.as_arguments(),
+    }
+
+
+def ivshmem_doorbell(end: SharedEnd, name: str, place: Place) -> DevicePlan:
+    """Return an ivshmem-doorbell device named `name`, which asks the broker for its memory and interrupts.
+
+    A fresh chardev for each device: QEMU hangs in `device_add` on one that an earlier device has used.
+    """
+    address = {"type": "unix", "data": {"path": end.socket}}
+    return DevicePlan(
+        device={
+            "driver": "ivshmem-doorbell",
+            "id": name,
+            "chardev": f"{name}.server",
+            "vectors": end.vectors,
+            **place.as_arguments(),
+        },
+        chardev={
+            "id": f"{name}.server",
+            "backend": {"type": "socket", "data": {"addr": address, "server": False}},
+        },
+        sockets=(end.socket,),
+    )
+
+
+def place_of(
+    link: LinkSpec, vm: VmSpec, *, number: int, of: int, qemu: tuple[int, int, int], accelerator: str
+) -> Place:
+    """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
+
+    A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
+    that is still taken, and answers `{}`.
+    """
+    bus, addr = (f"port-{link.name}", "0") if vm.machine == "q35" else ("pci.0", None)
+    return Place(bus=bus, addr=addr, number=number, of=of, qemu=qemu, accelerator=accelerator)
+
+
+def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, window: int = 0) -> list[str]:
+    """Return the root port for a link's end on q35, nothing on pc.
+
+    io-reserve=0: a modern virtio device has no I/O BAR, and a 4 KiB window for each of two dozen ports would
+    exhaust the I/O space, which stops SeaBIOS. `window` is the size of the device's memory, if it has one.
+    """
+    if vm.machine != "q35":
+        return []
+    reserve = f",pref64-reserve={reserve_for(window) // GIB}G" if window else ""
+    options = f"pcie-root-port,id=port-{link.name},bus=pcie.0,chassis={number},slot={number},io-reserve=0{reserve}"
+    return ["-device", options]
+
+
+def reserve_for(window: int) -> int:
+    """Return what a root port has to reserve for a device's memory: twice its size, and at least 1 GiB.
+
+    SeaBIOS puts less than that below 4 GiB where it fits, and Linux maps what lies there uncached. Without a
+    reserve it has no room for the device at all; with its bare size, alignment leaves none (4 GiB and more).
+    """
+    return max(GIB, 2 * window)
+
+
+def hole_args(vm: VmSpec, windows: Sequence[int]) -> list[str]:
+    """Return what makes a machine's 64-bit PCI hole large enough for its devices' memories, if it is not.
+
+    It has 32 GiB on q35, and on pc 2 GiB, in whole.
+    """
+    needed = sum(reserve_for(window) if vm.machine == "q35" else window for window in windows if window)
+    driver, default = ("q35-pcihost", 32 * GIB) if vm.machine == "q35" else ("i440FX-pcihost", 2 * GIB)
+    if 2 * needed <= default:
+        return []
+    return ["-global", f"{driver}.pci-hole64-size={(1 << (2 * needed - 1).bit_length()) // GIB}G"]
+
+
+def ram_memory(vm: str, generation: int) -> str:
+    """Return the name of the memory that is a VM's RAM in one of its lives, where a peer maps it."""
+    return f"ram/{vm}.g{generation}"
+
+
+def control_memory(vm: str) -> str:
+    """Return the name of a VM's control page."""
+    return f"control/{vm}"
+
+
+def control_page_args(vm: VmSpec, size: int) -> list[str]:
+    """Return the device by which a guest sees its control page; there from the start, whatever is plugged later."""
+    name = "vpctl-control"
+    path = placeholder(control_memory(vm.name))
+    return [
+        *("-object", f"memory-backend-file,id={name},mem-path={path},size={size},share=on"),
+        *("-device", f"ivshmem-plain,id={name}-page,memdev={name}"),
+    ]

@@ -1,0 +1,99 @@
+"""Regions that both guests of a link share: the broker's part around each plug and unplug (`links.base.Sharing`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from vpctl.broker.client import BrokerClient
+from vpctl.errors import UsageError
+from vpctl.links.kind import SharedEnd, Sharing, device_id
+from vpctl.plan.run import sharing
+from vpctl.recovery.plan import Repair
+from vpctl.supervisor.hotplug.hooks import Around, Doorbell, require_nobody_holds
+from vpctl.supervisor.hotplug.slots import change_peer, free, is_connected, serve, serve_anew, switch_off, switch_on
+from vpctl.supervisor.state import World
+
+NOBODY = 0
+"""The peer's id while there is none."""
+
+
+class Regions(Around):
+    """Of links with a `Sharing`."""
+
+    def __init__(self, world: World, broker: Callable[[], BrokerClient]) -> None:
+        self._world = world
+        self._broker = broker
+        self._off: set[str] = set()
+        """The devices' names, that is their generations, that all guests were told to let go of."""
+
+    async def before_plug(self, vm: str, repair: Repair) -> None:
+        shared = self._of(repair.link, repair.generation, kept=self._kept(repair))
+        if vm == repair.first:
+            require_nobody_holds(self._world, repair.link)
+            await serve(self._broker(), shared)
+        if (end := shared.end_of(vm)) is not None:
+            await switch_on(self._broker(), end[1])
+
+    async def before_unplug(self, vm: str, link: str, generation: int) -> None:
+        """Have all ends let go before the first device goes, so that none of them rings another's."""
+        name = device_id(link, generation)
+        if name in self._off:
+            return
+        plugged = self._world.links[link].plugged
+        newest = {other: max(there) for other, there in plugged.items() if there and self._world.is_alive(other)}
+        ends = dict(self._end(other, link, number) for other, number in newest.items())
+        silent = await switch_off(self._broker(), ends)
+        self._world.journal.write("link.off", link=link, attributes={"device": name, "silent": silent})
+        self._off.update(device_id(link, number) for there in plugged.values() for number in there)
+
+    async def after_unplug(self, vm: str, link: str, generation: int) -> None:
+        if (served := self._of(link, generation).end_of(vm)) is not None:
+            await free(self._broker(), served[1])
+
+    def doorbell(self, vm: str, link: str, generation: int) -> Doorbell | None:
+        shared = self._of(link, generation)
+        if (served := shared.end_of(vm)) is None:
+            return None
+        number, end = served
+        return Doorbell(name=end.name, end=number, vectors=end.vectors)
+
+    # Section: a device that stays
+
+    async def deaf(self, link: str) -> list[str]:
+        """Return the VMs whose device of a link can be given no other peer: its broker has died."""
+        silent = []
+        for vm, there in self._world.links[link].plugged.items():
+            if there and not await is_connected(self._broker(), *self._end(vm, link, there[-1])):
+                silent.append(vm)
+        return silent
+
+    async def part(self, vm: str, link: str, generation: int) -> None:
+        """Have a VM's driver let go of a peer that is dead; its device stays."""
+        number, end = self._end(vm, link, generation)
+        await change_peer(self._broker(), number, end, peer=NOBODY, generation=generation)
+
+    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+        """Begin with another peer: the device of a VM stays, that of the other is about to come."""
+        require_nobody_holds(self._world, repair.link, but=vm)
+        shared = self._of(repair.link, repair.generation, kept={vm: generation})
+        number, end = self._end(vm, repair.link, generation)
+        other = shared.ends[1 - number]
+        await serve_anew(self._broker(), shared, 1 - number)
+        await change_peer(self._broker(), number, end, peer=other.id, generation=repair.generation)
+
+    def _kept(self, repair: Repair) -> dict[str, int]:
+        return {vm: self._world.links[repair.link].kept(vm) for vm in repair.keep}
+
+    def _end(self, vm: str, link: str, generation: int) -> tuple[int, SharedEnd]:
+        """Return number and end of a VM's device."""
+        found = self._of(link, generation).end_of(vm)
+        if found is None:
+            raise UsageError(f"link `{link}` has no end in `{vm}`")
+        return found
+
+    def _of(self, link: str, generation: int, *, kept: Mapping[str, int] = MappingProxyType({})) -> Sharing:
+        world = self._world
+        found = sharing(world.run, world.topology.link(link), generation, rundir=world.rundir, kept=kept)
+        assert found is not None
+        return found

@@ -1,0 +1,188 @@
+"""Recovery's hands: each step of a plan done to real guests, and written down before it is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager, nullcontext
+
+from vpctl.broker.client import BrokerClient
+from vpctl.errors import RecoveryError, VpctlError
+from vpctl.host.bridge import create
+from vpctl.plan.run import front_end, host_network, plug_steps, plugged_device, sharing
+from vpctl.qmp import hotplug
+from vpctl.recovery.plan import Repair, plan_repair
+from vpctl.recovery.state import LinkState, VmState
+from vpctl.supervisor.hotplug.backends import Front, Fronts
+from vpctl.supervisor.hotplug.hooks import Around, Nothing
+from vpctl.supervisor.hotplug.ivshmem_doorbell import Regions
+from vpctl.supervisor.hotplug.stale_interrupts import Doorbells, files_of
+from vpctl.supervisor.hotplug.stream import stop_blocking, until_listening
+from vpctl.supervisor.hotplug.vhost_pci import Backings
+from vpctl.supervisor.state import World
+from vpctl.supervisor.verify import Proofs
+from vpctl.supervisor.vm.machine import Machine
+
+
+class Hands:
+    """Implements `recovery.execute.Hands`; see there for what each method guarantees."""
+
+    def __init__(self, world: World, broker: Callable[[], BrokerClient], watch: Callable[[Machine], None]) -> None:
+        self._world = world
+        self._broker = broker
+        self._watch = watch
+        # One at a time in each VM. Whatever is plugged or unplugged makes a guest look at every slot, and one whose
+        # device is still on its way out it then ejects a second time: the next device there, if that is quick.
+        self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
+        self._doorbells = Doorbells(broker)
+        self.fronts = Fronts(broker)
+        self.backings = Backings(world, broker, self.fronts)
+        self._regions = Regions(world, broker)
+        self._proofs = Proofs(world)
+
+    async def fence(self, vm: str) -> None:
+        await self._world.machines[vm].fence(self._broker())
+        self._world.forget(vm)
+
+    async def release(self, vm: str, generation: int) -> None:
+        await self._world.machines[vm].drop_ram(self._broker(), generation)
+
+    def is_booting(self, vm: str) -> bool:
+        return self._world.machines[vm].is_half_booted
+
+    async def boot(self, vm: str) -> float:
+        machine = self._world.machines[vm]
+        try:
+            resume = machine.is_half_booted
+            ms = await (machine.resume(self._broker()) if resume else machine.boot(self._broker()))
+        except Exception as raised:
+            error = self.foreseen(raised, "boot", vm=vm)
+            machine.set_state(VmState.CRASHED, reason=error.message)  # whoever waits in `until_ready` is told
+            if error is raised:
+                raise
+            raise error from raised
+        self._watch(machine)
+        return ms
+
+    async def until_ready(self, vm: str) -> None:
+        machine = self._world.machines[vm]
+        while machine.state is not VmState.READY:
+            if machine.state in (VmState.FAILED, VmState.STOPPED, VmState.CRASHED):
+                why = f": {machine.reason}" if machine.reason is not None else ""
+                raise RecoveryError(f"`{vm}` is {machine.state}{why}", hint=f"vpctl recover {vm}")
+            await machine.changed.wait()
+
+    def is_alive(self, vm: str) -> bool:
+        return self._world.is_alive(vm)
+
+    def foreseen(self, error: Exception, name: str, *, vm: str | None = None, link: str | None = None) -> VpctlError:
+        return self._world.foreseen(error, name=name, vm=vm, link=link)
+
+    def link_lock(self, link: str) -> asyncio.Lock:
+        return self._world.links[link].lock
+
+    def policy_failed(self, repair: Repair) -> None:
+        self._world.links[repair.link].policy_failed(repair.policy)
+
+    def link_broken(self, link: str, reason: str) -> None:
+        self._world.links[link].set_state(LinkState.FAILED, reason=reason)
+
+    async def repair_of(self, link: str) -> Repair | None:
+        spec, known = self._world.topology.link(link), self._world.links[link]
+        for vm in [vm for vm, there in known.plugged.items() if there and self._comes_back(vm)]:
+            await self.until_ready(vm)  # a QEMU that was adopted, whose devices are there: they are taken out first
+        front = await self.backings.front(link)
+        alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
+        whole = self._is_whole(link, front)
+        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
+            return None
+        view = self.backings.view(link, front)
+        deaf = await self._around(link).deaf(link)
+        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), deaf=deaf)
+        known.begin(repair.generation)
+        return repair
+
+    def _comes_back(self, vm: str) -> bool:
+        """Whether a VM is on its way to be ready, in a life that has begun."""
+        return self._world.machines[vm].state in (VmState.STARTING, VmState.BOOTING) and not self.is_alive(vm)
+
+    async def prepare_host(self, link: str) -> None:
+        network = host_network(self._world.topology.link(link), self._world.rundir)
+        if network is not None:
+            await create(network, self._world.rundir.interface_commands(link))
+
+    async def unplug(self, vm: str, link: str, generation: int) -> None:
+        world = self._world
+        spec, machine, around = world.topology.link(link), world.machines[vm], self._around(link)
+        device = plugged_device(world.run, spec, generation, vm=vm, rundir=world.rundir)
+        session = await machine.qmp()
+        bell = around.doorbell(vm, link, generation)
+        gone = bell is not None and not await hotplug.present(session, device.ids().device)
+        if bell is not None and gone:
+            # By somebody else, or a supervisor that died then: before anything else in that QEMU gets its numbers.
+            await self._doorbells.unplugged(machine, bell, frozenset())
+        await around.before_unplug(vm, link, generation)
+        async with self._hotplug[vm]:
+            before = files_of(machine)
+            with world.links[link].taking_out(vm, device.ids().device):
+                await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
+            if bell is not None and not gone:
+                await self._doorbells.unplugged(machine, bell, before)
+        await around.after_unplug(vm, link, generation)
+        world.unplugged(vm, link, generation)
+
+    async def plug(self, vm: str, repair: Repair) -> None:
+        world = self._world
+        spec, machine, known = world.topology.link(repair.link), world.machines[vm], world.links[repair.link]
+        steps = plug_steps(world.run, spec, repair.generation, first=repair.first, rundir=world.rundir)
+        (device,) = (step.device for step in steps if step.vm == vm)
+        around = self._around(repair.link)
+        bell = around.doorbell(vm, repair.link, repair.generation)
+        session = await machine.qmp()
+        await around.before_plug(vm, repair)
+        known.plugging(vm, repair.generation)
+        noted = self._doorbells.plugging(machine, session, bell) if bell is not None else nullcontext()
+        async with self._hotplug[vm], noted:
+            with known.taking_out(vm, device.ids().device):  # what fails is taken back
+                await hotplug.plug(session, device)
+        if vm == steps[0].vm:
+            await until_listening(steps)
+        if vm == steps[-1].vm:
+            await stop_blocking(self._broker(), steps, world.machines)
+        if repair.hold:
+            await self.backings.until_taken_up(repair.link)
+
+    def _is_whole(self, link: str, front: Front | None) -> bool:
+        """Whether both ends of a link are plugged; a device that was kept is of an earlier generation."""
+        spec, known = self._world.topology.link(link), self._world.links[link]
+        if (vm := front_end(spec)) is None:
+            return all(len(known.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
+        back = known.plugged.get(spec.peer_of(vm).vm)
+        return back == [known.generation] and self.backings.works(link, front)
+
+    async def hold(self, vm: str, link: str, generation: int) -> None:
+        await self.backings.hold(link)
+
+    async def unlink(self, vm: str, link: str, generation: int) -> None:
+        await self._around(link).part(vm, link, generation)
+
+    async def link(self, vm: str, repair: Repair) -> None:
+        await self._around(repair.link).join(vm, repair, self._world.links[repair.link].kept(vm))
+
+    def _around(self, link: str) -> Around:
+        """Return what does the part of a link's kind that is not QEMU's."""
+        world = self._world
+        spec = world.topology.link(link)
+        if front_end(spec) is not None:
+            return self.backings
+        return self._regions if sharing(world.run, spec, 1, rundir=world.rundir) is not None else Nothing()
+
+    def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
+        return self._proofs.expecting(link, vms)
+
+    async def prove(self, link: str) -> float:
+        for end in self._world.topology.link(link).endpoints:
+            await self.until_ready(end.vm)  # one may reboot just now
+        seen = await self._proofs.prove(link)
+        self._world.links[link].set_state(LinkState.UP)
+        return seen
