@@ -8,15 +8,34 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+from vpctl import wait
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import Directories
 
+T = TypeVar("T")
+
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 """In CI what cannot run is a failure: a skip would look green."""
+
+PATIENCE = float(os.environ.get("VPCTL_TEST_PATIENCE") or 1)
+"""What every limit of time is multiplied by: more than 1 where KVM itself is emulated. No assertion depends on it."""
+
+
+async def until(
+    probe: Callable[[], Awaitable[T | None]],
+    *,
+    timeout: float,
+    what: str,
+    every: float = 0.05,
+    last_seen: Callable[[], str] | None = None,
+) -> T:
+    """Wait as `vpctl.wait.until` does, with its limit stretched by PATIENCE."""
+    return await wait.until(probe, timeout=timeout * PATIENCE, what=what, every=every, last_seen=last_seen)
 
 
 def describe(pid: int) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import PATIENCE, until
 from vpctl.guest import heartbeat
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.keys import run_keys
@@ -26,17 +27,19 @@ from vpctl.qemu.accelerator import cpu_model
 from vpctl.qemu.argv import accel_option
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
-from vpctl.wait import until
 
 QEMU = os.environ.get("VPCTL_QEMU") or "qemu-system-x86_64"
 
 
-def tcg_cpu() -> str:
-    """Return the CPU model that vpctl gives guests under TCG."""
+ACCELERATOR = os.environ.get("VPCTL_ACCELERATOR") or "tcg"
+
+
+def guest_cpu() -> str:
+    """Return the CPU model that vpctl gives guests."""
     said = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
     version = re.search(r"version (\d+)\.(\d+)\.(\d+)", said)
     assert version is not None
-    return cpu_model("tcg", (int(version[1]), int(version[2]), int(version[3])))
+    return cpu_model(ACCELERATOR, (int(version[1]), int(version[2]), int(version[3])))
 
 
 BOOT_SECONDS = 120.0  # on a busy host, under TCG, the second boot of Linux 7 has taken more than 60
@@ -67,10 +70,10 @@ class Guest:
     serial: Path
     console: Path
 
-    async def run(self, script: str, *, timeout: float = 30) -> str:
+    async def run(self, script: str, *, timeout: float = 30.0) -> str:
         """Run a shell script in the guest; what it printed, and a failure if it failed."""
         async with connection(self.address) as ssh:
-            done = await run(ssh, ["sh", "-ec", script], vm=self.address.vm, timeout=timeout)
+            done = await run(ssh, ["sh", "-ec", script], vm=self.address.vm, timeout=timeout * PATIENCE)
         assert done.status == 0, done
         return done.stdout
 
@@ -92,7 +95,7 @@ class Guest:
 
 @asynccontextmanager
 async def booted(
-    image: GuestImage, *options: str, name: str = "vm1", links: str | None = "", cpu: str = "max,-erms"
+    image: GuestImage, *options: str, name: str = "vm1", links: str | None = "", cpu: str | None = None
 ) -> AsyncIterator[Guest]:
     """Boot a guest to its word that ssh listens; it is gone after the block. Without `links` it gets no settings."""
     root = Path(tempfile.mkdtemp(prefix="vi", dir="/tmp"))
@@ -101,7 +104,7 @@ async def booted(
     rundir.run.mkdir(parents=True, mode=0o700)
     keys = run_keys(rundir)
     serial, console = root / "serial.log", root / "console"
-    argv = [QEMU, *machine_args(image, cpu), "-qmp", f"unix:{root / 'qmp'},server=on,wait=off"]
+    argv = [QEMU, *machine_args(image, cpu or guest_cpu()), "-qmp", f"unix:{root / 'qmp'},server=on,wait=off"]
     argv += [
         "-chardev",
         f"socket,id=con,path={console},server=on,wait=off,logfile={serial}",
@@ -121,7 +124,7 @@ async def booted(
     try:
         async with (
             running([*argv, *options]) as process,
-            connect(root / "qmp", vm=name, timeout=10) as session,
+            connect(root / "qmp", vm=name, timeout=10 * PATIENCE) as session,
         ):
             await wait_for_line(serial, "vpctl: ssh")
             table = await session.execute("human-monitor-command", {"command-line": "info usernet"})
@@ -137,7 +140,7 @@ async def booted(
 
 def machine_args(image: GuestImage, cpu: str) -> list[str]:
     return [
-        "-nodefaults", "-display", "none", "-accel", accel_option("tcg"),
+        "-nodefaults", "-display", "none", "-accel", accel_option(ACCELERATOR),
         "-cpu", cpu, "-smp", "1,maxcpus=2", "-m", "256M",
         "-kernel", str(image.kernel), "-initrd", str(image.initrd), "-append", image.kernel_args,
         "-drive", f"if=none,id=root,format=raw,readonly=on,file={image.disk}",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import isolated_directories, processes_mentioning
+from tests.support import PATIENCE, isolated_directories, processes_mentioning
 from vpctl.journal import read
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import Directories, RunDir, is_locked, read_json
@@ -25,7 +25,10 @@ from vpctl.rundir import Directories, RunDir, is_locked, read_json
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 LIMIT = 120.0
-"""Seconds for any command: none comes near it, so whoever does hangs."""
+"""Seconds for any command: none comes near it, so one that does hangs."""
+
+BOOT_LIMIT = 60.0
+"""Seconds of a boot stage, where limits are stretched; otherwise vpctl's own count."""
 
 T = TypeVar("T")
 Entry = dict[str, Any]
@@ -41,7 +44,7 @@ def as_begun(entries: Iterable[Entry]) -> list[Entry]:
 
 def until(probe: Callable[[], T | None], what: str, *, limit: float = 30.0) -> T:
     """Call `probe` until it returns something; fail with `what` when time is up."""
-    deadline = time.monotonic() + limit
+    deadline = time.monotonic() + limit * PATIENCE
     while (found := probe()) is None:
         assert time.monotonic() < deadline, f"not within {limit:g} s: {what}"
         time.sleep(0.02)
@@ -76,7 +79,7 @@ class Command:
     def wait(self, status: int | None = 0, *, limit: float = LIMIT) -> Done:
         """Wait for its end, which has to be with this exit code (None: any)."""
         try:
-            stdout, stderr = self.process.communicate(timeout=limit)
+            stdout, stderr = self.process.communicate(timeout=limit * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             stdout, stderr = self.process.communicate()
@@ -99,7 +102,9 @@ class Vpctl:
     # Section: commands
 
     def start(self, *words: str, environ: Mapping[str, str] | None = None, stdin: int | None = None) -> Command:
-        """Start a command; it is killed at the end of the test if nobody has waited for it."""
+        """Start a command; it is killed at the end of the test if the test has not waited for it."""
+        if words[0] == "up" and PATIENCE > 1 and "--boot-timeout" not in words:
+            words = (*words, "--boot-timeout", f"{BOOT_LIMIT * PATIENCE:g}")
         process = subprocess.Popen(
             [sys.executable, "-m", "vpctl", *words],
             env={**self.environ, **(environ or {})},
@@ -245,7 +250,7 @@ def user(directories: Directories | None = None) -> Iterator[Vpctl]:
     environ = dict(os.environ)
     # The verdict about KVM is another test's affair, and would cost each fresh cache a trial boot.
     environ.setdefault("VPCTL_ACCELERATOR", "tcg")
-    environ["PYTHONPATH"] = str(ROOT)
+    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environ.get("PYTHONPATH")]))
     environ["NO_COLOR"] = "1"
     with contextlib.ExitStack() as stack:
         if directories is None:

@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, End, Link, control_pages
-from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu, wait_for_line
+from tests.support import until
+from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, wait_for_line
 from vpctl.broker.control_page import HEADERS_SIZE, SlotState
 from vpctl.image import GuestImage
 from vpctl.process import open_files
 from vpctl.supervisor.hotplug.fd_parking import park
-from vpctl.wait import until
 
 pytestmark = [
     pytest.mark.vm,
@@ -118,9 +118,7 @@ async def linked_pair(
         smp = [["-smp", f"{count},maxcpus={max(count, 2)}"] for count in cpus]
         options = [[*Q35, *pages[role].options, *smp[role]] for role in (0, 1)]
         first, second = [
-            await stack.enter_async_context(
-                booted(image, *options[role], name=f"vm{role + 1}", links=links[role], cpu=tcg_cpu())
-            )
+            await stack.enter_async_context(booted(image, *options[role], name=f"vm{role + 1}", links=links[role]))
             for role in (0, 1)
         ]
         pair = Pair(guests=(first, second), pages=pages, link=link, directory=directory)
@@ -325,7 +323,7 @@ async def test_devices_that_no_control_page_knows_are_left_alone(image: GuestIma
         pages = stack.enter_context(control_pages(2))
         link = Link(directory=directory, pages=pages)
         stack.callback(link.close)
-        async with booted(image, *Q35, *foreign, *pages[0].options, cpu=tcg_cpu()) as guest:
+        async with booted(image, *Q35, *foreign, *pages[0].options) as guest:
             link.begin()
             pages[0].set_state(0, SlotState.FREE)
             await plug(guest, link, 0)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support import until
 from tests.vm.booting import IMAGES, Q35, QEMU, Guest, booted, built, wait_for_line
 from vpctl.guest.heartbeat import Heartbeat
 from vpctl.guest.ssh import GuestSshError, connection
 from vpctl.image import GuestImage
-from vpctl.wait import until
 
 MAC = "52:56:77:00:00:0a"
 LINKS = f"{MAC} lan0 10.77.0.1/24 1400\n52:56:77:00:00:0b lan1 10.78.0.1/30 1500\n"

@@ -21,7 +21,8 @@ import pytest_asyncio
 
 from tests.fakes.ivshmem_host import ControlPage, control_pages
 from tests.fakes.vhost_host import Host
-from tests.vm.booting import IMAGES, QEMU, Guest, booted, built, tcg_cpu
+from tests.support import until
+from tests.vm.booting import IMAGES, QEMU, Guest, booted, built
 from tests.vm.test_driver import BAD_WORDS
 from vpctl.broker.control_page import AnswerState
 from vpctl.broker.vhost_user.message import Feature
@@ -29,7 +30,6 @@ from vpctl.errors import VpctlError
 from vpctl.image import GuestImage
 from vpctl.process import eventfd_id
 from vpctl.supervisor.hotplug import fd_parking
-from vpctl.wait import until
 
 pytestmark = [
     pytest.mark.vm,
@@ -139,10 +139,10 @@ async def linked_pair(
         host = Host(directory=directory, page=page, mac=MACS[0], front_mac=MACS[1], queue_pairs=queue_pairs, mtu=mtu)
         await stack.enter_async_context(host.running())
         vm2 = await stack.enter_async_context(
-            booted(image, *VM2, *host.front_options, *more[1], name="vm2", links=links[1], cpu=tcg_cpu())
+            booted(image, *VM2, *host.front_options, *more[1], name="vm2", links=links[1])
         )
         vm1 = await stack.enter_async_context(
-            booted(image, *VM1, *page.options, *more[0], name="vm1", links=links[0], cpu=tcg_cpu())
+            booted(image, *VM1, *page.options, *more[0], name="vm1", links=links[0])
         )
         pair = Pair(guests=(vm1, vm2), page=page, host=host)
         await pair.plug()

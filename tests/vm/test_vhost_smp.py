@@ -16,13 +16,13 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import pytest_asyncio
 
+from tests.support import until
 from tests.vm.booting import IMAGES, QEMU, Guest, built
 from tests.vm.test_driver import BAD_WORDS, SPREAD
 from tests.vm.test_vhost_driver import VM2_RESTARTS, Pair, faults, iperf, linked_pair
 from vpctl.broker.control_page import AnswerState
 from vpctl.guest.ssh import connection, run
 from vpctl.image import GuestImage
-from vpctl.wait import until
 
 pytestmark = [
     pytest.mark.vm,
