@@ -111,7 +111,7 @@ vms:
     memory: {memory}
     cpus: {cpus}
     kernel_args: {image.kernel_args}
-    health: {{heartbeat: 1h}}
+    health: {{heartbeat: 1h, qmp_timeout: 1h}}
     qemu_args:
       - -drive
       - if=none,id=payload,format=raw,readonly=on,file={payload}
@@ -136,10 +136,10 @@ RESULTS = "/run/vpctl-results"
 def nested_host(image: GuestImage, payload: Path, *, memory: str, cpus: int) -> Iterator[NestedHost]:
     """Start a nested host; it is gone after the block, whatever happens in it."""
     environ = dict(os.environ)
-    with isolated_directories(environ), tempfile.TemporaryDirectory(prefix="vk") as temporary:
+    with isolated_directories(environ) as directories, tempfile.TemporaryDirectory(prefix="vk") as temporary:
         file = Path(temporary) / "nested.yaml"
         file.write_text(TOPOLOGY.format(image=image, payload=payload, memory=memory, cpus=cpus), encoding="utf-8")
-        host = NestedHost(environ=environ)
+        host = NestedHost(environ=environ, state=directories.topology("nested").state)
         try:
             if status := host.vpctl("up", str(file), "--boot-timeout", "300"):
                 raise SystemExit(f"the nested host does not start: exit code {status}")
@@ -153,6 +153,8 @@ class NestedHost:
     """A nested host that runs."""
 
     environ: dict[str, str]
+    state: Path
+    """Its own console, and the journal of what happened to it."""
 
     def vpctl(self, *words: str) -> int:
         """Run a command of vpctl's on this host; return its exit code."""
@@ -167,4 +169,5 @@ class NestedHost:
 
     def fetch(self, results: Path) -> int:
         """Copy what the run has left, JUnit, logs and facts, into a directory of this host."""
+        shutil.copytree(self.state, results / "nested-host", dirs_exist_ok=True)
         return self.vpctl("cp", "-q", f"host:{RESULTS}/.", str(results))

@@ -17,7 +17,7 @@ from tests.vm.commandline import Vpctl, user
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 from vpctl.broker.client import connect
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 LINKS = """
   lan0: {kind: vhost-pci, endpoints: [vm1, vm2]}

@@ -15,7 +15,7 @@ import pytest
 from tests.vm.commandline import Vpctl, kill, until, user
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 LINKS = """
   lan0: {kind: stream, endpoints: [vm1, vm2]}

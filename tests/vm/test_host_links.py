@@ -20,7 +20,7 @@ from vpctl.links.kind import HostNetwork
 from vpctl.plan.run import host_networks, run_from_json
 from vpctl.rundir import RunDir, read_json
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 ANY = HostNetwork(bridge="", taps=("", ""), mtu=1500, label="", devices=("/dev/net/tun",))

@@ -26,6 +26,7 @@ QEMU = os.environ.get("VPCTL_QEMU") or "qemu-system-x86_64"
 
 pytestmark = [
     pytest.mark.vm,
+    pytest.mark.kvm,
     pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"`{QEMU}` is not installed"),
 ]
 

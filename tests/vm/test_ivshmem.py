@@ -15,7 +15,7 @@ import pytest
 from tests.vm.commandline import EXAMPLES, Vpctl, kill, until, user
 from vpctl.process import open_files
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 KIND = "ivshmem-doorbell"
 HUB = f"""

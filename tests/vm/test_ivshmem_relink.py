@@ -10,7 +10,7 @@ import pytest
 from tests.vm.commandline import Vpctl, kill, user
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 LINKS = """
   shm0: {kind: ivshmem-doorbell, endpoints: [vm1, vm2], recovery: {policy: relink}}

@@ -10,7 +10,7 @@ import pytest
 from tests.vm.commandline import EXAMPLES, Entry, Vpctl, as_begun, kill, until, user
 from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 
 @pytest.fixture(scope="module")

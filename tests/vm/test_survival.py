@@ -12,7 +12,7 @@ import pytest
 from tests.vm.commandline import EXAMPLES, Vpctl, kill, until, user
 from vpctl.process import ProcessId
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 PAIR = str(EXAMPLES / "pair.yaml")
 

@@ -33,6 +33,7 @@ from vpctl.supervisor.hotplug import fd_parking
 
 pytestmark = [
     pytest.mark.vm,
+    pytest.mark.kvm,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"`{QEMU}` is not installed"),
 ]

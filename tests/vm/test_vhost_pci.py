@@ -18,7 +18,7 @@ import pytest
 
 from tests.vm.commandline import EXAMPLES, Entry, Vpctl, as_begun, kill, until, user
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 KIND = "vhost-pci"
 HUB = f"""

@@ -19,7 +19,7 @@ from tests.vm.traffic import BOOT_ID, Stream, links, other_end, vms
 from vpctl.broker.client import connect
 from vpctl.broker.control_page import PEER_RING, peer_ring_offset, slot_offset
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 LAN0 = "{lan0: {kind: vhost-pci, endpoints: [vm1, vm2], recovery: {policy: resume}}}"
 DEVICE = "cd /sys/class/net/lan0; basename $(readlink device); cat ifindex carrier_changes; ethtool -i lan0"

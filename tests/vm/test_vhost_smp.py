@@ -26,6 +26,7 @@ from vpctl.image import GuestImage
 
 pytestmark = [
     pytest.mark.vm,
+    pytest.mark.kvm,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(shutil.which(QEMU) is None, reason=f"`{QEMU}` is not installed"),
 ]

@@ -1,0 +1,27 @@
+"""Guests under KVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tests.vm.commandline import Vpctl, user
+
+TOPOLOGY = """\
+version: 1
+name: smoke
+defaults: {{accelerator: kvm{more}}}
+vms: {{vm1: {{}}, vm2: {{}}}}
+links:
+  lan0: {{kind: {kind}, endpoints: [vm1, vm2]{link}}}
+"""
+
+
+@contextmanager
+def kvm_pair(kind: str, *, more: str = "", link: str = "") -> Iterator[Vpctl]:
+    """Boot vm1 and vm2 under KVM with a link of a kind, `lan0` of topology `smoke`."""
+    with user() as vpctl:
+        # The file says what accelerates them, as a user's would.
+        file = vpctl.file(TOPOLOGY.format(kind=kind, more=more, link=link))
+        vpctl.start("up", str(file), environ={"VPCTL_ACCELERATOR": ""}).wait()
+        yield vpctl
