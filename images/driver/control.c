@@ -10,8 +10,8 @@
 #include <linux/slab.h>
 #include <linux/xarray.h>
 
+#include "access.h"
 #include "pci.h"
-#include "shared.h"
 
 struct vshm_control {
 	struct list_head list;

@@ -82,7 +82,7 @@ static inline void vshm_guard_fired(struct vshm_guard *guard)
 	WRITE_ONCE(guard->fired, true);
 }
 
-/* The kinds: probe.c, vhost_probe.c */
+/* The kinds: shm/probe.c, vhost/probe.c */
 extern const struct vshm_kind_ops vshm_net_ops;
 extern const struct vshm_kind_ops vhp_ops;
 

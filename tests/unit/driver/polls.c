@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-#include "vring.h"
+#include "vhost/vring.h"
 
 #define SIZE		64u
 #define BUDGET		16

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* ring.h as a library, for the property tests. */
-#include "ring.h"
+#include "shm/ring.h"
 
 u32 record_size(u32 length) { return vshm_record_size(length); }
 u32 worst_room(u32 length) { return vshm_worst_room(length); }

@@ -15,7 +15,7 @@ from vpctl.image.build import KEYRING
 from vpctl.image.mirror import given_mirror, host_mirror
 from vpctl.process import run
 
-SOURCES = sorted([*DRIVER.glob("*.[ch]"), DRIVER / "Kbuild", DRIVER / "Makefile"])
+SOURCES = sorted([*DRIVER.rglob("*.[ch]"), DRIVER / "Kbuild", DRIVER / "Makefile"])
 
 
 def checkpatch() -> Path | None:
@@ -41,13 +41,13 @@ def test_checkpatch_has_nothing_to_say() -> None:
 
 
 def test_functions_stay_short() -> None:
-    for path in DRIVER.glob("*.c"):
+    for path in DRIVER.rglob("*.c"):
         start = 0
         for number, line in enumerate(path.read_text().splitlines(), 1):
             if line == "{":
                 start = number
             elif line == "}":
-                assert number - start <= 60, f"{path.name}:{start}"
+                assert number - start <= 60, f"{path.relative_to(DRIVER)}:{start}"
 
 
 PACKAGES = (
@@ -88,9 +88,10 @@ async def test_it_builds_without_a_warning_for_the_kernel_of(
     if suite != release:
         archives.append(archives[0].replace(f" {release} ", f" {suite} "))
         packages = packages.replace("cloud-amd64", f"cloud-amd64/{suite}")
-    (tmp_path / "driver").mkdir()
     for path in SOURCES:
-        shutil.copy(path, tmp_path / "driver")
+        copy = tmp_path / "driver" / path.relative_to(DRIVER)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
     (tmp_path / "build").write_text(BUILD)
     argv = ["mmdebstrap", "--variant=extract", "--architectures=amd64", f"--include={','.join(packages.split())}"]
     argv += [

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "ring.h"
+#include "shm/ring.h"
 
 #define SIZE VSHM_RING_MIN
 #define LOST_SECONDS 10

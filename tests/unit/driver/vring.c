@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /* vring.h as a library, for the property tests: one memory, one ring, one chain. */
-#include "vring.h"
+#include "vhost/vring.h"
 
 static struct vhp_memory memory;
 static struct vhp_ring ring;

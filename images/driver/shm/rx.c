@@ -2,11 +2,11 @@
 /* Receive: NAPI copies packets out of the ring; what is checked and used is the copy. */
 #include <linux/virtio_net.h>
 
+#include "access.h"
 #include "link.h"
 #include "packet.h"
 #include "poll.h"
 #include "ring.h"
-#include "shared.h"
 
 /* A record's header, read once. */
 struct vshm_meta {

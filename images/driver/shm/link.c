@@ -9,7 +9,7 @@
 #include <linux/jiffies.h>
 #include <linux/netdevice.h>
 
-#include "shared.h"
+#include "access.h"
 
 /* How often to look for what was overwritten, and for interrupts that got lost. */
 #define VSHM_LOOK_AGAIN		HZ

@@ -5,9 +5,9 @@
 #include <linux/etherdevice.h>
 #include <linux/virtio_net.h>
 
+#include "access.h"
 #include "link.h"
 #include "ring.h"
-#include "shared.h"
 
 /* The queue stops while the largest packet still fits, so that none ever comes that does not. */
 #define VSHM_STOP_ROOM	vshm_worst_room(VSHM_PACKET_MAX)

@@ -4,8 +4,8 @@
 #include <linux/mm.h>
 #include <linux/slab.h>
 
+#include "access.h"
 #include "packet.h"
-#include "shared.h"
 #include "vhost.h"
 
 /* The largest Ethernet packet that IPv4 can speak of, less its header. */

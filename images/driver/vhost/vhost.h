@@ -108,7 +108,7 @@ static inline struct vhp_link *vhp_link(const struct net_device *dev)
 	return netdev_priv(dev);
 }
 
-/* vhost_peer.c: what the host says of the peer */
+/* peer.c: what the host says of the peer */
 /* Takes in memory, rings and features as the slot has them now; nothing moves meanwhile. False:
  * they cannot be.
  */
@@ -117,7 +117,7 @@ void vhp_read_doorbells(struct vhp_link *link);
 /* Of the peer's features those that this driver accepts. */
 u64 vhp_accepted(u64 features);
 
-/* vhost_link.c: all of these may be called from any context, if not said otherwise */
+/* link.c: all of these may be called from any context, if not said otherwise */
 void vhp_link_init(struct vhp_link *link);
 /* Asks for a look at the slot. */
 void vhp_link_kick(struct vhp_link *link);
@@ -135,7 +135,7 @@ static inline bool vhp_link_is_suspect(const struct vhp_link *link)
 	return READ_ONCE(link->fault) != VHP_GOOD;
 }
 
-/* vhost_tx.c */
+/* tx.c */
 netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev);
 /* Takes the ring up; nothing transmits. */
 void vhp_tx_start(struct vhp_queue *queue);
@@ -148,17 +148,17 @@ bool vhp_tx_wake(struct vhp_queue *queue, bool *woke);
 /* From the work, once a second. Returns whether the peer leaves its ring empty for long. */
 bool vhp_tx_refresh(struct vhp_queue *queue);
 
-/* vhost_rx.c */
+/* rx.c */
 int vhp_poll(struct napi_struct *napi, int budget);
 /* Takes the ring up; NAPI is disabled. */
 void vhp_rx_start(struct vhp_queue *queue);
 
-/* vhost_net.c */
+/* net.c */
 struct net_device *vhp_net_alloc(struct vshm_device *device);
 int vhp_net_setup(struct vhp_link *link);
 void vhp_net_free(struct vhp_link *link);
 
-/* vhost_ethtool.c */
+/* ethtool.c */
 extern const struct ethtool_ops vhp_ethtool_ops;
 
 #endif /* VHP_VHOST_H */

@@ -5,7 +5,7 @@
 #include <linux/moduleparam.h>
 #include <linux/virtio_config.h>
 
-#include "shared.h"
+#include "access.h"
 #include "vhost.h"
 
 static unsigned long long vhp_features_mask = ~0ULL;

@@ -6,7 +6,7 @@
  */
 #include <linux/jiffies.h>
 
-#include "shared.h"
+#include "access.h"
 #include "vhost.h"
 
 /* How often to look for interrupts that got lost, and wishes that somebody has overwritten. */

@@ -3,8 +3,8 @@
  * there. The barriers are the virt_ ones: the other side is another machine's CPU, even where
  * this kernel runs on one.
  */
-#ifndef VSHM_SHARED_H
-#define VSHM_SHARED_H
+#ifndef VSHM_ACCESS_H
+#define VSHM_ACCESS_H
 
 #include <asm/barrier.h>
 #include <linux/compiler.h>
@@ -49,4 +49,4 @@ static inline void vshm_full_barrier(void)
 	virt_mb();
 }
 
-#endif /* VSHM_SHARED_H */
+#endif /* VSHM_ACCESS_H */

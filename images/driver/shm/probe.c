@@ -2,8 +2,8 @@
 /* A device of the kind ivshmem-doorbell comes and goes. */
 #include <linux/rtnetlink.h>
 
+#include "access.h"
 #include "link.h"
-#include "shared.h"
 
 static irqreturn_t vshm_control_interrupt(int irq, void *context)
 {
