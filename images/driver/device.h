@@ -83,7 +83,7 @@ static inline void vshm_guard_fired(struct vshm_guard *guard)
 }
 
 /* The kinds: shm/probe.c, vhost/probe.c */
-extern const struct vshm_kind_ops vshm_net_ops;
+extern const struct vshm_kind_ops ivd_ops;
 extern const struct vshm_kind_ops vhp_ops;
 
 static inline void vshm_write_doorbell(void __iomem *registers, u32 doorbell)

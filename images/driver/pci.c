@@ -22,7 +22,7 @@ static const struct vshm_kind_ops *vshm_kind(u32 kind)
 {
 	switch (kind) {
 	case VSHM_KIND_NET:
-		return &vshm_net_ops;
+		return &ivd_ops;
 	case VSHM_KIND_VHOST_PCI:
 		return &vhp_ops;
 	default:

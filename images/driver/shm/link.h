@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* A link: one device, its region, and the handshake with the peer. */
-#ifndef VSHM_LINK_H
-#define VSHM_LINK_H
+#ifndef IVD_LINK_H
+#define IVD_LINK_H
 
 #include <linux/netdevice.h>
 #include <linux/workqueue.h>
@@ -9,49 +9,49 @@
 #include "device.h"
 #include "queue.h"
 
-enum vshm_phase {
-	VSHM_PHASE_DOWN,	/* the interface is down; waits for its user */
-	VSHM_PHASE_PAUSE,	/* there was garbage; waits for the end of the pause */
-	VSHM_PHASE_INIT,	/* has a new epoch; waits for the peer to have one */
-	VSHM_PHASE_READY,	/* has taken the peer's in; waits for the peer to take in ours */
-	VSHM_PHASE_RUN,		/* packets flow, carrier is on */
-	VSHM_PHASE_OFF,		/* the host has called the link off; waits for removal */
+enum ivd_phase {
+	IVD_PHASE_DOWN,	/* the interface is down; waits for its user */
+	IVD_PHASE_PAUSE,	/* there was garbage; waits for the end of the pause */
+	IVD_PHASE_INIT,	/* has a new epoch; waits for the peer to have one */
+	IVD_PHASE_READY,	/* has taken the peer's in; waits for the peer to take in ours */
+	IVD_PHASE_RUN,		/* packets flow, carrier is on */
+	IVD_PHASE_OFF,		/* the host has called the link off; waits for removal */
 };
 
 /* What the rest of the driver asks of the work, which alone changes the phase. Bits of
- * vshm_link.requests.
+ * ivd_link.requests.
  */
-enum vshm_request {
-	VSHM_WANT_UP,		/* the interface is up */
-	VSHM_SUSPECT,		/* the data path has met what cannot be, and stands still */
+enum ivd_request {
+	IVD_WANT_UP,		/* the interface is up */
+	IVD_SUSPECT,		/* the data path has met what cannot be, and stands still */
 };
 
-enum vshm_suspicion {
-	VSHM_BAD_HEAD,
-	VSHM_BAD_TAIL,
-	VSHM_BAD_RECORD,
-	VSHM_SUSPICIONS,
+enum ivd_suspicion {
+	IVD_BAD_HEAD,
+	IVD_BAD_TAIL,
+	IVD_BAD_RECORD,
+	IVD_SUSPICIONS,
 };
 
 /* Written by the work only, read without a lock. */
-struct vshm_link_stats {
+struct ivd_link_stats {
 	u64 runs;		/* how often the handshake was completed */
 	u64 starts;		/* how often this side took a new epoch */
 	u64 stalls;		/* starts since the peer did not empty a full ring */
-	u64 garbage[VSHM_SUSPICIONS];
+	u64 garbage[IVD_SUSPICIONS];
 };
 
-struct vshm_link {
+struct ivd_link {
 	/* the data path reads these */
 	struct net_device *dev;
 	void __iomem *registers;
 	u32 peer_id;
 	netdev_features_t forbidden;	/* what the peer does not take; written by the work */
-	unsigned long requests;		/* atomic bits, enum vshm_request */
-	u32 suspicion;			/* enum vshm_suspicion: of the last VSHM_SUSPECT */
+	unsigned long requests;		/* atomic bits, enum ivd_request */
+	u32 suspicion;			/* enum ivd_suspicion: of the last IVD_SUSPECT */
 
 	/* the work's; set up before it can run, or written by it alone */
-	enum vshm_phase phase;
+	enum ivd_phase phase;
 	u32 epoch;
 	u32 taken;			/* the peer's epoch that was taken in, or 0 */
 	struct vshm_side *own;
@@ -65,7 +65,7 @@ struct vshm_link {
 	u32 stall_looks[VSHM_QUEUE_PAIRS_MAX];	/* seconds that a full ring has stood still */
 	struct delayed_work work;
 	struct workqueue_struct *workqueue;	/* ordered */
-	struct vshm_link_stats stats;
+	struct ivd_link_stats stats;
 
 	/* set up by probe */
 	struct pci_dev *pdev;
@@ -73,39 +73,39 @@ struct vshm_link {
 	void *region;
 	struct vshm_guard guard;	/* of the control vector */
 	u32 pairs;
-	struct vshm_queue *queues;
+	struct ivd_queue *queues;
 };
 
-static inline struct vshm_link *vshm_link(const struct net_device *dev)
+static inline struct ivd_link *ivd_link(const struct net_device *dev)
 {
 	return netdev_priv(dev);
 }
 
-static inline void vshm_ring(const struct vshm_link *link, u32 id, u32 vector)
+static inline void ivd_ring(const struct ivd_link *link, u32 id, u32 vector)
 {
 	vshm_write_doorbell(link->registers, id << 16 | vector);
 }
 
 /* link.c: all of these may be called from any context, if not said otherwise */
-void vshm_link_init(struct vshm_link *link);
+void ivd_link_init(struct ivd_link *link);
 /* Asks for a look at slot and peer. */
-void vshm_link_kick(struct vshm_link *link);
-/* These two sleep. After vshm_link_down() no packet moves. */
-void vshm_link_up(struct vshm_link *link);
-void vshm_link_down(struct vshm_link *link);
+void ivd_link_kick(struct ivd_link *link);
+/* These two sleep. After ivd_link_down() no packet moves. */
+void ivd_link_up(struct ivd_link *link);
+void ivd_link_down(struct ivd_link *link);
 /* The data path stops and leaves the rest to the work. */
-void vshm_link_suspect(struct vshm_link *link, enum vshm_suspicion suspicion);
-static inline bool vshm_link_is_suspect(const struct vshm_link *link)
+void ivd_link_suspect(struct ivd_link *link, enum ivd_suspicion suspicion);
+static inline bool ivd_link_is_suspect(const struct ivd_link *link)
 {
-	return test_bit(VSHM_SUSPECT, &link->requests);
+	return test_bit(IVD_SUSPECT, &link->requests);
 }
 
 /* net.c */
-struct net_device *vshm_net_alloc(struct vshm_device *device);
-void vshm_net_setup(struct vshm_link *link);
-void vshm_net_free(struct vshm_link *link);
+struct net_device *ivd_net_alloc(struct vshm_device *device);
+void ivd_net_setup(struct ivd_link *link);
+void ivd_net_free(struct ivd_link *link);
 
 /* ethtool.c */
-extern const struct ethtool_ops vshm_ethtool_ops;
+extern const struct ethtool_ops ivd_ethtool_ops;
 
-#endif /* VSHM_LINK_H */
+#endif /* IVD_LINK_H */

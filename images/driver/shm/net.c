@@ -9,31 +9,31 @@
 #include "ring.h"
 
 /* The largest Ethernet packet that IPv4 can speak of, less its header. */
-#define VSHM_MTU_MAX	(65535 - ETH_HLEN)
+#define IVD_MTU_MAX	(65535 - ETH_HLEN)
 
-#define VSHM_FEATURES \
+#define IVD_FEATURES \
 	(NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
 
-static int vshm_open(struct net_device *dev)
+static int ivd_open(struct net_device *dev)
 {
 	/* The handshake starts them; until then nobody may transmit, not even past the queueing
 	 * discipline.
 	 */
 	netif_tx_stop_all_queues(dev);
-	vshm_link_up(vshm_link(dev));
+	ivd_link_up(ivd_link(dev));
 	return 0;
 }
 
-static int vshm_stop(struct net_device *dev)
+static int ivd_stop(struct net_device *dev)
 {
-	vshm_link_down(vshm_link(dev));
+	ivd_link_down(ivd_link(dev));
 	return 0;
 }
 
-static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_device *dev,
-					     netdev_features_t features)
+static netdev_features_t ivd_features_check(struct sk_buff *skb, struct net_device *dev,
+					    netdev_features_t features)
 {
-	features = vlan_features_check(skb, features) & ~READ_ONCE(vshm_link(dev)->forbidden);
+	features = vlan_features_check(skb, features) & ~READ_ONCE(ivd_link(dev)->forbidden);
 	/* The peer would drop it; such a packet is summed, and cut, before it comes to us. */
 	if (skb->ip_summed == CHECKSUM_PARTIAL &&
 	    skb_checksum_start_offset(skb) > VSHM_CSUM_START_MAX)
@@ -41,9 +41,9 @@ static netdev_features_t vshm_features_check(struct sk_buff *skb, struct net_dev
 	return features;
 }
 
-static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)
+static void ivd_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *sum)
 {
-	const struct vshm_link *link = vshm_link(dev);
+	const struct ivd_link *link = ivd_link(dev);
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++)
@@ -53,30 +53,30 @@ static void vshm_get_stats64(struct net_device *dev, struct rtnl_link_stats64 *s
 /* Here, where the rtnl lock is held, a grace period is an expedited one: a survivor's device that
  * goes is waited for.
  */
-static void vshm_uninit(struct net_device *dev)
+static void ivd_uninit(struct net_device *dev)
 {
-	struct vshm_link *link = vshm_link(dev);
+	struct ivd_link *link = ivd_link(dev);
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++)
 		netif_napi_del(&link->queues[i].napi);
 }
 
-static const struct net_device_ops vshm_netdev_ops = {
-	.ndo_uninit = vshm_uninit,
-	.ndo_open = vshm_open,
-	.ndo_stop = vshm_stop,
-	.ndo_start_xmit = vshm_xmit,
-	.ndo_features_check = vshm_features_check,
-	.ndo_get_stats64 = vshm_get_stats64,
+static const struct net_device_ops ivd_netdev_ops = {
+	.ndo_uninit = ivd_uninit,
+	.ndo_open = ivd_open,
+	.ndo_stop = ivd_stop,
+	.ndo_start_xmit = ivd_xmit,
+	.ndo_features_check = ivd_features_check,
+	.ndo_get_stats64 = ivd_get_stats64,
 	.ndo_set_mac_address = eth_mac_addr,
 	.ndo_validate_addr = eth_validate_addr,
 };
 
-static void vshm_setup_queue(struct vshm_link *link, u32 index)
+static void ivd_setup_queue(struct ivd_link *link, u32 index)
 {
 	const struct vshm_identity *identity = &link->identity;
-	struct vshm_queue *queue = &link->queues[index];
+	struct ivd_queue *queue = &link->queues[index];
 	u8 *rings = (u8 *)link->region + identity->data_offset + 2ULL * index * identity->ring_size;
 
 	queue->link = link;
@@ -91,24 +91,24 @@ static void vshm_setup_queue(struct vshm_link *link, u32 index)
 	queue->rx.peer = &link->peer->lines[index];
 	queue->rx.size = identity->ring_size;
 	u64_stats_init(&queue->rx.stats.sync);
-	netif_napi_add(link->dev, &queue->napi, vshm_poll);
+	netif_napi_add(link->dev, &queue->napi, ivd_poll);
 	vshm_guard_init(&queue->guard, &queue->napi);
 }
 
 /* The queues are apart: what netdev_priv() returns is not aligned to a cache line, and a queue's two
  * halves are to have lines of their own.
  */
-struct net_device *vshm_net_alloc(struct vshm_device *device)
+struct net_device *ivd_net_alloc(struct vshm_device *device)
 {
 	u32 pairs = device->identity.queue_pairs;
 	struct pci_dev *pdev = device->pdev;
 	struct net_device *dev;
-	struct vshm_link *link;
+	struct ivd_link *link;
 
 	dev = alloc_etherdev_mqs(sizeof(*link), pairs, pairs);
 	if (!dev)
 		return NULL;
-	link = vshm_link(dev);
+	link = ivd_link(dev);
 	link->queues = kcalloc_node(pairs, sizeof(*link->queues), GFP_KERNEL,
 				    dev_to_node(&pdev->dev));
 	if (!link->queues) {
@@ -125,24 +125,24 @@ struct net_device *vshm_net_alloc(struct vshm_device *device)
 	return dev;
 }
 
-void vshm_net_setup(struct vshm_link *link)
+void ivd_net_setup(struct ivd_link *link)
 {
 	const struct vshm_identity *identity = &link->identity;
 	struct net_device *dev = link->dev;
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++)
-		vshm_setup_queue(link, i);
-	dev->netdev_ops = &vshm_netdev_ops;
-	dev->ethtool_ops = &vshm_ethtool_ops;
-	dev->hw_features = VSHM_FEATURES;
-	dev->features = VSHM_FEATURES | NETIF_F_HIGHDMA;
-	dev->vlan_features = VSHM_FEATURES;
+		ivd_setup_queue(link, i);
+	dev->netdev_ops = &ivd_netdev_ops;
+	dev->ethtool_ops = &ivd_ethtool_ops;
+	dev->hw_features = IVD_FEATURES;
+	dev->features = IVD_FEATURES | NETIF_F_HIGHDMA;
+	dev->vlan_features = IVD_FEATURES;
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 	dev->min_mtu = ETH_MIN_MTU;
-	dev->max_mtu = VSHM_MTU_MAX;
+	dev->max_mtu = IVD_MTU_MAX;
 	if (identity->mtu)
-		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, VSHM_MTU_MAX);
+		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, IVD_MTU_MAX);
 	if (is_valid_ether_addr(identity->mac))
 		eth_hw_addr_set(dev, identity->mac);
 	else
@@ -150,9 +150,9 @@ void vshm_net_setup(struct vshm_link *link)
 	netif_carrier_off(dev);
 }
 
-void vshm_net_free(struct vshm_link *link)
+void ivd_net_free(struct ivd_link *link)
 {
-	struct vshm_queue *queues = link->queues;
+	struct ivd_queue *queues = link->queues;
 	u32 i;
 
 	for (i = 0; i < link->pairs; i++)

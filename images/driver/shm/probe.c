@@ -5,18 +5,18 @@
 #include "access.h"
 #include "link.h"
 
-static irqreturn_t vshm_control_interrupt(int irq, void *context)
+static irqreturn_t ivd_control_interrupt(int irq, void *context)
 {
-	struct vshm_link *link = context;
+	struct ivd_link *link = context;
 
 	vshm_guard_useless(&link->guard);
-	vshm_link_kick(link);
+	ivd_link_kick(link);
 	return IRQ_HANDLED;
 }
 
-static irqreturn_t vshm_queue_interrupt(int irq, void *context)
+static irqreturn_t ivd_queue_interrupt(int irq, void *context)
 {
-	struct vshm_queue *queue = context;
+	struct ivd_queue *queue = context;
 
 	vshm_guard_fired(&queue->guard);
 	napi_schedule_irqoff(&queue->napi);
@@ -24,18 +24,18 @@ static irqreturn_t vshm_queue_interrupt(int irq, void *context)
 }
 
 /* Room in a ring and records in it are both a matter of the queue's NAPI. */
-static struct vshm_vector vshm_describe_vector(struct vshm_device *device, u32 vector)
+static struct vshm_vector ivd_describe_vector(struct vshm_device *device, u32 vector)
 {
-	struct vshm_link *link = device->link;
+	struct ivd_link *link = device->link;
 
 	if (vector == VSHM_VECTOR_CONTROL)
 		return (struct vshm_vector){
-			.handler = vshm_control_interrupt,
+			.handler = ivd_control_interrupt,
 			.context = link,
 			.guard = &link->guard,
 		};
 	return (struct vshm_vector){
-		.handler = vshm_queue_interrupt,
+		.handler = ivd_queue_interrupt,
 		.context = &link->queues[(vector - 1) / 2],
 		.guard = &link->queues[(vector - 1) / 2].guard,
 		.kind = vector % 2 ? "data" : "room",
@@ -44,8 +44,8 @@ static struct vshm_vector vshm_describe_vector(struct vshm_device *device, u32 v
 }
 
 /* The region must say of itself what the host says of it. */
-static bool vshm_region_valid(const struct vshm_region_header *header,
-			      const struct vshm_identity *identity)
+static bool ivd_region_valid(const struct vshm_region_header *header,
+			     const struct vshm_identity *identity)
 {
 	return vshm_read(&header->magic) == VSHM_REGION_MAGIC &&
 	       vshm_read16(&header->version) == VSHM_REGION_VERSION &&
@@ -57,7 +57,7 @@ static bool vshm_region_valid(const struct vshm_region_header *header,
 	       vshm_read(&header->ring_size) == identity->ring_size;
 }
 
-static int vshm_map_region(struct vshm_link *link)
+static int ivd_map_region(struct ivd_link *link)
 {
 	u32 role = link->identity.role;
 	struct vshm_side *sides;
@@ -65,7 +65,7 @@ static int vshm_map_region(struct vshm_link *link)
 	link->region = vshm_map_memory(link->pdev);
 	if (!link->region)
 		return -ENOMEM;
-	if (!vshm_region_valid(link->region, &link->identity)) {
+	if (!ivd_region_valid(link->region, &link->identity)) {
 		dev_err(&link->pdev->dev, "the region's header is not what the host says\n");
 		memunmap(link->region);
 		return -EINVAL;
@@ -78,66 +78,66 @@ static int vshm_map_region(struct vshm_link *link)
 }
 
 /* Everything that the link needs is there before the interface is registered. */
-static int vshm_link_probe(struct vshm_device *device)
+static int ivd_link_probe(struct vshm_device *device)
 {
 	struct pci_dev *pdev = device->pdev;
 	struct net_device *dev;
-	struct vshm_link *link;
+	struct ivd_link *link;
 	int ret;
 
-	dev = vshm_net_alloc(device);
+	dev = ivd_net_alloc(device);
 	if (!dev)
 		return -ENOMEM;
-	link = vshm_link(dev);
+	link = ivd_link(dev);
 	device->link = link;
-	ret = vshm_map_region(link);
+	ret = ivd_map_region(link);
 	if (ret)
 		goto err_free_netdev;
-	vshm_net_setup(link);
-	vshm_link_init(link);
+	ivd_net_setup(link);
+	ivd_link_init(link);
 	link->workqueue = alloc_ordered_workqueue("vshm-%s", 0, pci_name(pdev));
 	if (!link->workqueue) {
 		ret = -ENOMEM;
 		goto err_unmap;
 	}
-	ret = vshm_request_interrupts(device, VSHM_VECTORS(link->pairs), vshm_describe_vector);
+	ret = vshm_request_interrupts(device, VSHM_VECTORS(link->pairs), ivd_describe_vector);
 	if (ret)
 		goto err_destroy_workqueue;
 	ret = register_netdev(dev);
 	if (ret)
 		goto err_free_interrupts;
 	/* The host may have called the link off before there was anybody to hear it. */
-	vshm_link_kick(link);
+	ivd_link_kick(link);
 	return 0;
 
 err_free_interrupts:
-	vshm_free_interrupts(device, vshm_describe_vector);
+	vshm_free_interrupts(device, ivd_describe_vector);
 	cancel_delayed_work_sync(&link->work);
 err_destroy_workqueue:
 	destroy_workqueue(link->workqueue);
 err_unmap:
 	memunmap(link->region);
 err_free_netdev:
-	vshm_net_free(link);
+	ivd_net_free(link);
 	return ret;
 }
 
-static void vshm_link_remove(struct vshm_device *device)
+static void ivd_link_remove(struct vshm_device *device)
 {
-	struct vshm_link *link = device->link;
+	struct ivd_link *link = device->link;
 
 	unregister_netdev(link->dev);
-	vshm_free_interrupts(device, vshm_describe_vector);
+	vshm_free_interrupts(device, ivd_describe_vector);
 	cancel_delayed_work_sync(&link->work);
 	destroy_workqueue(link->workqueue);
 	memunmap(link->region);
-	vshm_net_free(link);
+	ivd_net_free(link);
 }
 
 /* A guest that goes down in good order says so to its peers. */
-static void vshm_link_shutdown(struct vshm_device *device)
+static void ivd_link_shutdown(struct vshm_device *device)
 {
-	struct vshm_link *link = device->link;
+	struct ivd_link *link = device->link;
 
 	rtnl_lock();
 	dev_close(link->dev);
@@ -145,39 +145,39 @@ static void vshm_link_shutdown(struct vshm_device *device)
 }
 
 /* Asleep, an end is like one whose interface is down: its peer sees that, and afterwards a start. */
-static void vshm_link_suspend(struct vshm_device *device)
+static void ivd_link_suspend(struct vshm_device *device)
 {
-	struct vshm_link *link = device->link;
+	struct ivd_link *link = device->link;
 
 	rtnl_lock();
-	vshm_link_down(link);
+	ivd_link_down(link);
 	rtnl_unlock();
 }
 
-static void vshm_link_resume(struct vshm_device *device)
+static void ivd_link_resume(struct vshm_device *device)
 {
-	struct vshm_link *link = device->link;
+	struct ivd_link *link = device->link;
 
 	rtnl_lock();
 	if (netif_running(link->dev))
-		vshm_link_up(link);
+		ivd_link_up(link);
 	else
-		vshm_link_kick(link);
+		ivd_link_kick(link);
 	rtnl_unlock();
 }
 
-static struct net_device *vshm_link_interface(const struct vshm_device *device)
+static struct net_device *ivd_link_interface(const struct vshm_device *device)
 {
-	const struct vshm_link *link = device->link;
+	const struct ivd_link *link = device->link;
 
 	return link->dev;
 }
 
-const struct vshm_kind_ops vshm_net_ops = {
-	.probe = vshm_link_probe,
-	.remove = vshm_link_remove,
-	.shutdown = vshm_link_shutdown,
-	.suspend = vshm_link_suspend,
-	.resume = vshm_link_resume,
-	.interface = vshm_link_interface,
+const struct vshm_kind_ops ivd_ops = {
+	.probe = ivd_link_probe,
+	.remove = ivd_link_remove,
+	.shutdown = ivd_link_shutdown,
+	.suspend = ivd_link_suspend,
+	.resume = ivd_link_resume,
+	.interface = ivd_link_interface,
 };

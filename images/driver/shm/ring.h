@@ -2,8 +2,8 @@
 /* Arithmetic of the rings: positions are free-running byte counts, `size` is a power of two.
  * Pure, of no type beyond u32 and bool, and so also compiled in user space, where it is tested.
  */
-#ifndef VSHM_RING_H
-#define VSHM_RING_H
+#ifndef IVD_RING_H
+#define IVD_RING_H
 
 #include "layout.h"
 
@@ -13,7 +13,7 @@ typedef __u32 u32;
 #endif
 
 /* What a record of a packet takes, its header and the rounding included. */
-static inline u32 vshm_record_size(u32 length)
+static inline u32 ivd_record_size(u32 length)
 {
 	u32 whole = sizeof(struct vshm_record) + length;
 
@@ -23,54 +23,54 @@ static inline u32 vshm_record_size(u32 length)
 /* With this much room a record of the length fits wherever the head is: padding is always less
  * than the record.
  */
-static inline u32 vshm_worst_room(u32 length)
+static inline u32 ivd_worst_room(u32 length)
 {
-	return 2 * vshm_record_size(length) - VSHM_RECORD_ALIGN;
+	return 2 * ivd_record_size(length) - VSHM_RECORD_ALIGN;
 }
 
-static inline u32 vshm_offset(u32 position, u32 size)
+static inline u32 ivd_offset(u32 position, u32 size)
 {
 	return position & (size - 1);
 }
 
-static inline u32 vshm_until_end(u32 position, u32 size)
+static inline u32 ivd_until_end(u32 position, u32 size)
 {
-	return size - vshm_offset(position, size);
+	return size - ivd_offset(position, size);
 }
 
-static inline u32 vshm_room(u32 head, u32 tail, u32 size)
+static inline u32 ivd_room(u32 head, u32 tail, u32 size)
 {
 	return size - (head - tail);
 }
 
 /* Bytes of padding before a record of `need` bytes, so that it does not cross the ring's end. */
-static inline u32 vshm_padding(u32 head, u32 need, u32 size)
+static inline u32 ivd_padding(u32 head, u32 need, u32 size)
 {
-	u32 left = vshm_until_end(head, size);
+	u32 left = ivd_until_end(head, size);
 
 	return need > left ? left : 0;
 }
 
 /* Has a move from `old` to `new` passed the position at which somebody wants to be rung? */
-static inline bool vshm_passed(u32 position, u32 new, u32 old)
+static inline bool ivd_passed(u32 position, u32 new, u32 old)
 {
 	return new - position - 1 < new - old;
 }
 
 /* The position that the tail passes just when `room` bytes have become free. */
-static inline u32 vshm_room_position(u32 head, u32 room, u32 size)
+static inline u32 ivd_room_position(u32 head, u32 room, u32 size)
 {
 	return head - size + room - 1;
 }
 
 /* A head that the producer claims; `known` is its last one, `tail` our own. */
-static inline bool vshm_head_valid(u32 head, u32 known, u32 tail, u32 size)
+static inline bool ivd_head_valid(u32 head, u32 known, u32 tail, u32 size)
 {
 	return head % VSHM_RECORD_ALIGN == 0 && head - tail <= size && head - tail >= known - tail;
 }
 
 /* A tail that the consumer claims; `known` is its last one, `head` our own. */
-static inline bool vshm_tail_valid(u32 tail, u32 known, u32 head)
+static inline bool ivd_tail_valid(u32 tail, u32 known, u32 head)
 {
 	return tail % VSHM_RECORD_ALIGN == 0 && head - tail <= head - known;
 }
@@ -78,21 +78,21 @@ static inline bool vshm_tail_valid(u32 tail, u32 known, u32 head)
 /* A record at `tail` of a ring that holds `held` bytes from there: does what it says of its
  * length hold?
  */
-static inline bool vshm_packet_valid(u32 length, u32 tail, u32 held, u32 size)
+static inline bool ivd_packet_valid(u32 length, u32 tail, u32 held, u32 size)
 {
 	u32 need;
 
 	if (length < VSHM_PACKET_MIN || length > VSHM_PACKET_MAX)
 		return false;
-	need = vshm_record_size(length);
-	return need <= held && need <= vshm_until_end(tail, size);
+	need = ivd_record_size(length);
+	return need <= held && need <= ivd_until_end(tail, size);
 }
 
-static inline bool vshm_padding_valid(u32 length, u32 tail, u32 held, u32 size)
+static inline bool ivd_padding_valid(u32 length, u32 tail, u32 held, u32 size)
 {
-	u32 left = vshm_until_end(tail, size);
+	u32 left = ivd_until_end(tail, size);
 
 	return left <= held && length == left - (u32)sizeof(struct vshm_record);
 }
 
-#endif /* VSHM_RING_H */
+#endif /* IVD_RING_H */

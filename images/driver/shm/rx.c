@@ -9,15 +9,15 @@
 #include "ring.h"
 
 /* A record's header, read once. */
-struct vshm_meta {
+struct ivd_meta {
 	u32 length;
 	bool pad;
 	struct virtio_net_hdr hdr;
 };
 
-static void vshm_read_meta(const struct vshm_rx *rx, struct vshm_meta *meta, u16 *flags)
+static void ivd_read_meta(const struct ivd_rx *rx, struct ivd_meta *meta, u16 *flags)
 {
-	const u8 *at = rx->data + vshm_offset(rx->tail, rx->size);
+	const u8 *at = rx->data + ivd_offset(rx->tail, rx->size);
 	const struct vshm_record *shared = (const void *)at;
 
 	meta->length = vshm_read(&shared->length);
@@ -33,7 +33,7 @@ static void vshm_read_meta(const struct vshm_rx *rx, struct vshm_meta *meta, u16
 	};
 }
 
-static bool vshm_flags_valid(u16 flags, u8 gso_type)
+static bool ivd_flags_valid(u16 flags, u8 gso_type)
 {
 	if (flags & ~(VSHM_FLAG_NEEDS_CSUM | VSHM_FLAG_DATA_VALID))
 		return false;
@@ -48,22 +48,22 @@ static bool vshm_flags_valid(u16 flags, u8 gso_type)
 	}
 }
 
-static bool vshm_read_record(const struct vshm_rx *rx, struct vshm_meta *meta)
+static bool ivd_read_record(const struct ivd_rx *rx, struct ivd_meta *meta)
 {
 	u32 held = rx->head - rx->tail;
 	u16 flags;
 
-	vshm_read_meta(rx, meta, &flags);
+	ivd_read_meta(rx, meta, &flags);
 	if (meta->pad)
-		return vshm_padding_valid(meta->length, rx->tail, held, rx->size);
-	return vshm_packet_valid(meta->length, rx->tail, held, rx->size) &&
-	       vshm_flags_valid(flags, meta->hdr.gso_type);
+		return ivd_padding_valid(meta->length, rx->tail, held, rx->size);
+	return ivd_packet_valid(meta->length, rx->tail, held, rx->size) &&
+	       ivd_flags_valid(flags, meta->hdr.gso_type);
 }
 
-static struct sk_buff *vshm_copy_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
+static struct sk_buff *ivd_copy_packet(struct ivd_queue *queue, const struct ivd_meta *meta)
 {
-	struct vshm_rx *rx = &queue->rx;
-	const u8 *from = rx->data + vshm_offset(rx->tail, rx->size) + sizeof(struct vshm_record);
+	struct ivd_rx *rx = &queue->rx;
+	const u8 *from = rx->data + ivd_offset(rx->tail, rx->size) + sizeof(struct vshm_record);
 	u32 linear = vshm_linear_length(meta->length, &meta->hdr);
 	u32 rest = meta->length - linear;
 	struct sk_buff *skb;
@@ -79,10 +79,10 @@ static struct sk_buff *vshm_copy_packet(struct vshm_queue *queue, const struct v
 	return skb;
 }
 
-static void vshm_rx_packet(struct vshm_queue *queue, const struct vshm_meta *meta)
+static void ivd_rx_packet(struct ivd_queue *queue, const struct ivd_meta *meta)
 {
 	struct vshm_rx_stats *stats = &queue->rx.stats;
-	struct sk_buff *skb = vshm_copy_packet(queue, meta);
+	struct sk_buff *skb = ivd_copy_packet(queue, meta);
 	bool good = skb && vshm_deliver(&queue->napi, skb, &meta->hdr, queue->index);
 
 	u64_stats_update_begin(&stats->sync);
@@ -98,35 +98,35 @@ static void vshm_rx_packet(struct vshm_queue *queue, const struct vshm_meta *met
 }
 
 /* Takes the peer's head in. False: the ring is empty, or the head is none that can be. */
-static bool vshm_rx_more(struct vshm_queue *queue)
+static bool ivd_rx_more(struct ivd_queue *queue)
 {
-	struct vshm_rx *rx = &queue->rx;
+	struct ivd_rx *rx = &queue->rx;
 	u32 head;
 
 	if (rx->head != rx->tail)
 		return true;
 	head = vshm_acquire(&rx->peer->head);
-	if (!vshm_head_valid(head, rx->head, rx->tail, rx->size)) {
-		vshm_link_suspect(queue->link, VSHM_BAD_HEAD);
+	if (!ivd_head_valid(head, rx->head, rx->tail, rx->size)) {
+		ivd_link_suspect(queue->link, IVD_BAD_HEAD);
 		return false;
 	}
 	rx->head = head;
 	return head != rx->tail;
 }
 
-static void vshm_rx_ring(struct vshm_queue *queue)
+static void ivd_rx_ring(struct ivd_queue *queue)
 {
-	struct vshm_link *link = queue->link;
-	struct vshm_rx *rx = &queue->rx;
+	struct ivd_link *link = queue->link;
+	struct ivd_rx *rx = &queue->rx;
 	bool wanted;
 
 	if (rx->rung == rx->tail)
 		return;
 	vshm_full_barrier();
-	wanted = vshm_passed(vshm_read(&rx->peer->room_event), rx->tail, rx->rung);
+	wanted = ivd_passed(vshm_read(&rx->peer->room_event), rx->tail, rx->rung);
 	rx->rung = rx->tail;
 	if (wanted)
-		vshm_ring(link, link->peer_id, VSHM_VECTOR_ROOM(queue->index));
+		ivd_ring(link, link->peer_id, VSHM_VECTOR_ROOM(queue->index));
 	u64_stats_update_begin(&rx->stats.sync);
 	if (wanted)
 		u64_stats_inc(&rx->stats.doorbells);
@@ -135,73 +135,73 @@ static void vshm_rx_ring(struct vshm_queue *queue)
 	u64_stats_update_end(&rx->stats.sync);
 }
 
-static int vshm_receive(struct vshm_queue *queue, int budget)
+static int ivd_receive(struct ivd_queue *queue, int budget)
 {
-	struct vshm_rx *rx = &queue->rx;
-	struct vshm_meta meta;
+	struct ivd_rx *rx = &queue->rx;
+	struct ivd_meta meta;
 	u32 began = rx->tail;
 	int done = 0;
 
 	/* Padding counts as well: a peer that writes nothing else must not keep us here. */
-	for (; done < budget && vshm_rx_more(queue); done++) {
-		if (!vshm_read_record(rx, &meta)) {
-			vshm_link_suspect(queue->link, VSHM_BAD_RECORD);
+	for (; done < budget && ivd_rx_more(queue); done++) {
+		if (!ivd_read_record(rx, &meta)) {
+			ivd_link_suspect(queue->link, IVD_BAD_RECORD);
 			break;
 		}
 		if (!meta.pad)
-			vshm_rx_packet(queue, &meta);
-		rx->tail += vshm_record_size(meta.length);
+			ivd_rx_packet(queue, &meta);
+		rx->tail += ivd_record_size(meta.length);
 		vshm_publish(&rx->own->tail, rx->tail);
 		/* The budget's packets may be more than a ring full. */
 		if (rx->tail - rx->rung >= rx->size / 4)
-			vshm_rx_ring(queue);
+			ivd_rx_ring(queue);
 		if (rx->tail - began >= VSHM_POLL_BYTES) {
 			done = budget;
 			break;
 		}
 	}
-	vshm_rx_ring(queue);
+	ivd_rx_ring(queue);
 	return done;
 }
 
 /* Asks to be rung for the next record, and looks once more: it may have come before the wish
  * could be seen.
  */
-static bool vshm_rx_may_sleep(struct napi_struct *napi)
+static bool ivd_rx_may_sleep(struct napi_struct *napi)
 {
-	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
-	struct vshm_rx *rx = &queue->rx;
+	struct ivd_queue *queue = container_of(napi, struct ivd_queue, napi);
+	struct ivd_rx *rx = &queue->rx;
 
-	if (vshm_link_is_suspect(queue->link))
+	if (ivd_link_is_suspect(queue->link))
 		return true;
 	vshm_publish(&rx->own->tail, rx->tail);
 	vshm_publish(&rx->own->event, rx->tail);
 	vshm_full_barrier();
-	return !vshm_rx_more(queue);
+	return !ivd_rx_more(queue);
 }
 
-int vshm_poll(struct napi_struct *napi, int budget)
+int ivd_poll(struct napi_struct *napi, int budget)
 {
-	struct vshm_queue *queue = container_of(napi, struct vshm_queue, napi);
+	struct ivd_queue *queue = container_of(napi, struct ivd_queue, napi);
 	bool looked = true, woke = false;
 	int done = 0;
 
 	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
-	if (!vshm_link_is_suspect(queue->link)) {
-		looked = vshm_tx_wake(queue, &woke);
+	if (!ivd_link_is_suspect(queue->link)) {
+		looked = ivd_tx_wake(queue, &woke);
 		if (budget) {
-			done = vshm_receive(queue, budget);
+			done = ivd_receive(queue, budget);
 			vshm_guard_polled(&queue->guard, done, woke);
 		}
 	}
-	return looked ? vshm_end_poll(napi, done, budget, vshm_rx_may_sleep) : budget;
+	return looked ? vshm_end_poll(napi, done, budget, ivd_rx_may_sleep) : budget;
 }
 
-void vshm_rx_reset(struct vshm_queue *queue)
+void ivd_rx_reset(struct ivd_queue *queue)
 {
-	struct vshm_rx *rx = &queue->rx;
+	struct ivd_rx *rx = &queue->rx;
 
 	rx->tail = 0;
 	rx->head = 0;

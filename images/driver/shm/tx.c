@@ -10,35 +10,35 @@
 #include "ring.h"
 
 /* The queue stops while the largest packet still fits, so that none ever comes that does not. */
-#define VSHM_STOP_ROOM	vshm_worst_room(VSHM_PACKET_MAX)
+#define IVD_STOP_ROOM	ivd_worst_room(VSHM_PACKET_MAX)
 
-static u32 vshm_tx_room(const struct vshm_tx *tx)
+static u32 ivd_tx_room(const struct ivd_tx *tx)
 {
-	return vshm_room(tx->head, tx->tail, tx->size);
+	return ivd_room(tx->head, tx->tail, tx->size);
 }
 
 /* Half a ring at once, so that a full ring costs few interrupts. Never less than the stop mark:
  * a ring has room for two of the largest records.
  */
-static u32 vshm_wake_room(const struct vshm_tx *tx)
+static u32 ivd_wake_room(const struct ivd_tx *tx)
 {
-	return tx->size / 2 > VSHM_STOP_ROOM ? tx->size / 2 : VSHM_STOP_ROOM;
+	return tx->size / 2 > IVD_STOP_ROOM ? tx->size / 2 : IVD_STOP_ROOM;
 }
 
-static bool vshm_tx_look_at_tail(struct vshm_queue *queue)
+static bool ivd_tx_look_at_tail(struct ivd_queue *queue)
 {
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_tx *tx = &queue->tx;
 	u32 tail = vshm_acquire(&tx->peer->tail);
 
-	if (!vshm_tail_valid(tail, tx->tail, tx->head)) {
-		vshm_link_suspect(queue->link, VSHM_BAD_TAIL);
+	if (!ivd_tail_valid(tail, tx->tail, tx->head)) {
+		ivd_link_suspect(queue->link, IVD_BAD_TAIL);
 		return false;
 	}
 	tx->tail = tail;
 	return true;
 }
 
-static void vshm_write_record(struct vshm_tx *tx, const struct virtio_net_hdr *meta, u32 length)
+static void ivd_write_record(struct ivd_tx *tx, const struct virtio_net_hdr *meta, u32 length)
 {
 	const struct vshm_record record = {
 		.length = cpu_to_le32(length),
@@ -50,40 +50,40 @@ static void vshm_write_record(struct vshm_tx *tx, const struct virtio_net_hdr *m
 		.csum_offset = (__force __le16)meta->csum_offset,
 	};
 
-	memcpy(tx->data + vshm_offset(tx->head, tx->size), &record, sizeof(record));
+	memcpy(tx->data + ivd_offset(tx->head, tx->size), &record, sizeof(record));
 	tx->head += sizeof(record);
 }
 
-static void vshm_write_padding(struct vshm_tx *tx, u32 bytes)
+static void ivd_write_padding(struct ivd_tx *tx, u32 bytes)
 {
 	const struct vshm_record record = {
 		.length = cpu_to_le32(bytes - (u32)sizeof(record)),
 		.flags = cpu_to_le16(VSHM_FLAG_PAD),
 	};
 
-	memcpy(tx->data + vshm_offset(tx->head, tx->size), &record, sizeof(record));
+	memcpy(tx->data + ivd_offset(tx->head, tx->size), &record, sizeof(record));
 	tx->head += bytes;
 }
 
 /* Puts one packet into the ring. False: it cannot be sent, now or never, and is dropped. */
-static bool vshm_tx_put(struct vshm_tx *tx, const struct sk_buff *skb)
+static bool ivd_tx_put(struct ivd_tx *tx, const struct sk_buff *skb)
 {
-	u32 need = vshm_record_size(skb->len);
-	u32 padding = vshm_padding(tx->head, need, tx->size);
+	u32 need = ivd_record_size(skb->len);
+	u32 padding = ivd_padding(tx->head, need, tx->size);
 	struct virtio_net_hdr meta;
 	u32 start;
 
 	if (skb->len < VSHM_PACKET_MIN || skb->len > VSHM_PACKET_MAX)
 		return false;
-	if (padding + need > vshm_tx_room(tx))
+	if (padding + need > ivd_tx_room(tx))
 		return false;
 	if (virtio_net_hdr_from_skb(skb, &meta, true, false, 0))
 		return false;
 	if (padding)
-		vshm_write_padding(tx, padding);
+		ivd_write_padding(tx, padding);
 	start = tx->head;
-	vshm_write_record(tx, &meta, skb->len);
-	if (skb_copy_bits(skb, 0, tx->data + vshm_offset(tx->head, tx->size), skb->len)) {
+	ivd_write_record(tx, &meta, skb->len);
+	if (skb_copy_bits(skb, 0, tx->data + ivd_offset(tx->head, tx->size), skb->len)) {
 		/* The padding stays: it is a whole record, and published with the next one. */
 		tx->head = start;
 		return false;
@@ -96,40 +96,40 @@ static bool vshm_tx_put(struct vshm_tx *tx, const struct sk_buff *skb)
 /* Stops the queue while there is room for one more, and asks to be rung when half the ring is
  * free.
  */
-static void vshm_tx_stop_early(struct vshm_queue *queue, struct netdev_queue *txq)
+static void ivd_tx_stop_early(struct ivd_queue *queue, struct netdev_queue *txq)
 {
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_tx *tx = &queue->tx;
 
-	if (vshm_tx_room(tx) >= VSHM_STOP_ROOM)
+	if (ivd_tx_room(tx) >= IVD_STOP_ROOM)
 		return;
-	if (vshm_tx_look_at_tail(queue) && vshm_tx_room(tx) >= VSHM_STOP_ROOM)
+	if (ivd_tx_look_at_tail(queue) && ivd_tx_room(tx) >= IVD_STOP_ROOM)
 		return;
 	netif_tx_stop_queue(txq);
-	tx->room_event = vshm_room_position(tx->head, vshm_wake_room(tx), tx->size);
+	tx->room_event = ivd_room_position(tx->head, ivd_wake_room(tx), tx->size);
 	vshm_publish(&tx->own->room_event, tx->room_event);
 	u64_stats_update_begin(&tx->stats.sync);
 	u64_stats_inc(&tx->stats.ring_full);
 	u64_stats_update_end(&tx->stats.sync);
 	/* The peer may have made room just before it could see our wish. */
 	vshm_full_barrier();
-	if (!vshm_link_is_suspect(queue->link) && vshm_tx_look_at_tail(queue) &&
-	    vshm_tx_room(tx) >= vshm_wake_room(tx))
+	if (!ivd_link_is_suspect(queue->link) && ivd_tx_look_at_tail(queue) &&
+	    ivd_tx_room(tx) >= ivd_wake_room(tx))
 		netif_tx_start_queue(txq);
 }
 
-static void vshm_tx_ring(struct vshm_queue *queue)
+static void ivd_tx_ring(struct ivd_queue *queue)
 {
-	struct vshm_link *link = queue->link;
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_link *link = queue->link;
+	struct ivd_tx *tx = &queue->tx;
 	bool wanted;
 
 	if (tx->rung == tx->head)
 		return;
 	vshm_full_barrier();
-	wanted = vshm_passed(vshm_read(&tx->peer->event), tx->head, tx->rung);
+	wanted = ivd_passed(vshm_read(&tx->peer->event), tx->head, tx->rung);
 	tx->rung = tx->head;
 	if (wanted)
-		vshm_ring(link, link->peer_id, VSHM_VECTOR_DATA(queue->index));
+		ivd_ring(link, link->peer_id, VSHM_VECTOR_DATA(queue->index));
 	u64_stats_update_begin(&tx->stats.sync);
 	if (wanted)
 		u64_stats_inc(&tx->stats.doorbells);
@@ -138,17 +138,17 @@ static void vshm_tx_ring(struct vshm_queue *queue)
 	u64_stats_update_end(&tx->stats.sync);
 }
 
-netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev)
+netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev)
 {
 	u16 index = skb_get_queue_mapping(skb);
-	struct vshm_queue *queue = &vshm_link(dev)->queues[index];
+	struct ivd_queue *queue = &ivd_link(dev)->queues[index];
 	struct netdev_queue *txq = netdev_get_tx_queue(dev, index);
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_tx *tx = &queue->tx;
 	u32 length = skb->len;
 	bool sent;
 
 	skb_tx_timestamp(skb);
-	sent = vshm_tx_put(tx, skb);
+	sent = ivd_tx_put(tx, skb);
 	u64_stats_update_begin(&tx->stats.sync);
 	if (sent) {
 		u64_stats_inc(&tx->stats.packets);
@@ -157,9 +157,9 @@ netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev)
 		u64_stats_inc(&tx->stats.dropped);
 	}
 	u64_stats_update_end(&tx->stats.sync);
-	vshm_tx_stop_early(queue, txq);
+	ivd_tx_stop_early(queue, txq);
 	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
-		vshm_tx_ring(queue);
+		ivd_tx_ring(queue);
 	if (sent)
 		dev_consume_skb_any(skb);
 	else
@@ -167,7 +167,7 @@ netdev_tx_t vshm_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-bool vshm_tx_wake(struct vshm_queue *queue, bool *woke)
+bool ivd_tx_wake(struct ivd_queue *queue, bool *woke)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
 
@@ -179,8 +179,8 @@ bool vshm_tx_wake(struct vshm_queue *queue, bool *woke)
 	 */
 	if (!__netif_tx_trylock(txq))
 		return false;
-	if (netif_tx_queue_stopped(txq) && vshm_tx_look_at_tail(queue) &&
-	    vshm_tx_room(&queue->tx) >= vshm_wake_room(&queue->tx)) {
+	if (netif_tx_queue_stopped(txq) && ivd_tx_look_at_tail(queue) &&
+	    ivd_tx_room(&queue->tx) >= ivd_wake_room(&queue->tx)) {
 		netif_tx_wake_queue(txq);
 		*woke = true;
 	}
@@ -188,32 +188,32 @@ bool vshm_tx_wake(struct vshm_queue *queue, bool *woke)
 	return true;
 }
 
-static void vshm_tx_publish(struct vshm_tx *tx)
+static void ivd_tx_publish(struct ivd_tx *tx)
 {
 	vshm_publish(&tx->own->room_event, tx->room_event);
 	vshm_publish(&tx->own->head, tx->head);
 }
 
-void vshm_tx_reset(struct vshm_queue *queue)
+void ivd_tx_reset(struct ivd_queue *queue)
 {
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_tx *tx = &queue->tx;
 
 	tx->head = 0;
 	tx->tail = 0;
 	tx->rung = 0;
 	tx->room_event = U32_MAX;
-	vshm_tx_publish(tx);
+	ivd_tx_publish(tx);
 }
 
-bool vshm_tx_refresh(struct vshm_queue *queue)
+bool ivd_tx_refresh(struct ivd_queue *queue)
 {
 	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
-	struct vshm_tx *tx = &queue->tx;
+	struct ivd_tx *tx = &queue->tx;
 	bool stalled;
 
 	__netif_tx_lock_bh(txq);
-	vshm_tx_publish(tx);
-	vshm_tx_look_at_tail(queue);
+	ivd_tx_publish(tx);
+	ivd_tx_look_at_tail(queue);
 	stalled = netif_tx_queue_stopped(txq) && tx->tail == tx->refreshed_tail;
 	tx->refreshed_tail = tx->tail;
 	__netif_tx_unlock_bh(txq);

@@ -50,6 +50,40 @@ def test_functions_stay_short() -> None:
                 assert number - start <= 60, f"{path.relative_to(DRIVER)}:{start}"
 
 
+PREFIXES = {".": "vshm_", "shm": "ivd_", "vhost": "vhp_"}
+"""Of each folder: what its names begin with."""
+DEFINITIONS = (
+    r"#define (\w+)",
+    r"(?:struct|enum) (\w+) {",
+    r"(?!typedef|extern)\w[\w *]* \*?([a-z]\w*)(?:\(|\[| =)",
+    r"static (?:DEFINE_\w+|LIST_HEAD)\((\w+)",
+)
+"""Of what begins in a line's first column."""
+
+
+def test_names_begin_with_the_prefix_of_their_folder() -> None:
+    found, odd = set(), []
+    for path in DRIVER.rglob("*.[ch]"):
+        if path.name == "vpctl_fault.c":  # another module, with parameters
+            continue
+        text = path.read_text(encoding="ascii")
+        names = {name for rule in DEFINITIONS for name in re.findall(f"^{rule}", text, re.MULTILINE)}
+        prefix = PREFIXES[str(path.parent.relative_to(DRIVER))]
+        odd += [f"{path.relative_to(DRIVER)}: {name}" for name in names if not name.lower().startswith(prefix)]
+        found |= names
+    assert odd == []
+    # What each rule is there for.
+    assert {"VSHM_CONTROL_H", "vshm_device", "vshm_probe", "vshm_controls_lock", "ivd_xmit", "vhp_faults"} <= found
+
+
+def test_no_kind_includes_a_file_of_the_other_nor_the_core_one_of_a_kind() -> None:
+    own = {folder: {path.name for path in (DRIVER / folder).glob("*.h")} for folder in PREFIXES}
+    for path in DRIVER.rglob("*.[ch]"):
+        folder = str(path.parent.relative_to(DRIVER))
+        included = set(re.findall(r'^#include "(.*)"', path.read_text(encoding="ascii"), re.MULTILINE)) - {"user.h"}
+        assert included <= own["."] | own[folder], path
+
+
 PACKAGES = (
     "gcc libc6-dev make dash bash coreutils findutils sed grep gawk perl libc-bin sparse linux-headers-cloud-amd64"
 )

@@ -73,12 +73,12 @@ static void write_header(u32 head, u32 length, u32 flags)
 {
 	const struct vshm_record record = {.length = length, .flags = (__le16)flags};
 
-	memcpy(data + vshm_offset(head, SIZE), &record, sizeof(record));
+	memcpy(data + ivd_offset(head, SIZE), &record, sizeof(record));
 }
 
 static void ring(u32 head, u32 *rung)
 {
-	if (vshm_passed(look(&consumer_lines.event), head, *rung)) {
+	if (ivd_passed(look(&consumer_lines.event), head, *rung)) {
 		doorbells++;
 		sem_post(&data_bell);
 	}
@@ -89,16 +89,16 @@ static u32 wait_for_room(u32 head, u32 wanted, u32 *rung, u32 number)
 {
 	u32 tail = look(&consumer_lines.tail), known = tail;
 
-	while (vshm_room(head, tail, SIZE) < wanted) {
-		publish(&producer_lines.room_event, vshm_room_position(head, wanted, SIZE));
+	while (ivd_room(head, tail, SIZE) < wanted) {
+		publish(&producer_lines.room_event, ivd_room_position(head, wanted, SIZE));
 		tail = look(&consumer_lines.tail);
-		if (vshm_room(head, tail, SIZE) < wanted) {
+		if (ivd_room(head, tail, SIZE) < wanted) {
 			/* nobody makes room who has not been told of what was saved up */
 			ring(head, rung);
 			wait_for(&room_bell, "the word that there is room got lost", number);
 			tail = look(&consumer_lines.tail);
 		}
-		if (!vshm_tail_valid(tail, known, head))
+		if (!ivd_tail_valid(tail, known, head))
 			fail("bad tail", number);
 		known = tail;
 	}
@@ -110,16 +110,16 @@ static void *produce(void *unused)
 	u32 head = first, rung = first, number;
 
 	for (number = 0; number < records; number++) {
-		u32 length = length_of(number), need = vshm_record_size(length), padding;
+		u32 length = length_of(number), need = ivd_record_size(length), padding;
 
-		wait_for_room(head, vshm_worst_room(length), &rung, number);
-		padding = vshm_padding(head, need, SIZE);
+		wait_for_room(head, ivd_worst_room(length), &rung, number);
+		padding = ivd_padding(head, need, SIZE);
 		if (padding) {
 			write_header(head, padding - (u32)sizeof(struct vshm_record), VSHM_FLAG_PAD);
 			head += padding;
 		}
 		write_header(head, length, 0);
-		memset(data + vshm_offset(head, SIZE) + sizeof(struct vshm_record), (int)mix(number), length);
+		memset(data + ivd_offset(head, SIZE) + sizeof(struct vshm_record), (int)mix(number), length);
 		head += need;
 		publish(&producer_lines.head, head);
 		if (mix(number) % 4 == 0) /* else the doorbell is saved up */
@@ -142,14 +142,14 @@ static u32 wait_for_data(u32 tail, u32 known, u32 number)
 			head = look(&producer_lines.head);
 		}
 	}
-	if (!vshm_head_valid(head, known, tail, SIZE))
+	if (!ivd_head_valid(head, known, tail, SIZE))
 		fail("bad head", number);
 	return head;
 }
 
 static void compare(u32 tail, u32 length, u32 number)
 {
-	const uint8_t *packet = data + vshm_offset(tail, SIZE) + sizeof(struct vshm_record);
+	const uint8_t *packet = data + ivd_offset(tail, SIZE) + sizeof(struct vshm_record);
 	u32 i;
 
 	if (length != length_of(number))
@@ -168,20 +168,20 @@ static void *consume(void *unused)
 
 		if (head == tail)
 			head = wait_for_data(tail, head, number);
-		memcpy(&record, data + vshm_offset(tail, SIZE), sizeof(record));
+		memcpy(&record, data + ivd_offset(tail, SIZE), sizeof(record));
 		if (record.flags == VSHM_FLAG_PAD) {
-			if (!vshm_padding_valid(record.length, tail, head - tail, SIZE))
+			if (!ivd_padding_valid(record.length, tail, head - tail, SIZE))
 				fail("bad padding", number);
 		} else {
-			if (!vshm_packet_valid(record.length, tail, head - tail, SIZE))
+			if (!ivd_packet_valid(record.length, tail, head - tail, SIZE))
 				fail("bad record", number);
 			compare(tail, record.length, number++);
 		}
-		tail += vshm_record_size(record.length);
+		tail += ivd_record_size(record.length);
 		publish(&consumer_lines.tail, tail);
 		if (mix(number) % 3 == 0 && tail != head)
 			continue;
-		if (vshm_passed(look(&producer_lines.room_event), tail, rung))
+		if (ivd_passed(look(&producer_lines.room_event), tail, rung))
 			sem_post(&room_bell);
 		rung = tail;
 	}
