@@ -54,7 +54,7 @@ static void ask(const struct link *link, const struct in_addr *whom, size_t coun
 void announce(const struct link *link)
 {
 	/*
-	 * One's own, which nobody answers. The other's too: the kernel may have asked for it before the news of the
+	 * One's own, which is not answered. The other's too: the kernel may have asked for it before the news of the
 	 * carrier, which is when it begins to send; that question was dropped, and it would be a second until the next.
 	 */
 	const struct in_addr whom[] = {link->address, link->peer};

@@ -78,7 +78,7 @@ static void read_master(const struct interface *interface, char master[IFNAMSIZ]
 		strcpy(master, "?");
 }
 
-/* Takes in what an interface is now, whoever has made it so. */
+/* Takes in what an interface is now, whether this agent or another program has made it so. */
 static void follow(struct link *link, const struct interface *interface, struct watch *watch)
 {
 	bool up = interface->flags & IFF_UP;
@@ -146,7 +146,7 @@ static struct link *find_link(struct links *links, const struct interface *inter
 	return link ? link : links_by_mac(links, interface->device_mac);
 }
 
-/* Whoever looks from here sees no interface that is in another network namespace. */
+/* From this network namespace no interface of another one can be seen. */
 static void keep_moved(const struct watch *watch)
 {
 	FILE *file = fopen(watch->moved, "we");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One line a second to the host, by a virtio port that nobody may be reading. */
+/* One line a second to the host, by a virtio port that may have no reader. */
 #ifndef VPCTL_HEARTBEAT_H
 #define VPCTL_HEARTBEAT_H
 

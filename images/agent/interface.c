@@ -11,9 +11,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "asker.h"
 #include "clock.h"
 #include "netlink.h"
+#include "reader.h"
 
 #define LOOK_AGAIN_US 5000
 #define SEARCH_EVERY 20
@@ -135,7 +135,7 @@ int interface_wait(const char *link, char name[IFNAMSIZ], int64_t deadline_us, s
 		*missing = found ? what_is_missing(name, address) : "no such interface";
 		if (!*missing)
 			return 0;
-		if (now_us() >= deadline_us || asker_is_gone())
+		if (now_us() >= deadline_us || reader_is_gone())
 			return -1;
 		sleep_us(LOOK_AGAIN_US);
 	}

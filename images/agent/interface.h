@@ -24,7 +24,7 @@ bool interface_is_port(const char *name);
  */
 bool interface_find(const char *link, char name[IFNAMSIZ]);
 /* Waits until a link's interface is there, up, and has carrier and, unless that is NULL, an address; -1 with a word of what is missing after it,
- * or when nobody wants to know any more. */
+ * or when our reader is gone. */
 int interface_wait(const char *link, char name[IFNAMSIZ], int64_t deadline_us, struct in_addr *address, const char **missing);
 void interface_mac(const char *name, char text[18]);
 struct counters interface_counters(const char *name, enum direction direction);

@@ -17,9 +17,9 @@ struct link {
 	struct in_addr address;
 	unsigned int prefix;
 	unsigned int mtu;
-	/* The other end's address; 0: it is nobody's. */
+	/* The other end's address; 0: it has none. */
 	struct in_addr peer;
-	/* Its interface; 0 while there is none here. */
+	/* Its interface; 0 while it is not here. */
 	int index;
 	/* It was up, and had carrier, when last heard of; and its first address was another one at the last beat. */
 	bool up, carrier, readdressed;

@@ -26,14 +26,14 @@ enum verdict {
 	VERDICT_OK,
 	/* A message of ours whose contents are not what was sent. */
 	VERDICT_CORRUPT,
-	/* Somebody else's, or of another run. */
+	/* Another program's, or of another run. */
 	VERDICT_FOREIGN,
 };
 
 /* Writes a message of `size` bytes. One without a header says its number in its first byte, the rest is pattern. */
 void pattern_fill(uint8_t *data, size_t size, const struct message *message);
 
-/* Reads what the header says, unproven; false where there is none. */
+/* Reads what the header says, unproven. False: there is no header. */
 bool pattern_peek(const uint8_t *data, size_t length, struct message *said);
 
 /* Compares every byte. `found` holds the seed and the test that are awaited and gets the number; `size` is the length

@@ -15,13 +15,13 @@
 
 #include "agent.h"
 #include "arguments.h"
-#include "asker.h"
 #include "clock.h"
 #include "echo.h"
 #include "interface.h"
 #include "links.h"
 #include "packets.h"
 #include "pattern.h"
+#include "reader.h"
 
 #define PAYLOAD 56
 #define RETRY_US 20000
@@ -161,7 +161,7 @@ static int await_reply(struct probe *probe, uint16_t from, int64_t until_us)
 
 static bool first_reply(struct probe *probe)
 {
-	while (now_us() < probe->deadline_us && !asker_is_gone()) {
+	while (now_us() < probe->deadline_us && !reader_is_gone()) {
 		int64_t until_us = now_us() + RETRY_US;
 
 		send_request(probe);

@@ -11,18 +11,18 @@
 
 #include "agent.h"
 #include "arguments.h"
-#include "asker.h"
 #include "check.h"
 #include "clock.h"
 #include "interface.h"
 #include "packets.h"
 #include "pattern.h"
+#include "reader.h"
 
 /* How long after the sender's end, or the last message that was awaited, something may still come. */
 #define QUIET_AFTER_END_US 300000
 #define QUIET_AFTER_ALL_US 30000
 #define SOCKET_BUFFER (8 << 20)
-/* For a receiver before this one, whose asker is gone, to notice that and give its ports back. */
+/* For a receiver before this one, whose reader is gone, to notice that and give its ports back. */
 #define PORT_TAKEN_US 2000000
 #define PORT_AGAIN_US 20000
 
@@ -48,8 +48,8 @@ struct receiver {
 };
 
 #define FRAMES (2 * PLAN_TESTS_MAX)
-/* Standard output: who asked may be gone, and somebody else wants the ports. */
-#define ASKER (2 * PLAN_TESTS_MAX + 1)
+/* Standard output: its reader may be gone, and another receiver may want the ports. */
+#define READER (2 * PLAN_TESTS_MAX + 1)
 
 static uint8_t packet[FRAME_MAX + 1];
 
@@ -225,7 +225,7 @@ static int open_all(struct receiver *receiver)
 	}
 	for (size_t i = 0; i <= FRAMES; i++)
 		receiver->polled[i] = (struct pollfd){.fd = -1, .events = POLLIN};
-	receiver->polled[ASKER] = ASKER_POLLED;
+	receiver->polled[READER] = READER_POLLED;
 	receiver->polled[FRAMES].fd = open_frames(receiver->name);
 	if (receiver->polled[FRAMES].fd < 0)
 		return -1;
@@ -265,7 +265,7 @@ static bool has_everything(const struct receiver *receiver)
 	return true;
 }
 
-/* Goes on a little after the last message that was awaited: a duplicate would come then. -1: nobody wants to know. */
+/* Goes on a little after the last message that was awaited: a duplicate would come then. -1: the reader is gone. */
 static int receive_all(struct receiver *receiver)
 {
 	int64_t deadline_us = now_us() + receiver->timeout_ms * 1000;
@@ -281,9 +281,9 @@ static int receive_all(struct receiver *receiver)
 			until_us = deadline_us;
 		if (now_us() >= until_us)
 			return 0;
-		if (poll(receiver->polled, ASKER + 1, ms_until(until_us)) > 0)
+		if (poll(receiver->polled, READER + 1, ms_until(until_us)) > 0)
 			receive(receiver);
-		if (receiver->polled[ASKER].revents)
+		if (receiver->polled[READER].revents)
 			return -1;
 	}
 }
