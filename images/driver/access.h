@@ -33,7 +33,7 @@ static inline u32 vshm_acquire(const __le32 *field)
 	return le32_to_cpu(virt_load_acquire(field));
 }
 
-/* Whoever acquires the value also sees what was written before. */
+/* A reader that acquires the value also sees what was written before it. */
 static inline void vshm_publish(__le32 *field, u32 value)
 {
 	/* pairs with vshm_acquire() of the reader */

@@ -224,8 +224,8 @@ int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity
 	ret = -ESTALE;
 	if (vshm_control_is_off(identity) || identity->ivposition != ivposition)
 		goto out;
-	/* Whoever takes the control page away takes the links away first, and gets them back
-	 * with it.
+	/* When the control page goes its links are unbound first, and bound again when it is
+	 * back.
 	 */
 	ret = 0;
 	if (!device_link_add(&pdev->dev, &control->pdev->dev, DL_FLAG_AUTOPROBE_CONSUMER))

@@ -35,14 +35,14 @@ void vshm_control_remove(struct pci_dev *pdev);
 /* Frees what is kept of devices that are no control pages; no device is probed any more. */
 void vshm_control_forget(void);
 
-/* Fills in who the device with this IVPosition is, and ties the device's life to that of the
- * control page. -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no
+/* Fills in who the device with this IVPosition is, and ties the device to its control page, without
+ * which it is unbound. -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no
  * driver yet. -ESTALE: called off already.
  */
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity);
 
-/* Writes what the driver says of the link into its slot, and returns the answer's number; whoever
- * answers rings the host afterwards. One at a time.
+/* Writes what the driver says of the link into its slot, and returns the answer's number. The
+ * caller rings the host afterwards. One at a time.
  */
 u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
 		u64 features);

@@ -147,8 +147,8 @@ static int vshm_leave(struct device *dev, void *unused)
 	return 0;
 }
 
-/* A guest that goes down in good order says so to host and peers. Where a host does not answer each
- * link waits a second: the first that goes down has all the others begin, so that they wait together.
+/* A guest that shuts down says so to host and peers. Where a host does not answer each link waits a
+ * second. The first that shuts down has all the others begin, so that they wait together.
  */
 static void vshm_shutdown(struct pci_dev *pdev)
 {
@@ -156,7 +156,7 @@ static void vshm_shutdown(struct pci_dev *pdev)
 
 	if (!pdev->msix_cap)
 		return;
-	/* It has nothing to fail at but a driver that is none. */
+	/* It fails for an invalid driver only. */
 	if (driver_for_each_device(pdev->dev.driver, NULL, NULL, vshm_leave))
 		dev_dbg(&pdev->dev, "not all links could be asked to go off\n");
 	device->ops->shutdown(device);
@@ -172,8 +172,8 @@ static int vshm_suspend(struct device *dev)
 	return 0;
 }
 
-/* A machine that wakes from hibernation may be in another QEMU, whose device has another id, and the
- * memory of another peer: that link stays off.
+/* A machine that wakes from hibernation may be in another QEMU, whose device has another id and the
+ * memory of another peer. That link stays off.
  */
 static int vshm_resume(struct device *dev)
 {

@@ -4,8 +4,8 @@
  *	modprobe vpctl_fault how=hang
  *		All CPUs stand still, with interrupts off. Does not return.
  *	modprobe vpctl_fault how=wedge interface=lan0 [seconds=20]
- *		The interface's driver gets no chance to poll: packets wait, and so does whoever
- *		wants to take the interface down. It ends after so many seconds, or never.
+ *		The interface's driver gets no chance to poll: packets wait, and so does
+ *		a process that takes the interface down. It ends after so many seconds, or never.
  */
 #include <linux/delay.h>
 #include <linux/module.h>
@@ -61,7 +61,7 @@ static int vpctl_fault_wedge(void)
 		return -ENETDOWN;
 	}
 	vpctl_fault_wedged = dev;
-	/* No unloading in between: nobody else could let go of the driver. */
+	/* No unloading in between: nothing else enables NAPI again. */
 	__module_get(THIS_MODULE);
 	list_for_each_entry(napi, &dev->napi_list, dev_list)
 		napi_disable(napi);
@@ -76,7 +76,7 @@ static int __init vpctl_fault_init(void)
 		return vpctl_fault_wedge();
 	if (strcmp(how, "hang"))
 		return -EINVAL;
-	/* For the word of this to reach its asker. */
+	/* The program that loads this module reports it over the network first. */
 	msleep(100);
 	on_each_cpu(vpctl_fault_spin, NULL, 0);
 	return 0;

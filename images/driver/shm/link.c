@@ -154,7 +154,7 @@ static void ivd_reset_rings(struct ivd_link *link)
 	}
 }
 
-/* All of the block but its state. Also done again from time to time: somebody may have
+/* All of the block but its state. Also done again from time to time: the peer may have
  * overwritten it.
  */
 static void ivd_publish_block(struct ivd_link *link)
@@ -378,9 +378,7 @@ void ivd_link_init(struct ivd_link *link)
 	link->burst_began = jiffies;
 	link->not_before = jiffies;
 	INIT_DELAYED_WORK(&link->work, ivd_link_work);
-	/* What an earlier life of this guest has left there, one that ended without a word, is
-	 * over.
-	 */
+	/* An earlier boot of this guest, or an earlier driver, may have left its state there. */
 	vshm_publish(&link->own->state, VSHM_RESET);
 	ivd_ring_peer(link);
 }

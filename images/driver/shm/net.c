@@ -16,8 +16,8 @@
 
 static int ivd_open(struct net_device *dev)
 {
-	/* The handshake starts them; until then nobody may transmit, not even past the queueing
-	 * discipline.
+	/* The handshake starts them. Until then nothing may be transmitted, not even past the
+	 * queueing discipline.
 	 */
 	netif_tx_stop_all_queues(dev);
 	ivd_link_up(ivd_link(dev));
@@ -95,8 +95,8 @@ static void ivd_setup_queue(struct ivd_link *link, u32 index)
 	vshm_guard_init(&queue->guard, &queue->napi);
 }
 
-/* The queues are apart: what netdev_priv() returns is not aligned to a cache line, and a queue's two
- * halves are to have lines of their own.
+/* The queues are allocated apart: what netdev_priv() returns is not aligned to a cache line, and a
+ * queue's two halves are to have lines of their own.
  */
 struct net_device *ivd_net_alloc(struct vshm_device *device)
 {

@@ -106,7 +106,7 @@ static int ivd_link_probe(struct vshm_device *device)
 	ret = register_netdev(dev);
 	if (ret)
 		goto err_free_interrupts;
-	/* The host may have called the link off before there was anybody to hear it. */
+	/* The host may have called the link off before its interrupts had handlers. */
 	ivd_link_kick(link);
 	return 0;
 
@@ -144,7 +144,7 @@ static void ivd_link_shutdown(struct vshm_device *device)
 	rtnl_unlock();
 }
 
-/* Asleep, an end is like one whose interface is down: its peer sees that, and afterwards a start. */
+/* While it sleeps an end is like one whose interface is down; the peer sees it start afterwards. */
 static void ivd_link_suspend(struct vshm_device *device)
 {
 	struct ivd_link *link = device->link;

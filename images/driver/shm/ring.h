@@ -51,7 +51,7 @@ static inline u32 ivd_padding(u32 head, u32 need, u32 size)
 	return need > left ? left : 0;
 }
 
-/* Has a move from `old` to `new` passed the position at which somebody wants to be rung? */
+/* Has a move from `old` to `new` passed the position at which the other side wants to be rung? */
 static inline bool ivd_passed(u32 position, u32 new, u32 old)
 {
 	return new - position - 1 < new - old;

@@ -97,7 +97,7 @@ static void ivd_rx_packet(struct ivd_queue *queue, const struct ivd_meta *meta)
 	u64_stats_update_end(&stats->sync);
 }
 
-/* Takes the peer's head in. False: the ring is empty, or the head is none that can be. */
+/* Takes the peer's head in. False: the ring is empty, or the head is invalid. */
 static bool ivd_rx_more(struct ivd_queue *queue)
 {
 	struct ivd_rx *rx = &queue->rx;

@@ -173,9 +173,9 @@ bool ivd_tx_wake(struct ivd_queue *queue, bool *woke)
 
 	if (!netif_tx_queue_stopped(txq))
 		return true;
-	/* Whoever is just about to stop the queue holds the lock; it sees the room that the
-	 * peer made, or we do. It may be this CPU: netpoll polls from wherever a message is
-	 * printed, under this lock too.
+	/* A transmitter that is just about to stop the queue holds the lock; it sees the room
+	 * that the peer made, or we do. It may be this CPU: netpoll polls from wherever a message
+	 * is printed, under this lock too.
 	 */
 	if (!__netif_tx_trylock(txq))
 		return false;

@@ -9,7 +9,7 @@
 #include "access.h"
 #include "vhost.h"
 
-/* How often to look for interrupts that got lost, and wishes that somebody has overwritten. */
+/* How often to look for interrupts that got lost, and for wishes that were overwritten. */
 #define VHP_LOOK_AGAIN		HZ
 
 /* How long the host has to confirm that it has heard of our going off. */
@@ -75,7 +75,7 @@ static void vhp_kick_napi(struct vhp_link *link)
 	local_bh_enable();
 }
 
-/* Whatever the peer missed while there was nobody, or nobody that could ring it. */
+/* The peer may have missed completions while the link was off, or its doorbells were old ones. */
 static void vhp_ring_all(struct vhp_link *link)
 {
 	u32 i;
@@ -162,7 +162,9 @@ static void vhp_check_doorbells(struct vhp_link *link)
 	if (vshm_read(&link->identity.slot->sequence) == link->sequence)
 		return;
 	vhp_read_doorbells(link);
-	/* The host forgets the old ones at our answer: whoever has read one has rung it by then. */
+	/* The host forgets the old ones at our answer. By then the data path has rung every one
+	 * that it had read.
+	 */
 	synchronize_net();
 	link->stats.doorbell_changes++;
 	vhp_answer(link, VSHM_ANSWER_ON);
@@ -281,9 +283,7 @@ void vhp_link_init(struct vhp_link *link)
 	link->refreshed = jiffies;
 	init_waitqueue_head(&link->settled);
 	INIT_DELAYED_WORK(&link->work, vhp_link_work);
-	/* What an earlier life of this guest has said there, one that ended without a word, is
-	 * over.
-	 */
+	/* An earlier boot of this guest, or an earlier driver, may have left its answer there. */
 	if (vshm_read(&link->identity.slot->answer.state) == VSHM_ANSWER_ON)
 		vhp_answer(link, VSHM_ANSWER_OFF);
 }

@@ -13,8 +13,8 @@
 
 static int vhp_open(struct net_device *dev)
 {
-	/* The connection starts them; until then nobody may transmit, not even past the queueing
-	 * discipline.
+	/* The connection starts them. Until then nothing may be transmitted, not even past the
+	 * queueing discipline.
 	 */
 	netif_tx_stop_all_queues(dev);
 	vhp_link_up(vhp_link(dev));
@@ -85,8 +85,8 @@ static u32 vhp_max_mtu(u64 features)
 	return ETH_DATA_LEN;
 }
 
-/* The queues are apart: what netdev_priv() returns is not aligned to a cache line, and a queue's two
- * halves are to have lines of their own.
+/* The queues are allocated apart: what netdev_priv() returns is not aligned to a cache line, and a
+ * queue's two halves are to have lines of their own.
  */
 struct net_device *vhp_net_alloc(struct vshm_device *device)
 {

@@ -75,7 +75,7 @@ static int vhp_probe(struct vshm_device *device)
 	ret = register_netdev(dev);
 	if (ret)
 		goto err_free_interrupts;
-	/* The host may have called the link off before there was anybody to hear it. */
+	/* The host may have called the link off before its interrupts had handlers. */
 	vhp_link_kick(link);
 	return 0;
 

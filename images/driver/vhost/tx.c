@@ -77,8 +77,8 @@ static bool vhp_tx_may_wait(const struct vhp_queue *queue, u32 heads)
 	       !vhp_link_is_suspect(queue->link);
 }
 
-/* Collects buffers for so many bytes and notes their completions, which nobody sees yet. Their
- * number is in `heads`.
+/* Collects buffers for so many bytes and notes their completions, which the peer does not
+ * see yet. Their number is in `heads`.
  */
 static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
 {
@@ -198,8 +198,8 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 
 	put = vhp_tx_put(queue, skb, &heads);
 	if (put == VHP_SHORT) {
-		/* The peer's buffers are smaller than anybody's: the queue was not stopped early
-		 * enough.
+		/* The peer's buffers are smaller than VHP_BUFFER_MIN: the queue was not stopped
+		 * early enough.
 		 */
 		vhp_tx_stop(queue, txq, max(tx->marks.wake, heads + 1));
 		vhp_tx_flush(queue);
@@ -232,9 +232,9 @@ bool vhp_tx_wake(struct vhp_queue *queue, bool *woke)
 
 	if (!netif_tx_queue_stopped(txq))
 		return true;
-	/* Whoever is just about to stop the queue holds the lock; it sees the buffers that the
-	 * peer posted, or we do. It may be this CPU: netpoll polls from wherever a message is
-	 * printed, under this lock too.
+	/* A transmitter that is just about to stop the queue holds the lock; it sees the buffers
+	 * that the peer posted, or we do. It may be this CPU: netpoll polls from wherever a
+	 * message is printed, under this lock too.
 	 */
 	if (!__netif_tx_trylock(txq))
 		return false;
@@ -294,8 +294,8 @@ bool vhp_tx_refresh(struct vhp_queue *queue)
 		vhp_tx_heads(queue, tx->awaited_heads);
 	}
 	if (stopped && tx->stall_looks > VHP_STALL_LOOKS) {
-		/* What comes now is dropped if it does not fit; better than to keep it for whom
-		 * it may concern. A peer that never posts more than these is not waited for
+		/* A packet that does not fit is dropped from now on, rather than kept for a peer
+		 * that may never take it. A peer that never posts more than these is not waited for
 		 * again.
 		 */
 		tx->stalled = true;

@@ -33,7 +33,7 @@ enum vhp_fault {
 	VHP_BAD_INDIRECT,	/* an indirect table that cannot be one */
 	VHP_BAD_ADDRESS,	/* memory of no bytes, or outside of the regions */
 	VHP_BAD_DIRECTION,	/* to be read where it should be written, or the other way round */
-	VHP_FOREIGN_USED,	/* somebody else completes in our place */
+	VHP_FOREIGN_USED,	/* a used index that this side did not write */
 	VHP_FAULTS,
 };
 
@@ -250,7 +250,7 @@ static inline u32 vhp_waiting(const struct vhp_ring *ring)
 	return (u16)(ring->seen - ring->next);
 }
 
-/* Looks for more of them. False: the index is none that can be. */
+/* Looks for more of them. False: the index is invalid. */
 static inline bool vhp_look(struct vhp_ring *ring)
 {
 	/* pairs with the peer's release of the index, after its descriptors */
@@ -328,8 +328,8 @@ static inline bool vhp_is_unheard(struct vhp_ring *ring)
 	return true;
 }
 
-/* Asks the peer to kick when it makes the head at `position` available. Whoever asks looks once
- * more before he relies on it.
+/* Asks the peer to kick when it makes the head at `position` available. The caller looks at the
+ * ring once more before it relies on that.
  */
 static inline void vhp_ask(struct vhp_ring *ring, u16 position)
 {
@@ -350,7 +350,7 @@ static inline void vhp_quiet(struct vhp_ring *ring)
 			   (__force __virtio16)cpu_to_le16(VRING_USED_F_NO_NOTIFY));
 }
 
-/* Goes on where whoever was here before has left off. */
+/* Goes on where the back-end before this one has stopped. */
 static inline void vhp_continue(struct vhp_ring *ring)
 {
 	ring->next = vhp_le16(ring->used->idx);
