@@ -23,5 +23,8 @@ def kvm_pair(kind: str, *, more: str = "", link: str = "") -> Iterator[Vpctl]:
     with user() as vpctl:
         # The file says what accelerates them, as a user's would.
         file = vpctl.file(TOPOLOGY.format(kind=kind, more=more, link=link))
-        vpctl.start("up", str(file), environ={"VPCTL_ACCELERATOR": ""}).wait()
+        done = vpctl.run("up", str(file), status=None, environ={"VPCTL_ACCELERATOR": ""})
+        if done.status:
+            print(*(f"--- {title}\n{text}" for title, text in vpctl.report()), sep="\n")
+        assert done.status == 0, done
         yield vpctl

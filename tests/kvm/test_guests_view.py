@@ -32,11 +32,17 @@ def test_the_shared_memory_is_above_4_gib_and_mapped_write_back(pair: tuple[str,
     """AMD's nested paging honours the guest's memory type, and firmware makes what lies below 4 GiB uncached."""
     kind, vpctl = pair
     for vm in ("vm1",) if kind == "vhost-pci" else ("vm1", "vm2"):
-        resources, _, types = vpctl.guest(vm, MAPPINGS).partition("--")
-        start, end, _ = (int(word, 16) for word in resources.splitlines()[BAR2].split())
-        assert start >= FOUR_GIB
-        found = {kind for first, last, kind in memory_types(types) if first <= end and last >= start}
-        assert found == {"write-back"}, types
+        assert_write_back(vpctl, vm)
+
+
+def assert_write_back(vpctl: Vpctl, vm: str) -> None:
+    """The memory of a guest's end of the link lies above 4 GiB, and its kernel maps it write-back."""
+    resources, _, types = vpctl.guest(vm, MAPPINGS).partition("--")
+    start, end, _ = (int(word, 16) for word in resources.splitlines()[BAR2].split())
+    assert start >= FOUR_GIB
+    assert {kind for first, last, kind in memory_types(types) if first <= end and last >= start} == {"write-back"}, (
+        types
+    )
 
 
 def memory_types(text: str) -> Iterator[tuple[int, int, str]]:
@@ -73,3 +79,15 @@ def test_a_guest_that_was_paused_goes_on_and_its_link_too(pair: tuple[str, Vpctl
     assert [vm["pid"] for vm in status["vms"]] == [vm["pid"] for vm in before["vms"]]
     faults = [entry for entry in vpctl.journal("smoke") if entry["type"] == "fault" and entry["seq"] > after]
     assert faults == []
+
+
+def test_on_a_pc_a_guest_that_reboots_has_its_memory_above_4_gib_again() -> None:
+    """A pc's firmware puts the BAR below 4 GiB at a reboot; the link is replugged, and above again."""
+    with kvm_pair("ivshmem-doorbell", more=", machine: pc") as vpctl:
+        before = vpctl.json("status")
+        after = vpctl.last_seq("smoke")
+        vpctl.run("exec", "vm1", "--", "reboot", status=None)
+        vpctl.entry("smoke", "recovery.end", after=after, vm="vm1", ok=True, limit=120)
+        assert vpctl.json("status")["vms"][0]["pid"] == before["vms"][0]["pid"]
+        assert_write_back(vpctl, "vm1")
+        assert vpctl.json("check")["ok"]

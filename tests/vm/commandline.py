@@ -11,11 +11,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from tests.support import PATIENCE, isolated_directories, processes_mentioning
 from vpctl.journal import read
@@ -239,6 +241,18 @@ KEPT = {
     "status.json": 80,
 }
 """How many lines of each file a failure shows."""
+
+
+def failure_report(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach to a failure's report what the topologies of its fixtures have left; for `pytest_runtest_makereport`."""
+    report = yield
+    if report.failed and call.when == "call":
+        for argument in getattr(item, "funcargs", {}).values():
+            if isinstance(argument, Vpctl):
+                report.sections += argument.report()
+    return report
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.vm.commandline import Vpctl, user
+from tests.vm.commandline import Vpctl, failure_report, user
 from vpctl.rundir import Directories
 
 
@@ -32,9 +32,4 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Attach journals, consoles and command lines to the report of a failure."""
-    report = yield
-    if report.failed and call.when == "call":
-        for argument in getattr(item, "funcargs", {}).values():
-            if isinstance(argument, Vpctl):
-                report.sections += argument.report()
-    return report
+    return (yield from failure_report(item, call))

@@ -17,7 +17,7 @@ from tests.vm.commandline import EXAMPLES, Command, Vpctl, until, user
 from vpctl.process import ProcessId
 from vpctl.rundir import read_json
 
-pytestmark = [pytest.mark.vm, pytest.mark.kvm]
+pytestmark = pytest.mark.vm
 
 PAIR = str(EXAMPLES / "pair.yaml")
 CHAIN = str(EXAMPLES / "chain.yaml")

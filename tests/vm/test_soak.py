@@ -7,7 +7,7 @@ from jsonschema import validate
 
 from tests.vm.commandline import EXAMPLES, Vpctl, user
 
-pytestmark = [pytest.mark.vm, pytest.mark.kvm]
+pytestmark = pytest.mark.vm
 
 HEALTH = "{health: {heartbeat: 4s, qmp_timeout: 5s}}"
 LINKS = """

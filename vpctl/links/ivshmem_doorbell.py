@@ -81,6 +81,10 @@ class IvshmemDoorbellKind(LinkKind):
 
         return step(first), step(link.peer_of(first).vm)
 
+    def outlives_reset(self, link: LinkSpec, vm: VmSpec) -> bool:
+        # As at vhost-pci: a pc's firmware puts the memory below 4 GiB at a reboot, where Linux maps it uncached.
+        return vm.machine != "pc"
+
     def sharing(
         self,
         link: LinkSpec,

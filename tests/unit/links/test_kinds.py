@@ -220,3 +220,21 @@ def test_a_streams_listener_is_plugged_first_and_its_client_waits_for_the_connec
     assert listener.device.netdev_event is None
     assert (listener.device.netdev_down, client.device.netdev_down) == (True, False)
     assert client.device.netdev_event == "NETDEV_STREAM_CONNECTED"
+
+
+@pytest.mark.parametrize(
+    ("kind", "machine", "moved"),
+    [
+        ("stream", "pc", []),
+        ("ivshmem-doorbell", "q35", []),
+        ("ivshmem-doorbell", "pc", ["vm1", "vm2"]),
+        ("vhost-pci", "q35", []),
+        ("vhost-pci", "pc", ["vm1"]),  # vm2's is a virtio-net
+    ],
+)
+def test_a_device_whose_memory_a_pc_moves_below_4_gib_does_not_outlive_a_reboot(
+    kind: str, machine: Any, moved: list[str]
+) -> None:
+    link = made_link("shm0", "vm1", "vm2", kind=kind)
+    ends = [VmSpec(name=name, machine=machine) for name in ("vm1", "vm2")]
+    assert [vm.name for vm in ends if not LINK_KINDS[kind].outlives_reset(link, vm)] == moved
