@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.made import PAIR
+from tests.vm.booting import ACCELERATOR, guest_cpu
 from vpctl import image as images
 from vpctl import wait
 from vpctl.errors import QmpLostError
 from vpctl.guest.config import links_table
 from vpctl.log import Silent
 from vpctl.process import running
+from vpctl.qemu.argv import accel_option
 from vpctl.qmp.hotplug import DevicePlan, HotplugTimes, StepError, plug, present, unplug
 from vpctl.qmp.session import Session, connect
 from vpctl.rundir import Directories
@@ -59,7 +61,15 @@ async def qemu(directories: Directories, name: str, *args: str) -> AsyncIterator
     """Run a QEMU for as long as the block lasts; without a kernel in `args` it has no OS."""
     directories.run.mkdir(parents=True, exist_ok=True)
     socket = directories.run / f"{name}.qmp"
-    common = ["-nodefaults", "-display", "none", "-accel", "tcg", "-qmp", f"unix:{socket},server=on,wait=off"]
+    common = [
+        "-nodefaults",
+        "-display",
+        "none",
+        "-accel",
+        accel_option(ACCELERATOR),
+        "-qmp",
+        f"unix:{socket},server=on,wait=off",
+    ]
     async with (
         running([QEMU, *common, *args], stdout=None, stderr=None) as process,
         connect(socket, vm=name, timeout=20) as session,
@@ -206,7 +216,7 @@ async def boot_args(directories: Directories) -> list[str]:
     image = found[0] if found else await images.ensure(cache=directories.images, log=Silent())
     assert image.initrd is not None
     return [
-        *["-cpu", "max,-erms", "-smp", "1,maxcpus=2", "-m", "256M"],
+        *["-cpu", guest_cpu(), "-smp", "1,maxcpus=2", "-m", "256M"],
         *["-kernel", str(image.kernel), "-initrd", str(image.initrd)],
         *["-append", f"{image.kernel_args} console=ttyS0 panic=-1 quiet"],
         *["-drive", f"if=none,id=root,format=raw,readonly=on,file={image.disk}"],
