@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help="on this host, whose own KVM has to work")
     parser.add_argument("--results", type=Path, default=Path("kvm-results"), help="directory of results")
     parser.add_argument("--memory", default="6G", help="of the nested host")
-    parser.add_argument("--cpus", type=int, default=1, help="of the nested host; by TCG more than one breaks guests")
+    parser.add_argument("--cpus", type=int, default=2, help="of the nested host")
     parser.add_argument("--command", help="a shell command in place of pytest")
     parser.add_argument("arguments", nargs="*", help="of pytest")
     given = parser.parse_args()

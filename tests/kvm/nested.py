@@ -4,9 +4,6 @@ QEMU's TCG emulates AMD's SVM with nested paging, so a Linux in it loads `kvm_am
 irqfds, ioeventfds, memory slots and interrupt routes are the kernel's own, only slow. Where KVM works on this host
 and nesting is on, the nested host runs under KVM. It is the `micro` image with QEMU, Python and KVM's modules added,
 and has no network: what it needs comes on a read-only disk, what it hands back goes out through ssh.
-
-By TCG it has one CPU. With two, of guests that run on both at once one in four hangs or resets early in its boot, and
-the nested host's own kernel panics now and then (QEMU 7.2 and 10.0, `thread=single` too). With one, none of 40 did.
 """
 
 from __future__ import annotations
