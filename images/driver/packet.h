@@ -3,6 +3,7 @@
 #ifndef VSHM_PACKET_H
 #define VSHM_PACKET_H
 
+#include <linux/if_ether.h>
 #include <linux/netdevice.h>
 #include <linux/sizes.h>
 #include <linux/skbuff.h>
@@ -32,6 +33,9 @@ bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct vi
  * sleep: 60 KiB of it for each packet, if a peer could choose.
  */
 #define VSHM_CSUM_START_MAX	512u
+
+/* The largest Ethernet packet that IPv4 can speak of, less its header. */
+#define VSHM_MTU_MAX		(65535 - ETH_HLEN)
 
 void vshm_free_frag(struct page_frag *frag);
 

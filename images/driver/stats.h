@@ -35,6 +35,13 @@ struct vshm_rx_stats {
 /* How many the queue names are, and how many numbers vshm_copy_stats() copies. */
 #define VSHM_QUEUE_STATS	14u
 
+static inline void vshm_count(struct u64_stats_sync *sync, u64_stats_t *counter)
+{
+	u64_stats_update_begin(sync);
+	u64_stats_inc(counter);
+	u64_stats_update_end(sync);
+}
+
 /* stats.c */
 void vshm_add_stats(const struct vshm_tx_stats *tx, const struct vshm_rx_stats *rx,
 		    struct rtnl_link_stats64 *sum);

@@ -8,9 +8,6 @@
 #include "packet.h"
 #include "ring.h"
 
-/* The largest Ethernet packet that IPv4 can speak of, less its header. */
-#define IVD_MTU_MAX	(65535 - ETH_HLEN)
-
 #define IVD_FEATURES \
 	(NETIF_F_SG | NETIF_F_HW_CSUM | NETIF_F_TSO | NETIF_F_TSO6 | NETIF_F_TSO_ECN)
 
@@ -140,9 +137,9 @@ void ivd_net_setup(struct ivd_link *link)
 	dev->vlan_features = IVD_FEATURES;
 	dev->priv_flags |= IFF_LIVE_ADDR_CHANGE;
 	dev->min_mtu = ETH_MIN_MTU;
-	dev->max_mtu = IVD_MTU_MAX;
+	dev->max_mtu = VSHM_MTU_MAX;
 	if (identity->mtu)
-		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, IVD_MTU_MAX);
+		dev->mtu = clamp_t(u32, identity->mtu, ETH_MIN_MTU, VSHM_MTU_MAX);
 	if (is_valid_ether_addr(identity->mac))
 		eth_hw_addr_set(dev, identity->mac);
 	else

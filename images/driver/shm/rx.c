@@ -127,12 +127,7 @@ static void ivd_rx_ring(struct ivd_queue *queue)
 	rx->rung = rx->tail;
 	if (wanted)
 		ivd_ring(link, link->peer_id, VSHM_VECTOR_ROOM(queue->index));
-	u64_stats_update_begin(&rx->stats.sync);
-	if (wanted)
-		u64_stats_inc(&rx->stats.doorbells);
-	else
-		u64_stats_inc(&rx->stats.suppressed);
-	u64_stats_update_end(&rx->stats.sync);
+	vshm_count(&rx->stats.sync, wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
 }
 
 static int ivd_receive(struct ivd_queue *queue, int budget)

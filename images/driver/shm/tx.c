@@ -107,9 +107,7 @@ static void ivd_tx_stop_early(struct ivd_queue *queue, struct netdev_queue *txq)
 	netif_tx_stop_queue(txq);
 	tx->room_event = ivd_room_position(tx->head, ivd_wake_room(tx), tx->size);
 	vshm_publish(&tx->own->room_event, tx->room_event);
-	u64_stats_update_begin(&tx->stats.sync);
-	u64_stats_inc(&tx->stats.ring_full);
-	u64_stats_update_end(&tx->stats.sync);
+	vshm_count(&tx->stats.sync, &tx->stats.ring_full);
 	/* The peer may have made room just before it could see our wish. */
 	vshm_full_barrier();
 	if (!ivd_link_is_suspect(queue->link) && ivd_tx_look_at_tail(queue) &&
@@ -130,12 +128,7 @@ static void ivd_tx_ring(struct ivd_queue *queue)
 	tx->rung = tx->head;
 	if (wanted)
 		ivd_ring(link, link->peer_id, VSHM_VECTOR_DATA(queue->index));
-	u64_stats_update_begin(&tx->stats.sync);
-	if (wanted)
-		u64_stats_inc(&tx->stats.doorbells);
-	else
-		u64_stats_inc(&tx->stats.suppressed);
-	u64_stats_update_end(&tx->stats.sync);
+	vshm_count(&tx->stats.sync, wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
 }
 
 netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev)

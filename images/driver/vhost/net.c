@@ -8,9 +8,6 @@
 #include "packet.h"
 #include "vhost.h"
 
-/* The largest Ethernet packet that IPv4 can speak of, less its header. */
-#define VHP_MTU_MAX	(65535 - ETH_HLEN)
-
 static int vhp_open(struct net_device *dev)
 {
 	/* The connection starts them. Until then nothing may be transmitted, not even past the
@@ -81,7 +78,7 @@ static u32 vhp_max_mtu(u64 features)
 {
 	if (features & (BIT_ULL(VIRTIO_NET_F_MRG_RXBUF) | BIT_ULL(VIRTIO_NET_F_GUEST_TSO4) |
 			BIT_ULL(VIRTIO_NET_F_GUEST_TSO6)))
-		return VHP_MTU_MAX;
+		return VSHM_MTU_MAX;
 	return ETH_DATA_LEN;
 }
 

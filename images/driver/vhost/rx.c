@@ -137,9 +137,7 @@ static bool vhp_rx_flush(struct vhp_queue *queue)
 	wanted = vhp_wants_ring(&rx->ring);
 	if (wanted)
 		vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
-	u64_stats_update_begin(&rx->stats.sync);
-	u64_stats_inc(wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
-	u64_stats_update_end(&rx->stats.sync);
+	vshm_count(&rx->stats.sync, wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
 	return true;
 }
 
@@ -201,9 +199,7 @@ static void vhp_rx_refresh(struct vhp_queue *queue)
 	if (!vhp_is_unheard(&rx->ring))
 		return;
 	vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
-	u64_stats_update_begin(&rx->stats.sync);
-	u64_stats_inc(&rx->stats.repeated);
-	u64_stats_update_end(&rx->stats.sync);
+	vshm_count(&rx->stats.sync, &rx->stats.repeated);
 }
 
 /* Asks to be kicked for the next chain, and looks once more: it may have come before the wish

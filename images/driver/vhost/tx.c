@@ -156,9 +156,7 @@ static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq, u32 h
 	struct vhp_tx *tx = &queue->tx;
 
 	netif_tx_stop_queue(txq);
-	u64_stats_update_begin(&tx->stats.sync);
-	u64_stats_inc(&tx->stats.ring_full);
-	u64_stats_update_end(&tx->stats.sync);
+	vshm_count(&tx->stats.sync, &tx->stats.ring_full);
 	tx->awaited_heads = heads;
 	vhp_tx_ask(tx);
 	/* The peer may have posted them just before it could see our wish. */
@@ -181,9 +179,7 @@ static void vhp_tx_flush(struct vhp_queue *queue)
 	wanted = vhp_wants_ring(&tx->ring);
 	if (wanted)
 		vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
-	u64_stats_update_begin(&tx->stats.sync);
-	u64_stats_inc(wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
-	u64_stats_update_end(&tx->stats.sync);
+	vshm_count(&tx->stats.sync, wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
 }
 
 netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
@@ -272,9 +268,7 @@ static void vhp_tx_repeat(struct vhp_queue *queue)
 	struct vhp_tx *tx = &queue->tx;
 
 	vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
-	u64_stats_update_begin(&tx->stats.sync);
-	u64_stats_inc(&tx->stats.repeated);
-	u64_stats_update_end(&tx->stats.sync);
+	vshm_count(&tx->stats.sync, &tx->stats.repeated);
 }
 
 bool vhp_tx_refresh(struct vhp_queue *queue)
