@@ -5,7 +5,7 @@
 #include <linux/rtnetlink.h>
 
 #include "compat.h"
-#include "device.h"
+#include "link.h"
 
 /* A BAR that the firmware or the bus had no room for has no start, and the device is probed all
  * the same.
@@ -18,83 +18,71 @@ static bool vshm_bars_valid(struct pci_dev *pdev)
 	       pci_resource_len(pdev, VSHM_BAR_MEMORY) >= VSHM_REGION_MIN;
 }
 
-static const struct vshm_kind_ops *vshm_kind(u32 kind)
+static const struct vshm_kind *vshm_kind(u32 kind)
 {
 	switch (kind) {
 	case VSHM_KIND_NET:
-		return &ivd_ops;
+		return &ivd_kind;
 	case VSHM_KIND_VHOST_PCI:
-		return &vhp_ops;
+		return &vhp_kind;
 	default:
 		return NULL;
 	}
 }
 
 /* Asks the device for its id, and the control page who that is. */
-static int vshm_identify(struct vshm_device *device)
+static const struct vshm_kind *vshm_identify(struct pci_dev *pdev, void __iomem *registers,
+					     struct vshm_identity *identity)
 {
-	struct vshm_identity *identity = &device->identity;
-	struct pci_dev *pdev = device->pdev;
-	int ret = vshm_control_find(pdev, readl(device->registers + VSHM_IVPOSITION), identity);
+	int ret = vshm_control_find(pdev, readl(registers + VSHM_IVPOSITION), identity);
+	const struct vshm_kind *kind;
 
 	if (ret == -ESTALE) {
 		/* Called off before we met it: the host waits for our word. */
 		if (identity->kind == VSHM_KIND_VHOST_PCI)
 			vshm_answer(identity, VSHM_ANSWER_OFF, 0, 0);
-		vshm_write_doorbell(device->registers, identity->host << 16 | VSHM_VECTOR_CONTROL);
-		return -ENODEV;
+		vshm_write_doorbell(registers, identity->host << 16 | VSHM_VECTOR_CONTROL);
+		return ERR_PTR(-ENODEV);
 	}
 	if (ret)
-		return ret;
-	device->ops = vshm_kind(identity->kind);
-	if (!device->ops)
-		return -ENODEV;
+		return ERR_PTR(ret);
+	kind = vshm_kind(identity->kind);
+	if (!kind)
+		return ERR_PTR(-ENODEV);
 	if (identity->region_size != pci_resource_len(pdev, VSHM_BAR_MEMORY))
-		return dev_err_probe(&pdev->dev, -EINVAL, "BAR2 is not of the host's %llu bytes\n",
-				     identity->region_size);
-	return 0;
+		return ERR_PTR(dev_err_probe(&pdev->dev, -EINVAL,
+					     "BAR2 is not of the host's %llu bytes\n",
+					     identity->region_size));
+	return kind;
 }
 
-void *vshm_map_memory(struct pci_dev *pdev)
+static int vshm_probe_link(struct pci_dev *pdev)
 {
-	resource_size_t start = pci_resource_start(pdev, VSHM_BAR_MEMORY);
-	void *memory;
-
-	memory = memremap(start, pci_resource_len(pdev, VSHM_BAR_MEMORY), MEMREMAP_WB);
-	/* Below 4 GiB the firmware's memory types make it uncached, whatever we ask for. */
-	if (memory && start < SZ_4G)
-		dev_warn(&pdev->dev, "the region lies below 4 GiB: it may be uncached\n");
-	return memory;
-}
-
-static int vshm_device_probe(struct pci_dev *pdev)
-{
-	struct vshm_device *device;
+	struct vshm_identity identity;
+	const struct vshm_kind *kind;
+	void __iomem *registers;
 	int ret;
 
 	if (!vshm_bars_valid(pdev))
 		return dev_err_probe(&pdev->dev, -ENODEV, "a BAR has no place, or no fit size\n");
-	device = devm_kzalloc(&pdev->dev, sizeof(*device), GFP_KERNEL);
-	if (!device)
-		return -ENOMEM;
-	device->pdev = pdev;
 	ret = pci_enable_device(pdev);
 	if (ret)
 		return ret;
 	ret = pci_request_regions(pdev, VSHM_NAME);
 	if (ret)
 		goto err_disable;
-	device->registers = pci_iomap(pdev, VSHM_BAR_REGISTERS, 0);
-	if (!device->registers) {
+	registers = pci_iomap(pdev, VSHM_BAR_REGISTERS, 0);
+	if (!registers) {
 		ret = -ENOMEM;
 		goto err_release;
 	}
-	ret = vshm_identify(device);
-	if (ret)
+	kind = vshm_identify(pdev, registers, &identity);
+	if (IS_ERR(kind)) {
+		ret = PTR_ERR(kind);
 		goto err_unmap;
+	}
 	pci_set_master(pdev);
-	pci_set_drvdata(pdev, device);
-	ret = device->ops->probe(device);
+	ret = vshm_link_probe(pdev, registers, &identity, kind);
 	if (ret)
 		goto err_clear_master;
 	return 0;
@@ -102,7 +90,7 @@ static int vshm_device_probe(struct pci_dev *pdev)
 err_clear_master:
 	pci_clear_master(pdev);
 err_unmap:
-	pci_iounmap(pdev, device->registers);
+	pci_iounmap(pdev, registers);
 err_release:
 	pci_release_regions(pdev);
 err_disable:
@@ -113,21 +101,23 @@ err_disable:
 static int vshm_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	if (pdev->msix_cap)
-		return vshm_device_probe(pdev);
+		return vshm_probe_link(pdev);
 	return vshm_control_is_candidate(pdev) ? vshm_control_probe(pdev) : -ENODEV;
 }
 
 static void vshm_remove(struct pci_dev *pdev)
 {
-	struct vshm_device *device = pci_get_drvdata(pdev);
+	struct vshm_link *link = pci_get_drvdata(pdev);
+	void __iomem *registers;
 
 	if (!pdev->msix_cap) {
 		vshm_control_remove(pdev);
 		return;
 	}
-	device->ops->remove(device);
+	registers = link->registers;
+	vshm_link_remove(link);
 	pci_clear_master(pdev);
-	pci_iounmap(pdev, device->registers);
+	pci_iounmap(pdev, registers);
 	pci_release_regions(pdev);
 	pci_disable_device(pdev);
 }
@@ -136,13 +126,13 @@ static void vshm_remove(struct pci_dev *pdev)
 static int vshm_leave(struct device *dev, void *unused)
 {
 	struct pci_dev *pdev = to_pci_dev(dev);
-	struct vshm_device *device;
+	struct vshm_link *link;
 
 	if (!pdev->msix_cap || !device_trylock(dev))
 		return 0;
-	device = pci_get_drvdata(pdev);
-	if (device && device->ops->leave)
-		device->ops->leave(device);
+	link = pci_get_drvdata(pdev);
+	if (link)
+		vshm_link_leave(link);
 	device_unlock(dev);
 	return 0;
 }
@@ -152,49 +142,62 @@ static int vshm_leave(struct device *dev, void *unused)
  */
 static void vshm_shutdown(struct pci_dev *pdev)
 {
-	struct vshm_device *device = pci_get_drvdata(pdev);
+	struct vshm_link *link = pci_get_drvdata(pdev);
 
 	if (!pdev->msix_cap)
 		return;
 	/* It fails for an invalid driver only. */
 	if (driver_for_each_device(pdev->dev.driver, NULL, NULL, vshm_leave))
 		dev_dbg(&pdev->dev, "not all links could be asked to go off\n");
-	device->ops->shutdown(device);
+	rtnl_lock();
+	dev_close(link->dev);
+	rtnl_unlock();
 }
 
-static int vshm_suspend(struct device *dev)
+/* Peer and host know before the machine sleeps: for them it is as if the interface was down. What
+ * BAR2 is afterwards, after hibernation even the memory of another peer, is the slot's to say, and
+ * nothing is touched before that was looked at.
+ */
+static int vshm_pm_suspend(struct device *dev)
 {
 	struct pci_dev *pdev = to_pci_dev(dev);
-	struct vshm_device *device = pci_get_drvdata(pdev);
+	struct vshm_link *link = pci_get_drvdata(pdev);
 
-	if (pdev->msix_cap)
-		device->ops->suspend(device);
+	if (!pdev->msix_cap)
+		return 0;
+	rtnl_lock();
+	vshm_link_down(link);
+	rtnl_unlock();
 	return 0;
 }
 
 /* A machine that wakes from hibernation may be in another QEMU, whose device has another id and the
  * memory of another peer. That link stays off.
  */
-static int vshm_resume(struct device *dev)
+static int vshm_pm_resume(struct device *dev)
 {
 	struct pci_dev *pdev = to_pci_dev(dev);
-	struct vshm_device *device = pci_get_drvdata(pdev);
+	struct vshm_link *link = pci_get_drvdata(pdev);
+	bool same;
 
 	if (!pdev->msix_cap)
 		return 0;
-	if (readl(device->registers + VSHM_IVPOSITION) != device->identity.ivposition) {
-		/* Its slot may still be on: the interface must not be opened again either. */
-		rtnl_lock();
-		netif_device_detach(device->ops->interface(device));
-		rtnl_unlock();
+	same = readl(link->registers + VSHM_IVPOSITION) == link->identity.ivposition;
+	rtnl_lock();
+	/* Its slot may still be on: the interface must not be opened again either. */
+	if (!same)
+		netif_device_detach(link->dev);
+	else if (netif_running(link->dev))
+		vshm_link_up(link);
+	else
+		vshm_link_kick(link);
+	rtnl_unlock();
+	if (!same)
 		dev_err(dev, "the device is not the one that was suspended; its link stays down\n");
-		return -ENODEV;
-	}
-	device->ops->resume(device);
-	return 0;
+	return same ? 0 : -ENODEV;
 }
 
-static DEFINE_SIMPLE_DEV_PM_OPS(vshm_pm_ops, vshm_suspend, vshm_resume);
+static DEFINE_SIMPLE_DEV_PM_OPS(vshm_pm_ops, vshm_pm_suspend, vshm_pm_resume);
 
 static const struct pci_device_id vshm_ids[] = {
 	{ PCI_DEVICE(VSHM_PCI_VENDOR, VSHM_PCI_DEVICE) },

@@ -3,10 +3,10 @@
 #include <linux/virtio_net.h>
 
 #include "access.h"
-#include "link.h"
 #include "packet.h"
 #include "poll.h"
 #include "ring.h"
+#include "shm.h"
 
 /* A record's header, read once. */
 struct ivd_meta {
@@ -68,11 +68,11 @@ static struct sk_buff *ivd_copy_packet(struct ivd_queue *queue, const struct ivd
 	u32 rest = meta->length - linear;
 	struct sk_buff *skb;
 
-	skb = napi_alloc_skb(&queue->napi, linear);
+	skb = napi_alloc_skb(&queue->base.napi, linear);
 	if (!skb)
 		return NULL;
 	skb_put_data(skb, from, linear);
-	if (!vshm_append(skb, &rx->frag, from + linear, rest, rest)) {
+	if (!vshm_append(skb, &queue->base.frag, from + linear, rest, rest)) {
 		kfree_skb(skb);
 		return NULL;
 	}
@@ -81,9 +81,9 @@ static struct sk_buff *ivd_copy_packet(struct ivd_queue *queue, const struct ivd
 
 static void ivd_rx_packet(struct ivd_queue *queue, const struct ivd_meta *meta)
 {
-	struct vshm_rx_stats *stats = &queue->rx.stats;
+	struct vshm_rx_stats *stats = &queue->base.rx_stats;
 	struct sk_buff *skb = ivd_copy_packet(queue, meta);
-	bool good = skb && vshm_deliver(&queue->napi, skb, &meta->hdr, queue->index);
+	bool good = skb && vshm_deliver(&queue->base.napi, skb, &meta->hdr, queue->base.index);
 
 	u64_stats_update_begin(&stats->sync);
 	if (good) {
@@ -107,7 +107,7 @@ static bool ivd_rx_more(struct ivd_queue *queue)
 		return true;
 	head = vshm_acquire(&rx->peer->head);
 	if (!ivd_head_valid(head, rx->head, rx->tail, rx->size)) {
-		ivd_link_suspect(queue->link, IVD_BAD_HEAD);
+		vshm_suspect(queue->base.link, IVD_BAD_HEAD);
 		return false;
 	}
 	rx->head = head;
@@ -116,7 +116,7 @@ static bool ivd_rx_more(struct ivd_queue *queue)
 
 static void ivd_rx_ring(struct ivd_queue *queue)
 {
-	struct ivd_link *link = queue->link;
+	struct vshm_rx_stats *stats = &queue->base.rx_stats;
 	struct ivd_rx *rx = &queue->rx;
 	bool wanted;
 
@@ -126,8 +126,8 @@ static void ivd_rx_ring(struct ivd_queue *queue)
 	wanted = ivd_passed(vshm_read(&rx->peer->room_event), rx->tail, rx->rung);
 	rx->rung = rx->tail;
 	if (wanted)
-		ivd_ring(link, link->peer_id, VSHM_VECTOR_ROOM(queue->index));
-	vshm_count(&rx->stats.sync, wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
+		ivd_ring(&queue->base, VSHM_VECTOR_ROOM(queue->base.index));
+	vshm_count(&stats->sync, wanted ? &stats->doorbells : &stats->suppressed);
 }
 
 static int ivd_receive(struct ivd_queue *queue, int budget)
@@ -140,7 +140,7 @@ static int ivd_receive(struct ivd_queue *queue, int budget)
 	/* Padding counts as well: a peer that writes nothing else must not keep us here. */
 	for (; done < budget && ivd_rx_more(queue); done++) {
 		if (!ivd_read_record(rx, &meta)) {
-			ivd_link_suspect(queue->link, IVD_BAD_RECORD);
+			vshm_suspect(queue->base.link, IVD_BAD_RECORD);
 			break;
 		}
 		if (!meta.pad)
@@ -164,10 +164,10 @@ static int ivd_receive(struct ivd_queue *queue, int budget)
  */
 static bool ivd_rx_may_sleep(struct napi_struct *napi)
 {
-	struct ivd_queue *queue = container_of(napi, struct ivd_queue, napi);
+	struct ivd_queue *queue = container_of(napi, struct ivd_queue, base.napi);
 	struct ivd_rx *rx = &queue->rx;
 
-	if (ivd_link_is_suspect(queue->link))
+	if (vshm_is_suspect(queue->base.link))
 		return true;
 	vshm_publish(&rx->own->tail, rx->tail);
 	vshm_publish(&rx->own->event, rx->tail);
@@ -177,18 +177,18 @@ static bool ivd_rx_may_sleep(struct napi_struct *napi)
 
 int ivd_poll(struct napi_struct *napi, int budget)
 {
-	struct ivd_queue *queue = container_of(napi, struct ivd_queue, napi);
+	struct ivd_queue *queue = container_of(napi, struct ivd_queue, base.napi);
 	bool looked = true, woke = false;
 	int done = 0;
 
 	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
-	if (!ivd_link_is_suspect(queue->link)) {
+	if (!vshm_is_suspect(queue->base.link)) {
 		looked = ivd_tx_wake(queue, &woke);
 		if (budget) {
 			done = ivd_receive(queue, budget);
-			vshm_guard_polled(&queue->guard, done, woke);
+			vshm_guard_polled(&queue->base.guard, done, woke);
 		}
 	}
 	return looked ? vshm_end_poll(napi, done, budget, ivd_rx_may_sleep) : budget;

@@ -6,11 +6,15 @@
 #include <linux/virtio_net.h>
 
 #include "access.h"
-#include "link.h"
+#include "queue.h"
 #include "ring.h"
+#include "shm.h"
 
 /* The queue stops while the largest packet still fits, so that none ever comes that does not. */
 #define IVD_STOP_ROOM	ivd_worst_room(VSHM_PACKET_MAX)
+
+/* A full ring that stands still for so many seconds is that of a peer that is gone. */
+#define IVD_STALL_LOOKS	4
 
 static u32 ivd_tx_room(const struct ivd_tx *tx)
 {
@@ -31,7 +35,7 @@ static bool ivd_tx_look_at_tail(struct ivd_queue *queue)
 	u32 tail = vshm_acquire(&tx->peer->tail);
 
 	if (!ivd_tail_valid(tail, tx->tail, tx->head)) {
-		ivd_link_suspect(queue->link, IVD_BAD_TAIL);
+		vshm_suspect(queue->base.link, IVD_BAD_TAIL);
 		return false;
 	}
 	tx->tail = tail;
@@ -104,20 +108,19 @@ static void ivd_tx_stop_early(struct ivd_queue *queue, struct netdev_queue *txq)
 		return;
 	if (ivd_tx_look_at_tail(queue) && ivd_tx_room(tx) >= IVD_STOP_ROOM)
 		return;
-	netif_tx_stop_queue(txq);
+	vshm_stop_queue(&queue->base, txq);
 	tx->room_event = ivd_room_position(tx->head, ivd_wake_room(tx), tx->size);
 	vshm_publish(&tx->own->room_event, tx->room_event);
-	vshm_count(&tx->stats.sync, &tx->stats.ring_full);
 	/* The peer may have made room just before it could see our wish. */
 	vshm_full_barrier();
-	if (!ivd_link_is_suspect(queue->link) && ivd_tx_look_at_tail(queue) &&
+	if (!vshm_is_suspect(queue->base.link) && ivd_tx_look_at_tail(queue) &&
 	    ivd_tx_room(tx) >= ivd_wake_room(tx))
 		netif_tx_start_queue(txq);
 }
 
 static void ivd_tx_ring(struct ivd_queue *queue)
 {
-	struct ivd_link *link = queue->link;
+	struct vshm_tx_stats *stats = &queue->base.tx_stats;
 	struct ivd_tx *tx = &queue->tx;
 	bool wanted;
 
@@ -127,42 +130,37 @@ static void ivd_tx_ring(struct ivd_queue *queue)
 	wanted = ivd_passed(vshm_read(&tx->peer->event), tx->head, tx->rung);
 	tx->rung = tx->head;
 	if (wanted)
-		ivd_ring(link, link->peer_id, VSHM_VECTOR_DATA(queue->index));
-	vshm_count(&tx->stats.sync, wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
+		ivd_ring(&queue->base, VSHM_VECTOR_DATA(queue->base.index));
+	vshm_count(&stats->sync, wanted ? &stats->doorbells : &stats->suppressed);
 }
 
 netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev)
 {
 	u16 index = skb_get_queue_mapping(skb);
-	struct ivd_queue *queue = &ivd_link(dev)->queues[index];
+	struct ivd_queue *queue = ivd_queue(vshm_link(dev)->queues[index]);
 	struct netdev_queue *txq = netdev_get_tx_queue(dev, index);
-	struct ivd_tx *tx = &queue->tx;
 	u32 length = skb->len;
 	bool sent;
 
 	skb_tx_timestamp(skb);
-	sent = ivd_tx_put(tx, skb);
-	u64_stats_update_begin(&tx->stats.sync);
-	if (sent) {
-		u64_stats_inc(&tx->stats.packets);
-		u64_stats_add(&tx->stats.bytes, length);
-	} else {
-		u64_stats_inc(&tx->stats.dropped);
-	}
-	u64_stats_update_end(&tx->stats.sync);
+	sent = ivd_tx_put(&queue->tx, skb);
+	vshm_count_tx(&queue->base, sent, length);
 	ivd_tx_stop_early(queue, txq);
 	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
 		ivd_tx_ring(queue);
-	if (sent)
-		dev_consume_skb_any(skb);
-	else
-		dev_kfree_skb_any(skb);
+	vshm_free_skb(skb, sent);
 	return NETDEV_TX_OK;
+}
+
+/* Has the peer made room enough for a queue that is stopped? */
+static bool ivd_tx_may_start(struct ivd_queue *queue)
+{
+	return ivd_tx_look_at_tail(queue) && ivd_tx_room(&queue->tx) >= ivd_wake_room(&queue->tx);
 }
 
 bool ivd_tx_wake(struct ivd_queue *queue, bool *woke)
 {
-	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct netdev_queue *txq = vshm_txq(&queue->base);
 
 	if (!netif_tx_queue_stopped(txq))
 		return true;
@@ -172,8 +170,7 @@ bool ivd_tx_wake(struct ivd_queue *queue, bool *woke)
 	 */
 	if (!__netif_tx_trylock(txq))
 		return false;
-	if (netif_tx_queue_stopped(txq) && ivd_tx_look_at_tail(queue) &&
-	    ivd_tx_room(&queue->tx) >= ivd_wake_room(&queue->tx)) {
+	if (netif_tx_queue_stopped(txq) && ivd_tx_may_start(queue)) {
 		netif_tx_wake_queue(txq);
 		*woke = true;
 	}
@@ -200,15 +197,17 @@ void ivd_tx_reset(struct ivd_queue *queue)
 
 bool ivd_tx_refresh(struct ivd_queue *queue)
 {
-	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct netdev_queue *txq = vshm_txq(&queue->base);
 	struct ivd_tx *tx = &queue->tx;
-	bool stalled;
 
 	__netif_tx_lock_bh(txq);
 	ivd_tx_publish(tx);
 	ivd_tx_look_at_tail(queue);
-	stalled = netif_tx_queue_stopped(txq) && tx->tail == tx->refreshed_tail;
+	if (netif_tx_queue_stopped(txq) && tx->tail == tx->refreshed_tail)
+		tx->stall_looks++;
+	else
+		tx->stall_looks = 0;
 	tx->refreshed_tail = tx->tail;
 	__netif_tx_unlock_bh(txq);
-	return stalled;
+	return tx->stall_looks >= IVD_STALL_LOOKS;
 }

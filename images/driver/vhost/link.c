@@ -16,36 +16,20 @@
 #define VHP_CONFIRM		HZ
 
 /* The pause after garbage. A link that ran well meanwhile begins with the short one again. */
-#define VHP_PAUSE_MIN		(HZ / 10)
-#define VHP_PAUSE_MAX		(2 * HZ)
 #define VHP_RUNS_WELL		(10 * HZ)
 
 static const char *const vhp_phase_names[] = {
-	[VHP_PHASE_DOWN] = "down",
-	[VHP_PHASE_PAUSE] = "pause",
-	[VHP_PHASE_RUN] = "run",
-	[VHP_PHASE_CLOSING] = "closing",
-	[VHP_PHASE_OFF] = "off",
+	[VSHM_PHASE_DOWN] = "down",
+	[VSHM_PHASE_PAUSE] = "pause",
+	[VSHM_PHASE_RUN] = "run",
+	[VSHM_PHASE_CLOSING] = "closing",
+	[VSHM_PHASE_OFF] = "off",
 };
-
-static const char *const vhp_faults[] = {
-	[VHP_BAD_AVAIL] = "an available index that cannot be",
-	[VHP_BAD_CHAIN] = "a chain of descriptors that cannot be",
-	[VHP_BAD_INDIRECT] = "an indirect table that cannot be",
-	[VHP_BAD_ADDRESS] = "a descriptor outside of its memory",
-	[VHP_BAD_DIRECTION] = "a descriptor for the wrong direction",
-	[VHP_FOREIGN_USED] = "a used index that is not ours",
-};
-
-static void vhp_ring_host(const struct vhp_link *link)
-{
-	vshm_write_doorbell(link->registers, link->identity.host << 16 | VSHM_VECTOR_CONTROL);
-}
 
 static void vhp_answer(struct vhp_link *link, enum vshm_answer_state state)
 {
-	link->request = vshm_answer(&link->identity, state, link->sequence, link->accepted);
-	vhp_ring_host(link);
+	link->request = vshm_answer(&link->base.identity, state, link->sequence, link->accepted);
+	vshm_ring_host(&link->base);
 }
 
 /* Nothing touches BAR2 after this. */
@@ -53,16 +37,16 @@ static void vhp_quiesce(struct vhp_link *link)
 {
 	u32 i;
 
-	netif_carrier_off(link->dev);
+	netif_carrier_off(link->base.dev);
 	/* NAPI first: a poll that is due still runs, and wakes a queue that it finds stopped. When
 	 * the last poll has ended only the transmit path itself starts a queue, under the lock that
 	 * netif_tx_disable() takes.
 	 */
-	for (i = 0; i < link->pairs; i++)
-		napi_disable(&link->queues[i].napi);
-	netif_tx_disable(link->dev);
-	for (i = 0; i < link->pairs; i++)
-		vhp_tx_finish(&link->queues[i]);
+	for (i = 0; i < link->base.pairs; i++)
+		napi_disable(&link->base.queues[i]->napi);
+	netif_tx_disable(link->base.dev);
+	for (i = 0; i < link->base.pairs; i++)
+		vhp_tx_finish(vhp_queue(link->base.queues[i]));
 }
 
 static void vhp_kick_napi(struct vhp_link *link)
@@ -70,8 +54,8 @@ static void vhp_kick_napi(struct vhp_link *link)
 	u32 i;
 
 	local_bh_disable();
-	for (i = 0; i < link->pairs; i++)
-		napi_schedule(&link->queues[i].napi);
+	for (i = 0; i < link->base.pairs; i++)
+		napi_schedule(&link->base.queues[i]->napi);
 	local_bh_enable();
 }
 
@@ -80,9 +64,11 @@ static void vhp_ring_all(struct vhp_link *link)
 {
 	u32 i;
 
-	for (i = 0; i < link->pairs; i++) {
-		vshm_write_doorbell(link->registers, link->queues[i].tx.doorbell);
-		vshm_write_doorbell(link->registers, link->queues[i].rx.doorbell);
+	for (i = 0; i < link->base.pairs; i++) {
+		struct vhp_queue *queue = vhp_queue(link->base.queues[i]);
+
+		vshm_write_doorbell(link->base.registers, queue->tx.doorbell);
+		vshm_write_doorbell(link->base.registers, queue->rx.doorbell);
 	}
 }
 
@@ -90,31 +76,32 @@ static void vhp_resume(struct vhp_link *link)
 {
 	u32 i;
 
-	WRITE_ONCE(link->fault, VHP_GOOD);
-	for (i = 0; i < link->pairs; i++) {
-		vhp_tx_start(&link->queues[i]);
-		vhp_rx_start(&link->queues[i]);
-		napi_enable(&link->queues[i].napi);
+	WRITE_ONCE(link->base.fault, VHP_GOOD);
+	for (i = 0; i < link->base.pairs; i++) {
+		vhp_tx_start(vhp_queue(link->base.queues[i]));
+		vhp_rx_start(vhp_queue(link->base.queues[i]));
+		napi_enable(&link->base.queues[i]->napi);
 	}
-	netif_tx_wake_all_queues(link->dev);
-	netif_carrier_on(link->dev);
+	netif_tx_wake_all_queues(link->base.dev);
+	netif_carrier_on(link->base.dev);
 	vhp_ring_all(link);
 	/* Kicks that came before are lost: whatever waits is found now. */
 	vhp_kick_napi(link);
 }
 
-static void vhp_set_phase(struct vhp_link *link, enum vhp_phase phase)
+static void vhp_set_phase(struct vhp_link *link, enum vshm_phase phase)
 {
-	netdev_dbg(link->dev, "%s -> %s\n", vhp_phase_names[link->phase], vhp_phase_names[phase]);
-	if (link->phase == VHP_PHASE_RUN)
+	netdev_dbg(link->base.dev, "%s -> %s\n", vhp_phase_names[link->base.phase],
+		   vhp_phase_names[phase]);
+	if (link->base.phase == VSHM_PHASE_RUN)
 		vhp_quiesce(link);
-	link->since = jiffies;
-	WRITE_ONCE(link->phase, phase);
-	if (phase == VHP_PHASE_RUN) {
-		link->stats.connects++;
+	link->base.since = jiffies;
+	WRITE_ONCE(link->base.phase, phase);
+	if (phase == VSHM_PHASE_RUN) {
+		link->base.counters[VHP_CONNECTS]++;
 		vhp_resume(link);
 	}
-	wake_up_all(&link->settled);
+	wake_up_all(&link->base.settled);
 }
 
 /* The interface is up and the slot on. */
@@ -126,47 +113,48 @@ static void vhp_connect(struct vhp_link *link)
 		 * other.
 		 */
 		vshm_full_barrier();
-		if (vshm_control_is_off(&link->identity))
-			vhp_link_kick(link);
+		if (vshm_control_is_off(&link->base.identity))
+			vshm_link_kick(&link->base);
 		else
-			vhp_set_phase(link, VHP_PHASE_RUN);
+			vhp_set_phase(link, VSHM_PHASE_RUN);
 		return;
 	}
-	link->stats.bad_slots++;
+	link->base.counters[VHP_BAD_SLOTS]++;
 	if (net_ratelimit())
-		netdev_warn(link->dev, "the host's slot has rings or regions that cannot be\n");
-	link->pause = VHP_PAUSE_MAX;
-	vhp_set_phase(link, VHP_PHASE_PAUSE);
+		netdev_warn(link->base.dev, "the host's slot has rings or regions that cannot be\n");
+	link->base.pause = VSHM_PAUSE_MAX;
+	vhp_set_phase(link, VSHM_PHASE_PAUSE);
 }
 
 /* The data path has met garbage, and stands still. */
 static void vhp_pause(struct vhp_link *link)
 {
-	u32 fault = READ_ONCE(link->fault);
+	u32 fault = READ_ONCE(link->base.fault);
 
-	link->stats.faults[fault]++;
-	if (time_after(jiffies, link->since + VHP_RUNS_WELL))
-		link->pause = VHP_PAUSE_MIN;
+	link->base.faults[fault]++;
+	if (time_after(jiffies, link->base.since + VHP_RUNS_WELL))
+		link->base.pause = VSHM_PAUSE_MIN;
 	else
-		link->pause = min_t(unsigned long, 2 * link->pause, VHP_PAUSE_MAX);
+		link->base.pause = min_t(unsigned long, 2 * link->base.pause, VSHM_PAUSE_MAX);
 	if (net_ratelimit())
-		netdev_warn(link->dev, "the peer has written %s; link down for %u ms\n",
-			    vhp_faults[fault], jiffies_to_msecs(link->pause));
-	vhp_set_phase(link, VHP_PHASE_PAUSE);
+		netdev_warn(link->base.dev, "the peer has written %s; link down for %u ms\n",
+			    link->base.kind->faults[fault].description,
+			    jiffies_to_msecs(link->base.pause));
+	vhp_set_phase(link, VSHM_PHASE_PAUSE);
 	vhp_answer(link, VSHM_ANSWER_OFF);
 }
 
 /* Doorbells that were changed under way: what was rung by the old ones may have been lost. */
 static void vhp_check_doorbells(struct vhp_link *link)
 {
-	if (vshm_read(&link->identity.slot->sequence) == link->sequence)
+	if (vshm_read(&link->base.identity.slot->sequence) == link->sequence)
 		return;
 	vhp_read_doorbells(link);
 	/* The host forgets the old ones at our answer. By then the data path has rung every one
 	 * that it had read.
 	 */
 	synchronize_net();
-	link->stats.doorbell_changes++;
+	link->base.counters[VHP_DOORBELL_CHANGES]++;
 	vhp_answer(link, VSHM_ANSWER_ON);
 	vhp_ring_all(link);
 }
@@ -175,13 +163,15 @@ static void vhp_refresh(struct vhp_link *link)
 {
 	u32 i;
 
-	if (time_before(jiffies, link->refreshed + VHP_LOOK_AGAIN))
+	if (time_before(jiffies, link->base.refreshed + VHP_LOOK_AGAIN))
 		return;
-	link->refreshed = jiffies;
-	for (i = 0; i < link->pairs; i++) {
-		if (vhp_tx_refresh(&link->queues[i]))
-			link->stats.stalls++;
-		WRITE_ONCE(link->queues[i].rx.refresh, true);
+	link->base.refreshed = jiffies;
+	for (i = 0; i < link->base.pairs; i++) {
+		struct vhp_queue *queue = vhp_queue(link->base.queues[i]);
+
+		if (vhp_tx_refresh(queue))
+			link->base.counters[VHP_STALLS]++;
+		WRITE_ONCE(queue->rx.refresh, true);
 	}
 	vhp_kick_napi(link);
 }
@@ -189,60 +179,64 @@ static void vhp_refresh(struct vhp_link *link)
 /* The host has called the link off; it is rung as often as it asks. */
 static void vhp_off(struct vhp_link *link)
 {
-	if (link->phase == VHP_PHASE_OFF) {
-		vhp_ring_host(link);
+	if (link->base.phase == VSHM_PHASE_OFF) {
+		vshm_ring_host(&link->base);
 		return;
 	}
-	vhp_set_phase(link, VHP_PHASE_OFF);
+	vhp_set_phase(link, VSHM_PHASE_OFF);
 	vhp_answer(link, VSHM_ANSWER_OFF);
 }
 
 /* The user has taken the interface down. */
 static void vhp_close(struct vhp_link *link)
 {
-	bool confirmed = vshm_acquire(&link->identity.slot->confirmed) == link->request;
+	bool confirmed = vshm_acquire(&link->base.identity.slot->confirmed) == link->request;
 
-	switch (link->phase) {
-	case VHP_PHASE_RUN:
-		vhp_set_phase(link, VHP_PHASE_CLOSING);
+	switch (link->base.phase) {
+	case VSHM_PHASE_RUN:
+		vhp_set_phase(link, VSHM_PHASE_CLOSING);
 		vhp_answer(link, VSHM_ANSWER_OFF);
 		break;
-	case VHP_PHASE_CLOSING:
-		if (!confirmed && time_after_eq(jiffies, link->since + VHP_CONFIRM))
-			netdev_warn(link->dev, "the host does not confirm that the link is off\n");
+	case VSHM_PHASE_CLOSING:
+		if (!confirmed && time_after_eq(jiffies, link->base.since + VHP_CONFIRM))
+			netdev_warn(link->base.dev, "the host does not confirm that the link is off\n");
 		else if (!confirmed)
 			break;
-		vhp_set_phase(link, VHP_PHASE_DOWN);
+		vhp_set_phase(link, VSHM_PHASE_DOWN);
 		break;
-	case VHP_PHASE_PAUSE:
-		vhp_set_phase(link, VHP_PHASE_DOWN);
+	case VSHM_PHASE_PAUSE:
+		vhp_set_phase(link, VSHM_PHASE_DOWN);
 		break;
-	case VHP_PHASE_DOWN:
-	case VHP_PHASE_OFF:
+	case VSHM_PHASE_INIT:
+	case VSHM_PHASE_READY:
+	case VSHM_PHASE_DOWN:
+	case VSHM_PHASE_OFF:
 		break;
 	}
 }
 
 static void vhp_step(struct vhp_link *link)
 {
-	switch (link->phase) {
-	case VHP_PHASE_DOWN:
-	case VHP_PHASE_CLOSING:
+	switch (link->base.phase) {
+	case VSHM_PHASE_DOWN:
+	case VSHM_PHASE_CLOSING:
 		vhp_connect(link);
 		break;
-	case VHP_PHASE_PAUSE:
-		if (time_after_eq(jiffies, link->since + link->pause))
+	case VSHM_PHASE_PAUSE:
+		if (time_after_eq(jiffies, link->base.since + link->base.pause))
 			vhp_connect(link);
 		break;
-	case VHP_PHASE_RUN:
-		if (vhp_link_is_suspect(link)) {
+	case VSHM_PHASE_RUN:
+		if (vshm_is_suspect(&link->base)) {
 			vhp_pause(link);
 			break;
 		}
 		vhp_check_doorbells(link);
 		vhp_refresh(link);
 		break;
-	case VHP_PHASE_OFF:
+	case VSHM_PHASE_INIT:
+	case VSHM_PHASE_READY:
+	case VSHM_PHASE_OFF:
 		break;
 	}
 }
@@ -251,69 +245,35 @@ static unsigned long vhp_look_again_after(const struct vhp_link *link)
 {
 	unsigned long end;
 
-	if (link->phase == VHP_PHASE_PAUSE)
-		end = link->since + link->pause;
-	else if (link->phase == VHP_PHASE_CLOSING)
-		end = link->since + VHP_CONFIRM;
+	if (link->base.phase == VSHM_PHASE_PAUSE)
+		end = link->base.since + link->base.pause;
+	else if (link->base.phase == VSHM_PHASE_CLOSING)
+		end = link->base.since + VHP_CONFIRM;
 	else
 		return VHP_LOOK_AGAIN;
 	return time_before(jiffies, end) ? end - jiffies : 0;
 }
 
-static void vhp_link_work(struct work_struct *work)
+void vhp_link_work(struct work_struct *work)
 {
-	struct vhp_link *link = container_of(to_delayed_work(work), struct vhp_link, work);
+	struct vhp_link *link = container_of(to_delayed_work(work), struct vhp_link,
+					     base.work);
 
-	if (vshm_control_is_off(&link->identity)) {
+	if (vshm_control_is_off(&link->base.identity)) {
 		vhp_off(link);
 		return;
 	}
-	if (test_bit(VHP_WANT_UP, &link->requests))
+	if (READ_ONCE(link->base.want_up))
 		vhp_step(link);
 	else
 		vhp_close(link);
-	if (link->phase != VHP_PHASE_DOWN && link->phase != VHP_PHASE_OFF)
-		queue_delayed_work(link->workqueue, &link->work, vhp_look_again_after(link));
+	if (link->base.phase != VSHM_PHASE_DOWN && link->base.phase != VSHM_PHASE_OFF)
+		queue_delayed_work(link->base.workqueue, &link->base.work,
+				   vhp_look_again_after(link));
 }
 
-void vhp_link_init(struct vhp_link *link)
+void vhp_withdraw(struct vhp_link *link)
 {
-	link->phase = VHP_PHASE_DOWN;
-	link->pause = VHP_PAUSE_MIN;
-	link->refreshed = jiffies;
-	init_waitqueue_head(&link->settled);
-	INIT_DELAYED_WORK(&link->work, vhp_link_work);
-	/* An earlier boot of this guest, or an earlier driver, may have left its answer there. */
-	if (vshm_read(&link->identity.slot->answer.state) == VSHM_ANSWER_ON)
+	if (vshm_read(&link->base.identity.slot->answer.state) == VSHM_ANSWER_ON)
 		vhp_answer(link, VSHM_ANSWER_OFF);
-}
-
-void vhp_link_kick(struct vhp_link *link)
-{
-	mod_delayed_work(link->workqueue, &link->work, 0);
-}
-
-void vhp_link_up(struct vhp_link *link)
-{
-	set_bit(VHP_WANT_UP, &link->requests);
-	vhp_link_kick(link);
-}
-
-void vhp_link_leave(struct vhp_link *link)
-{
-	clear_bit(VHP_WANT_UP, &link->requests);
-	vhp_link_kick(link);
-}
-
-void vhp_link_down(struct vhp_link *link)
-{
-	vhp_link_leave(link);
-	flush_delayed_work(&link->work);
-	wait_event(link->settled, READ_ONCE(link->phase) != VHP_PHASE_CLOSING);
-}
-
-void vhp_link_suspect(struct vhp_link *link, enum vhp_fault fault)
-{
-	if (cmpxchg(&link->fault, VHP_GOOD, fault) == VHP_GOOD)
-		vhp_link_kick(link);
 }

@@ -47,57 +47,61 @@ static bool vhp_read_memory(struct vhp_memory *memory, const struct vshm_slot *s
 	return true;
 }
 
-static bool vhp_read_ring(struct vhp_link *link, u32 index, struct vhp_ring *ring)
+static bool vhp_read_ring(const struct vhp_link *vhp, u32 index, struct vhp_ring *ring)
 {
-	const struct vshm_peer_ring *shared = &link->identity.slot->rings[index];
+	const struct vshm_peer_ring *shared = &vhp->base.identity.slot->rings[index];
 	u64 desc = vshm_read64(&shared->desc);
 	u64 avail = vshm_read64(&shared->avail);
 	u64 used = vshm_read64(&shared->used);
 	u32 size = vshm_read16(&shared->size);
 
-	if (!vhp_ring_valid(desc, avail, used, size, link->memory.size))
+	if (!vhp_ring_valid(desc, avail, used, size, vhp->memory.size))
 		return false;
 	if (vshm_read16(&shared->vector) != VSHM_VECTOR_KICK(index))
 		return false;
-	ring->desc = (const void *)(link->memory.base + desc);
-	ring->avail = (const void *)(link->memory.base + avail);
-	ring->used = (void *)(link->memory.base + used);
+	ring->desc = (const void *)(vhp->memory.base + desc);
+	ring->avail = (const void *)(vhp->memory.base + avail);
+	ring->used = (void *)(vhp->memory.base + used);
 	ring->size = size;
-	ring->event_idx = link->features & BIT_ULL(VIRTIO_RING_F_EVENT_IDX);
-	ring->indirect = link->features & BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC);
+	ring->event_idx = vhp->features & BIT_ULL(VIRTIO_RING_F_EVENT_IDX);
+	ring->indirect = vhp->features & BIT_ULL(VIRTIO_RING_F_INDIRECT_DESC);
 	return true;
 }
 
-bool vhp_read_peer(struct vhp_link *link)
+bool vhp_read_peer(struct vhp_link *vhp)
 {
-	const struct vshm_slot *slot = link->identity.slot;
+	const struct vshm_slot *slot = vhp->base.identity.slot;
 	u64 header = BIT_ULL(VIRTIO_F_VERSION_1) | BIT_ULL(VIRTIO_NET_F_MRG_RXBUF);
 	u32 i;
 
-	link->features = vshm_read64(&slot->features);
-	link->accepted = vhp_accepted(link->features);
-	link->mergeable = link->features & BIT_ULL(VIRTIO_NET_F_MRG_RXBUF);
-	link->header_size = link->features & header ? sizeof(struct virtio_net_hdr_mrg_rxbuf) :
-						      sizeof(struct virtio_net_hdr);
-	if (!vhp_read_memory(&link->memory, slot))
+	vhp->features = vshm_read64(&slot->features);
+	vhp->accepted = vhp_accepted(vhp->features);
+	vhp->mergeable = vhp->features & BIT_ULL(VIRTIO_NET_F_MRG_RXBUF);
+	vhp->header_size = vhp->features & header ? sizeof(struct virtio_net_hdr_mrg_rxbuf) :
+						     sizeof(struct virtio_net_hdr);
+	if (!vhp_read_memory(&vhp->memory, slot))
 		return false;
-	for (i = 0; i < link->pairs; i++)
-		if (!vhp_read_ring(link, 2 * i, &link->queues[i].tx.ring) ||
-		    !vhp_read_ring(link, 2 * i + 1, &link->queues[i].rx.ring))
+	for (i = 0; i < vhp->base.pairs; i++) {
+		struct vhp_queue *queue = vhp_queue(vhp->base.queues[i]);
+
+		if (!vhp_read_ring(vhp, 2 * i, &queue->tx.ring) ||
+		    !vhp_read_ring(vhp, 2 * i + 1, &queue->rx.ring))
 			return false;
-	vhp_read_doorbells(link);
+	}
+	vhp_read_doorbells(vhp);
 	return true;
 }
 
-void vhp_read_doorbells(struct vhp_link *link)
+void vhp_read_doorbells(struct vhp_link *vhp)
 {
-	const struct vshm_slot *slot = link->identity.slot;
+	const struct vshm_slot *slot = vhp->base.identity.slot;
 	u32 i;
 
-	link->sequence = vshm_acquire(&slot->sequence);
-	for (i = 0; i < link->pairs; i++) {
-		WRITE_ONCE(link->queues[i].tx.doorbell, vshm_read(&slot->rings[2 * i].doorbell));
-		WRITE_ONCE(link->queues[i].rx.doorbell,
-			   vshm_read(&slot->rings[2 * i + 1].doorbell));
+	vhp->sequence = vshm_acquire(&slot->sequence);
+	for (i = 0; i < vhp->base.pairs; i++) {
+		struct vhp_queue *queue = vhp_queue(vhp->base.queues[i]);
+
+		WRITE_ONCE(queue->tx.doorbell, vshm_read(&slot->rings[2 * i].doorbell));
+		WRITE_ONCE(queue->rx.doorbell, vshm_read(&slot->rings[2 * i + 1].doorbell));
 	}
 }

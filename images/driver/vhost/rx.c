@@ -46,14 +46,14 @@ static void vhp_read(struct vhp_reader *reader, void *to, u32 bytes)
 	}
 }
 
-static bool vhp_read_pages(struct vhp_rx *rx, struct vhp_reader *reader, struct sk_buff *skb,
+static bool vhp_read_pages(struct page_frag *frag, struct vhp_reader *reader, struct sk_buff *skb,
 			   u32 left)
 {
 	while (left) {
 		u32 part;
 		const u8 *from = vhp_next(reader, left, &part);
 
-		if (!vshm_append(skb, &rx->frag, from, part, left))
+		if (!vshm_append(skb, frag, from, part, left))
 			return false;
 		left -= part;
 	}
@@ -66,11 +66,11 @@ static struct sk_buff *vhp_copy_packet(struct vhp_queue *queue, struct vhp_reade
 	u32 linear = vshm_linear_length(length, hdr);
 	struct sk_buff *skb;
 
-	skb = napi_alloc_skb(&queue->napi, linear);
+	skb = napi_alloc_skb(&queue->base.napi, linear);
 	if (!skb)
 		return NULL;
 	vhp_read(reader, skb_put(skb, linear), linear);
-	if (!vhp_read_pages(&queue->rx, reader, skb, length - linear)) {
+	if (!vhp_read_pages(&queue->base.frag, reader, skb, length - linear)) {
 		kfree_skb(skb);
 		return NULL;
 	}
@@ -94,8 +94,8 @@ static bool vhp_header_valid(const struct virtio_net_hdr *hdr)
 static void vhp_rx_packet(struct vhp_queue *queue)
 {
 	struct vhp_reader reader = { .piece = queue->rx.chain->pieces };
-	struct vshm_rx_stats *stats = &queue->rx.stats;
-	u32 header_size = queue->link->header_size;
+	u32 header_size = vhp_link(queue->base.link)->header_size;
+	struct vshm_rx_stats *stats = &queue->base.rx_stats;
 	u32 length = queue->rx.chain->bytes - header_size;
 	struct virtio_net_hdr_mrg_rxbuf header;
 	u64_stats_t *counter = &stats->bad;
@@ -112,7 +112,7 @@ static void vhp_rx_packet(struct vhp_queue *queue)
 		skb = vhp_copy_packet(queue, &reader, &header.hdr, length);
 		if (!skb)
 			counter = &stats->dropped;
-		else if (vshm_deliver(&queue->napi, skb, &header.hdr, queue->index))
+		else if (vshm_deliver(&queue->base.napi, skb, &header.hdr, queue->base.index))
 			counter = &stats->packets;
 	}
 	u64_stats_update_begin(&stats->sync);
@@ -125,19 +125,20 @@ static void vhp_rx_packet(struct vhp_queue *queue)
 /* Gives completed buffers back, and interrupts the peer if it wants that. */
 static bool vhp_rx_flush(struct vhp_queue *queue)
 {
+	struct vshm_rx_stats *stats = &queue->base.rx_stats;
 	struct vhp_rx *rx = &queue->rx;
 	bool wanted;
 
 	if (!vhp_publish(&rx->ring)) {
-		vhp_link_suspect(queue->link, VHP_FOREIGN_USED);
+		vshm_suspect(queue->base.link, VHP_FOREIGN_USED);
 		return false;
 	}
 	if (rx->ring.rung == rx->ring.published)
 		return true;
 	wanted = vhp_wants_ring(&rx->ring);
 	if (wanted)
-		vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
-	vshm_count(&rx->stats.sync, wanted ? &rx->stats.doorbells : &rx->stats.suppressed);
+		vshm_write_doorbell(queue->base.link->registers, READ_ONCE(rx->doorbell));
+	vshm_count(&stats->sync, wanted ? &stats->doorbells : &stats->suppressed);
 	return true;
 }
 
@@ -147,7 +148,7 @@ static bool vhp_rx_more(struct vhp_queue *queue)
 	if (vhp_waiting(&queue->rx.ring))
 		return true;
 	if (!vhp_look(&queue->rx.ring)) {
-		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
+		vshm_suspect(queue->base.link, VHP_BAD_AVAIL);
 		return false;
 	}
 	return vhp_waiting(&queue->rx.ring);
@@ -155,6 +156,7 @@ static bool vhp_rx_more(struct vhp_queue *queue)
 
 static int vhp_receive(struct vhp_queue *queue, int budget)
 {
+	const struct vhp_memory *memory = &vhp_link(queue->base.link)->memory;
 	struct vhp_rx *rx = &queue->rx;
 	u32 bytes = 0, packets = 0, total = 0;
 	int done;
@@ -165,9 +167,9 @@ static int vhp_receive(struct vhp_queue *queue, int budget)
 
 		rx->chain->count = 0;
 		rx->chain->bytes = 0;
-		fault = vhp_walk(&queue->link->memory, &rx->ring, head, 0, rx->chain);
+		fault = vhp_walk(memory, &rx->ring, head, 0, rx->chain);
 		if (fault) {
-			vhp_link_suspect(queue->link, fault);
+			vshm_suspect(queue->base.link, fault);
 			break;
 		}
 		vhp_rx_packet(queue);
@@ -193,13 +195,14 @@ static int vhp_receive(struct vhp_queue *queue, int budget)
 /* Once a second: an interrupt that the peer did not hear is raised again. */
 static void vhp_rx_refresh(struct vhp_queue *queue)
 {
+	struct vshm_rx_stats *stats = &queue->base.rx_stats;
 	struct vhp_rx *rx = &queue->rx;
 
 	WRITE_ONCE(rx->refresh, false);
 	if (!vhp_is_unheard(&rx->ring))
 		return;
-	vshm_write_doorbell(queue->link->registers, READ_ONCE(rx->doorbell));
-	vshm_count(&rx->stats.sync, &rx->stats.repeated);
+	vshm_write_doorbell(queue->base.link->registers, READ_ONCE(rx->doorbell));
+	vshm_count(&stats->sync, &stats->repeated);
 }
 
 /* Asks to be kicked for the next chain, and looks once more: it may have come before the wish
@@ -207,9 +210,9 @@ static void vhp_rx_refresh(struct vhp_queue *queue)
  */
 static bool vhp_rx_may_sleep(struct napi_struct *napi)
 {
-	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
+	struct vhp_queue *queue = container_of(napi, struct vhp_queue, base.napi);
 
-	if (vhp_link_is_suspect(queue->link))
+	if (vshm_is_suspect(queue->base.link))
 		return true;
 	vhp_ask(&queue->rx.ring, queue->rx.ring.next);
 	return !vhp_rx_more(queue);
@@ -217,20 +220,20 @@ static bool vhp_rx_may_sleep(struct napi_struct *napi)
 
 int vhp_poll(struct napi_struct *napi, int budget)
 {
-	struct vhp_queue *queue = container_of(napi, struct vhp_queue, napi);
+	struct vhp_queue *queue = container_of(napi, struct vhp_queue, base.napi);
 	bool looked = true, woke = false;
 	int done = 0;
 
 	/* What is wrong is the work's to deal with; until then nothing is touched, and no poll
 	 * is worth another.
 	 */
-	if (!vhp_link_is_suspect(queue->link)) {
+	if (!vshm_is_suspect(queue->base.link)) {
 		looked = vhp_tx_wake(queue, &woke);
 		if (budget) {
 			vhp_quiet(&queue->rx.ring);
 			done = vhp_receive(queue, budget);
-			vshm_guard_polled(&queue->guard, done, woke);
-			if (READ_ONCE(queue->rx.refresh) && !vhp_link_is_suspect(queue->link))
+			vshm_guard_polled(&queue->base.guard, done, woke);
+			if (READ_ONCE(queue->rx.refresh) && !vshm_is_suspect(queue->base.link))
 				vhp_rx_refresh(queue);
 		}
 	}

@@ -4,6 +4,7 @@
  */
 #include <linux/virtio_net.h>
 
+#include "queue.h"
 #include "vhost.h"
 
 /* The smallest buffer that a driver with mergeable ones posts: a full Ethernet packet. */
@@ -60,7 +61,7 @@ static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
 	if (vhp_waiting(ring) >= wanted)
 		return vhp_waiting(ring);
 	if (!vhp_look(ring)) {
-		vhp_link_suspect(queue->link, VHP_BAD_AVAIL);
+		vshm_suspect(queue->base.link, VHP_BAD_AVAIL);
 		return 0;
 	}
 	if (ring->seen != seen) {
@@ -74,7 +75,7 @@ static u32 vhp_tx_heads(struct vhp_queue *queue, u32 wanted)
 static bool vhp_tx_may_wait(const struct vhp_queue *queue, u32 heads)
 {
 	return heads < queue->tx.ring.size && !queue->tx.stalled &&
-	       !vhp_link_is_suspect(queue->link);
+	       !vshm_is_suspect(queue->base.link);
 }
 
 /* Collects buffers for so many bytes and notes their completions, which the peer does not
@@ -82,7 +83,7 @@ static bool vhp_tx_may_wait(const struct vhp_queue *queue, u32 heads)
  */
 static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
 {
-	struct vhp_link *link = queue->link;
+	const struct vhp_link *vhp = vhp_link(queue->base.link);
 	struct vhp_tx *tx = &queue->tx;
 	u32 before = 0, count = 0;
 
@@ -98,28 +99,28 @@ static enum vhp_put vhp_gather(struct vhp_queue *queue, u32 bytes, u32 *heads)
 		}
 		head = vhp_head(&tx->ring, count);
 		before = tx->chain->bytes;
-		fault = vhp_walk(&link->memory, &tx->ring, head, VRING_DESC_F_WRITE, tx->chain);
+		fault = vhp_walk(&vhp->memory, &tx->ring, head, VRING_DESC_F_WRITE, tx->chain);
 		if (fault) {
-			vhp_link_suspect(link, fault);
+			vshm_suspect(queue->base.link, fault);
 			return VHP_DROPPED;
 		}
 		vhp_complete(&tx->ring, count, head,
 			     min(bytes, tx->chain->bytes) - before);
 		count++;
-	} while (tx->chain->bytes < bytes && link->mergeable);
+	} while (tx->chain->bytes < bytes && vhp->mergeable);
 	*heads = count;
 	return tx->chain->bytes < bytes ? VHP_DROPPED : VHP_SENT;
 }
 
 static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *skb, u32 *heads)
 {
-	u32 header_size = queue->link->header_size;
+	u32 header_size = vhp_link(queue->base.link)->header_size;
 	struct virtio_net_hdr_mrg_rxbuf header;
 	struct vhp_tx *tx = &queue->tx;
 	struct vhp_writer writer;
 	enum vhp_put put;
 
-	if (vhp_link_is_suspect(queue->link) || skb->len > VSHM_PACKET_MAX)
+	if (vshm_is_suspect(queue->base.link) || skb->len > VSHM_PACKET_MAX)
 		return VHP_DROPPED;
 	if (virtio_net_hdr_from_skb(skb, &header.hdr, true, false, 0))
 		return VHP_DROPPED;
@@ -134,7 +135,7 @@ static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *sk
 	return VHP_SENT;
 }
 
-/* Are the buffers there that a stopped queue waits for? */
+/* Has the peer made room enough for a queue that is stopped? */
 static bool vhp_tx_may_start(struct vhp_queue *queue)
 {
 	struct vhp_tx *tx = &queue->tx;
@@ -155,8 +156,7 @@ static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq, u32 h
 {
 	struct vhp_tx *tx = &queue->tx;
 
-	netif_tx_stop_queue(txq);
-	vshm_count(&tx->stats.sync, &tx->stats.ring_full);
+	vshm_stop_queue(&queue->base, txq);
 	tx->awaited_heads = heads;
 	vhp_tx_ask(tx);
 	/* The peer may have posted them just before it could see our wish. */
@@ -167,25 +167,26 @@ static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq, u32 h
 /* Shows the peer what it has got, and interrupts it if it wants that. */
 static void vhp_tx_flush(struct vhp_queue *queue)
 {
+	struct vshm_tx_stats *stats = &queue->base.tx_stats;
 	struct vhp_tx *tx = &queue->tx;
 	bool wanted;
 
 	if (!vhp_publish(&tx->ring)) {
-		vhp_link_suspect(queue->link, VHP_FOREIGN_USED);
+		vshm_suspect(queue->base.link, VHP_FOREIGN_USED);
 		return;
 	}
 	if (tx->ring.rung == tx->ring.published)
 		return;
 	wanted = vhp_wants_ring(&tx->ring);
 	if (wanted)
-		vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
-	vshm_count(&tx->stats.sync, wanted ? &tx->stats.doorbells : &tx->stats.suppressed);
+		vshm_write_doorbell(queue->base.link->registers, READ_ONCE(tx->doorbell));
+	vshm_count(&stats->sync, wanted ? &stats->doorbells : &stats->suppressed);
 }
 
 netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 {
 	u16 index = skb_get_queue_mapping(skb);
-	struct vhp_queue *queue = &vhp_link(dev)->queues[index];
+	struct vhp_queue *queue = vhp_queue(vshm_link(dev)->queues[index]);
 	struct netdev_queue *txq = netdev_get_tx_queue(dev, index);
 	struct vhp_tx *tx = &queue->tx;
 	u32 length = skb->len;
@@ -202,29 +203,19 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 		return NETDEV_TX_BUSY;
 	}
 	skb_tx_timestamp(skb);
-	u64_stats_update_begin(&tx->stats.sync);
-	if (put == VHP_SENT) {
-		u64_stats_inc(&tx->stats.packets);
-		u64_stats_add(&tx->stats.bytes, length);
-	} else {
-		u64_stats_inc(&tx->stats.dropped);
-	}
-	u64_stats_update_end(&tx->stats.sync);
-	if (!tx->stalled && !vhp_link_is_suspect(queue->link) &&
+	vshm_count_tx(&queue->base, put == VHP_SENT, length);
+	if (!tx->stalled && !vshm_is_suspect(queue->base.link) &&
 	    vhp_tx_heads(queue, tx->marks.stop) < tx->marks.stop)
 		vhp_tx_stop(queue, txq, tx->marks.wake);
 	if (!netdev_xmit_more() || netif_xmit_stopped(txq))
 		vhp_tx_flush(queue);
-	if (put == VHP_SENT)
-		dev_consume_skb_any(skb);
-	else
-		dev_kfree_skb_any(skb);
+	vshm_free_skb(skb, put == VHP_SENT);
 	return NETDEV_TX_OK;
 }
 
 bool vhp_tx_wake(struct vhp_queue *queue, bool *woke)
 {
-	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct netdev_queue *txq = vshm_txq(&queue->base);
 
 	if (!netif_tx_queue_stopped(txq))
 		return true;
@@ -244,10 +235,11 @@ bool vhp_tx_wake(struct vhp_queue *queue, bool *woke)
 
 void vhp_tx_start(struct vhp_queue *queue)
 {
+	bool mergeable = vhp_link(queue->base.link)->mergeable;
 	struct vhp_tx *tx = &queue->tx;
 
 	vhp_set_marks(&tx->marks, tx->ring.size,
-		      queue->link->mergeable ? DIV_ROUND_UP(VSHM_PACKET_MAX, VHP_BUFFER_MIN) : 1);
+		      mergeable ? DIV_ROUND_UP(VSHM_PACKET_MAX, VHP_BUFFER_MIN) : 1);
 	tx->stalled = false;
 	tx->stall_looks = 0;
 	vhp_continue(&tx->ring);
@@ -258,27 +250,28 @@ void vhp_tx_start(struct vhp_queue *queue)
 
 void vhp_tx_finish(struct vhp_queue *queue)
 {
-	if (!vhp_link_is_suspect(queue->link))
+	if (!vshm_is_suspect(queue->base.link))
 		vhp_tx_flush(queue);
 }
 
 /* The peer has not heard of what it got. */
 static void vhp_tx_repeat(struct vhp_queue *queue)
 {
+	struct vshm_tx_stats *stats = &queue->base.tx_stats;
 	struct vhp_tx *tx = &queue->tx;
 
-	vshm_write_doorbell(queue->link->registers, READ_ONCE(tx->doorbell));
-	vshm_count(&tx->stats.sync, &tx->stats.repeated);
+	vshm_write_doorbell(queue->base.link->registers, READ_ONCE(tx->doorbell));
+	vshm_count(&stats->sync, &stats->repeated);
 }
 
 bool vhp_tx_refresh(struct vhp_queue *queue)
 {
-	struct netdev_queue *txq = netdev_get_tx_queue(queue->link->dev, queue->index);
+	struct netdev_queue *txq = vshm_txq(&queue->base);
 	struct vhp_tx *tx = &queue->tx;
 	bool stopped;
 
 	__netif_tx_lock_bh(txq);
-	stopped = netif_tx_queue_stopped(txq) && !vhp_link_is_suspect(queue->link);
+	stopped = netif_tx_queue_stopped(txq) && !vshm_is_suspect(queue->base.link);
 	if (!stopped || tx->ring.seen != tx->refreshed_seen)
 		tx->stall_looks = 0;
 	tx->refreshed_seen = tx->ring.seen;
@@ -296,7 +289,7 @@ bool vhp_tx_refresh(struct vhp_queue *queue)
 		vhp_lower_marks(&tx->marks, vhp_waiting(&tx->ring));
 		netif_tx_wake_queue(txq);
 	}
-	if (!vhp_link_is_suspect(queue->link) && vhp_is_unheard(&tx->ring))
+	if (!vshm_is_suspect(queue->base.link) && vhp_is_unheard(&tx->ring))
 		vhp_tx_repeat(queue);
 	__netif_tx_unlock_bh(txq);
 	return stopped && tx->stalled;

@@ -73,7 +73,7 @@ def test_names_begin_with_the_prefix_of_their_folder() -> None:
         found |= names
     assert odd == []
     # What each rule is there for.
-    assert {"VSHM_CONTROL_H", "vshm_device", "vshm_probe", "vshm_controls_lock", "ivd_xmit", "vhp_faults"} <= found
+    assert {"VSHM_CONTROL_H", "vshm_kind", "vshm_probe", "vshm_controls_lock", "ivd_xmit", "vhp_faults"} <= found
 
 
 def test_no_kind_includes_a_file_of_the_other_nor_the_core_one_of_a_kind() -> None:
