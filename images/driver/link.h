@@ -82,7 +82,15 @@ struct vshm_fault {
  * @setup: once, in probe, with BAR2 mapped: takes in what the slot says, sets up the queues and the
  *	interface's features and largest MTU, and withdraws what an earlier driver has published
  * @free_queue: frees what @setup has allocated for a queue, if anything; may be NULL
- * @work: looks at slot and peer, and changes the phase
+ * @start_queue: before a queue's NAPI is enabled; may be NULL
+ * @stop_queue: after NAPI was disabled and transmission has stopped; may be NULL
+ * @slot_changed: the host has changed the slot since vshm_control_renew(); may be NULL
+ * @step: the interface is up: one step towards VSHM_PHASE_RUN, or a look at whether it may last
+ * @close: the interface is down: one step towards VSHM_PHASE_DOWN
+ * @phase_changed: publishes the new phase, before packets flow in it; may be NULL
+ * @refresh: once a second while the interface is up: repeats what may have got lost
+ *
+ * All but @netdev_ops, @poll, @setup and @free_queue are called by the link's work only.
  */
 struct vshm_kind {
 	const char *version;
@@ -98,7 +106,13 @@ struct vshm_kind {
 	int (*poll)(struct napi_struct *napi, int budget);
 	int (*setup)(struct vshm_link *link);
 	void (*free_queue)(struct vshm_queue *queue);
-	void (*work)(struct work_struct *work);
+	void (*start_queue)(struct vshm_queue *queue);
+	void (*stop_queue)(struct vshm_queue *queue);
+	void (*slot_changed)(struct vshm_link *link);
+	void (*step)(struct vshm_link *link);
+	void (*close)(struct vshm_link *link);
+	void (*phase_changed)(struct vshm_link *link);
+	void (*refresh)(struct vshm_link *link);
 };
 
 /**
@@ -109,9 +123,12 @@ struct vshm_kind {
  * @fault: the first garbage that the data path has met since it was started, or 0
  * @want_up: the interface is up
  * @phase: changed by the work only, which also has all up to @counters to itself
+ * @running: NAPI is enabled and packets flow
  * @since: when the phase began
+ * @duration: how long the phase lasts at most, or 0
  * @pause: how long the last pause after garbage was
- * @refreshed: when the rings were last looked at unasked
+ * @not_before: when &vshm_kind.step may be called again, where a kind slows a peer down
+ * @refreshed: when &vshm_kind.refresh was last called
  * @faults: how often the data path has met each kind of garbage
  * @counters: what the kind counts; both are read without a lock
  * @work: looks at slot and peer
@@ -133,8 +150,11 @@ struct vshm_link {
 	bool want_up;
 
 	enum vshm_phase phase;
+	bool running;
 	unsigned long since;
+	unsigned long duration;
 	unsigned long pause;
+	unsigned long not_before;
 	unsigned long refreshed;
 	u64 faults[VSHM_FAULTS_MAX];
 	u64 counters[VSHM_COUNTERS_MAX];
@@ -174,6 +194,11 @@ void vshm_link_up(struct vshm_link *link);
 void vshm_link_leave(struct vshm_link *link);
 void vshm_link_down(struct vshm_link *link);
 void vshm_suspect(struct vshm_link *link, u32 fault);
+void vshm_quiesce(struct vshm_link *link);
+void vshm_set_phase(struct vshm_link *link, enum vshm_phase phase);
+void vshm_set_phase_for(struct vshm_link *link, enum vshm_phase phase, unsigned long duration);
+bool vshm_phase_is_over(const struct vshm_link *link);
+void vshm_pause(struct vshm_link *link);
 
 /* net.c */
 int vshm_open(struct net_device *dev);

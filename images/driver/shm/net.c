@@ -62,6 +62,11 @@ void ivd_net_setup(struct ivd_link *ivd)
 	link->dev->max_mtu = VSHM_MTU_MAX;
 }
 
+static void ivd_start_queue(struct vshm_queue *queue)
+{
+	ivd_queue(queue)->tx.stall_looks = 0;
+}
+
 static const char *const ivd_counters[] = {
 	[IVD_RUNS] = "runs",
 	[IVD_STARTS] = "starts",
@@ -90,5 +95,10 @@ const struct vshm_kind ivd_kind = {
 	.netdev_ops = &ivd_netdev_ops,
 	.poll = ivd_poll,
 	.setup = ivd_setup,
-	.work = ivd_link_work,
+	.start_queue = ivd_start_queue,
+	.slot_changed = ivd_slot_changed,
+	.step = ivd_step,
+	.close = ivd_close,
+	.phase_changed = ivd_phase_changed,
+	.refresh = ivd_refresh,
 };

@@ -73,7 +73,6 @@ struct ivd_link {
 	const struct vshm_side *peer;	/* not trusted */
 	unsigned long burst_began;
 	u32 burst;			/* changes of phase since then */
-	unsigned long not_before;	/* when the next one may be */
 };
 
 static inline struct ivd_link *ivd_link(const struct vshm_link *link)
@@ -93,7 +92,11 @@ static inline void ivd_ring(const struct vshm_queue *queue, u32 vector)
 
 /* link.c: for struct vshm_kind */
 int ivd_setup(struct vshm_link *link);
-void ivd_link_work(struct work_struct *work);
+void ivd_slot_changed(struct vshm_link *link);
+void ivd_step(struct vshm_link *link);
+void ivd_close(struct vshm_link *link);
+void ivd_phase_changed(struct vshm_link *link);
+void ivd_refresh(struct vshm_link *link);
 
 /* tx.c */
 netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev);

@@ -75,6 +75,17 @@ static void vhp_free_queue(struct vshm_queue *base)
 	kvfree(queue->rx.chain);
 }
 
+static void vhp_start_queue(struct vshm_queue *base)
+{
+	vhp_tx_start(vhp_queue(base));
+	vhp_rx_start(vhp_queue(base));
+}
+
+static void vhp_stop_queue(struct vshm_queue *base)
+{
+	vhp_tx_finish(vhp_queue(base));
+}
+
 static const char *const vhp_counters[] = {
 	[VHP_CONNECTS] = "connects",
 	[VHP_DOORBELL_CHANGES] = "doorbell_changes",
@@ -108,5 +119,10 @@ const struct vshm_kind vhp_kind = {
 	.poll = vhp_poll,
 	.setup = vhp_setup,
 	.free_queue = vhp_free_queue,
-	.work = vhp_link_work,
+	.start_queue = vhp_start_queue,
+	.stop_queue = vhp_stop_queue,
+	.step = vhp_step,
+	.close = vhp_close,
+	.phase_changed = vhp_phase_changed,
+	.refresh = vhp_refresh,
 };

@@ -82,7 +82,10 @@ void vhp_read_doorbells(struct vhp_link *vhp);
 u64 vhp_accepted(u64 features);
 
 /* link.c: for struct vshm_kind */
-void vhp_link_work(struct work_struct *work);
+void vhp_step(struct vshm_link *link);
+void vhp_close(struct vshm_link *link);
+void vhp_phase_changed(struct vshm_link *link);
+void vhp_refresh(struct vshm_link *link);
 /* An earlier driver's answer in the slot no longer counts. */
 void vhp_withdraw(struct vhp_link *vhp);
 
