@@ -4,7 +4,7 @@
 
 #include "access.h"
 #include "packet.h"
-#include "poll.h"
+#include "queue.h"
 #include "ring.h"
 #include "shm.h"
 
@@ -130,8 +130,9 @@ static void ivd_rx_ring(struct ivd_queue *queue)
 	vshm_count(&stats->sync, wanted ? &stats->doorbells : &stats->suppressed);
 }
 
-static int ivd_receive(struct ivd_queue *queue, int budget)
+static int ivd_receive(struct vshm_queue *base, int budget)
 {
+	struct ivd_queue *queue = ivd_queue(base);
 	struct ivd_rx *rx = &queue->rx;
 	struct ivd_meta meta;
 	u32 began = rx->tail;
@@ -177,21 +178,7 @@ static bool ivd_rx_may_sleep(struct napi_struct *napi)
 
 int ivd_poll(struct napi_struct *napi, int budget)
 {
-	struct ivd_queue *queue = container_of(napi, struct ivd_queue, base.napi);
-	bool looked = true, woke = false;
-	int done = 0;
-
-	/* What is wrong is the work's to find out; until then nothing is touched, and no poll
-	 * is worth another.
-	 */
-	if (!vshm_is_suspect(queue->base.link)) {
-		looked = ivd_tx_wake(queue, &woke);
-		if (budget) {
-			done = ivd_receive(queue, budget);
-			vshm_guard_polled(&queue->base.guard, done, woke);
-		}
-	}
-	return looked ? vshm_end_poll(napi, done, budget, ivd_rx_may_sleep) : budget;
+	return vshm_poll(napi, budget, ivd_tx_may_start, ivd_receive, ivd_rx_may_sleep);
 }
 
 void ivd_rx_reset(struct ivd_queue *queue)

@@ -100,10 +100,8 @@ void ivd_refresh(struct vshm_link *link);
 
 /* tx.c */
 netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev);
-/* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
- * is taken, and the next poll has to look.
- */
-bool ivd_tx_wake(struct ivd_queue *queue, bool *woke);
+/* For vshm_poll(): has the peer made room enough for a queue that is stopped? */
+bool ivd_tx_may_start(struct vshm_queue *queue);
 /* Sets the indices to zero and publishes them; nothing transmits. */
 void ivd_tx_reset(struct ivd_queue *queue);
 /* From the work, once a second: publishes all own fields again. Returns whether the queue is

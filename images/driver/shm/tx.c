@@ -152,30 +152,11 @@ netdev_tx_t ivd_xmit(struct sk_buff *skb, struct net_device *dev)
 	return NETDEV_TX_OK;
 }
 
-/* Has the peer made room enough for a queue that is stopped? */
-static bool ivd_tx_may_start(struct ivd_queue *queue)
+bool ivd_tx_may_start(struct vshm_queue *base)
 {
+	struct ivd_queue *queue = ivd_queue(base);
+
 	return ivd_tx_look_at_tail(queue) && ivd_tx_room(&queue->tx) >= ivd_wake_room(&queue->tx);
-}
-
-bool ivd_tx_wake(struct ivd_queue *queue, bool *woke)
-{
-	struct netdev_queue *txq = vshm_txq(&queue->base);
-
-	if (!netif_tx_queue_stopped(txq))
-		return true;
-	/* A transmitter that is just about to stop the queue holds the lock; it sees the room
-	 * that the peer made, or we do. It may be this CPU: netpoll polls from wherever a message
-	 * is printed, under this lock too.
-	 */
-	if (!__netif_tx_trylock(txq))
-		return false;
-	if (netif_tx_queue_stopped(txq) && ivd_tx_may_start(queue)) {
-		netif_tx_wake_queue(txq);
-		*woke = true;
-	}
-	__netif_tx_unlock(txq);
-	return true;
 }
 
 static void ivd_tx_publish(struct ivd_tx *tx)

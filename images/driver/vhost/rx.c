@@ -5,7 +5,7 @@
 #include <linux/virtio_net.h>
 
 #include "packet.h"
-#include "poll.h"
+#include "queue.h"
 #include "vhost.h"
 
 /* The peer gets its buffers back after so many bytes or packets, without waiting for the end of
@@ -154,7 +154,7 @@ static bool vhp_rx_more(struct vhp_queue *queue)
 	return vhp_waiting(&queue->rx.ring);
 }
 
-static int vhp_receive(struct vhp_queue *queue, int budget)
+static int vhp_take_chains(struct vhp_queue *queue, int budget)
 {
 	const struct vhp_memory *memory = &vhp_link(queue->base.link)->memory;
 	struct vhp_rx *rx = &queue->rx;
@@ -205,6 +205,18 @@ static void vhp_rx_refresh(struct vhp_queue *queue)
 	vshm_count(&stats->sync, &stats->repeated);
 }
 
+static int vhp_receive(struct vshm_queue *base, int budget)
+{
+	struct vhp_queue *queue = vhp_queue(base);
+	int done;
+
+	vhp_quiet(&queue->rx.ring);
+	done = vhp_take_chains(queue, budget);
+	if (READ_ONCE(queue->rx.refresh) && !vshm_is_suspect(base->link))
+		vhp_rx_refresh(queue);
+	return done;
+}
+
 /* Asks to be kicked for the next chain, and looks once more: it may have come before the wish
  * could be seen.
  */
@@ -220,24 +232,7 @@ static bool vhp_rx_may_sleep(struct napi_struct *napi)
 
 int vhp_poll(struct napi_struct *napi, int budget)
 {
-	struct vhp_queue *queue = container_of(napi, struct vhp_queue, base.napi);
-	bool looked = true, woke = false;
-	int done = 0;
-
-	/* What is wrong is the work's to deal with; until then nothing is touched, and no poll
-	 * is worth another.
-	 */
-	if (!vshm_is_suspect(queue->base.link)) {
-		looked = vhp_tx_wake(queue, &woke);
-		if (budget) {
-			vhp_quiet(&queue->rx.ring);
-			done = vhp_receive(queue, budget);
-			vshm_guard_polled(&queue->base.guard, done, woke);
-			if (READ_ONCE(queue->rx.refresh) && !vshm_is_suspect(queue->base.link))
-				vhp_rx_refresh(queue);
-		}
-	}
-	return looked ? vshm_end_poll(napi, done, budget, vhp_rx_may_sleep) : budget;
+	return vshm_poll(napi, budget, vhp_tx_may_start, vhp_receive, vhp_rx_may_sleep);
 }
 
 void vhp_rx_start(struct vhp_queue *queue)

@@ -135,9 +135,9 @@ static enum vhp_put vhp_tx_put(struct vhp_queue *queue, const struct sk_buff *sk
 	return VHP_SENT;
 }
 
-/* Has the peer made room enough for a queue that is stopped? */
-static bool vhp_tx_may_start(struct vhp_queue *queue)
+bool vhp_tx_may_start(struct vshm_queue *base)
 {
+	struct vhp_queue *queue = vhp_queue(base);
 	struct vhp_tx *tx = &queue->tx;
 
 	if (vhp_tx_heads(queue, tx->awaited_heads) < tx->awaited_heads)
@@ -160,7 +160,7 @@ static void vhp_tx_stop(struct vhp_queue *queue, struct netdev_queue *txq, u32 h
 	tx->awaited_heads = heads;
 	vhp_tx_ask(tx);
 	/* The peer may have posted them just before it could see our wish. */
-	if (vhp_tx_may_start(queue))
+	if (vhp_tx_may_start(&queue->base))
 		netif_tx_start_queue(txq);
 }
 
@@ -211,26 +211,6 @@ netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev)
 		vhp_tx_flush(queue);
 	vshm_free_skb(skb, put == VHP_SENT);
 	return NETDEV_TX_OK;
-}
-
-bool vhp_tx_wake(struct vhp_queue *queue, bool *woke)
-{
-	struct netdev_queue *txq = vshm_txq(&queue->base);
-
-	if (!netif_tx_queue_stopped(txq))
-		return true;
-	/* A transmitter that is just about to stop the queue holds the lock; it sees the buffers
-	 * that the peer posted, or we do. It may be this CPU: netpoll polls from wherever a
-	 * message is printed, under this lock too.
-	 */
-	if (!__netif_tx_trylock(txq))
-		return false;
-	if (netif_tx_queue_stopped(txq) && vhp_tx_may_start(queue)) {
-		netif_tx_wake_queue(txq);
-		*woke = true;
-	}
-	__netif_tx_unlock(txq);
-	return true;
 }
 
 void vhp_tx_start(struct vhp_queue *queue)

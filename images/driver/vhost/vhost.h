@@ -91,10 +91,8 @@ void vhp_withdraw(struct vhp_link *vhp);
 
 /* tx.c */
 netdev_tx_t vhp_xmit(struct sk_buff *skb, struct net_device *dev);
-/* From NAPI: starts the stack's queue again where the peer has made room. False: the transmit lock
- * is taken, and the next poll has to look.
- */
-bool vhp_tx_wake(struct vhp_queue *queue, bool *woke);
+/* For vshm_poll(): are the buffers there that a queue that is stopped waits for? */
+bool vhp_tx_may_start(struct vshm_queue *queue);
 /* Takes the ring up; nothing transmits. */
 void vhp_tx_start(struct vhp_queue *queue);
 /* Shows the peer what it was not shown yet; nothing transmits any more. */
