@@ -28,8 +28,11 @@ static DEFINE_MUTEX(vshm_controls_lock);	/* guards the list */
  */
 static DEFINE_XARRAY(vshm_foreign);
 
-/* Of the devices of this id only those without interrupts can be control pages; the header
- * decides.
+/**
+ * vshm_control_is_candidate() - can a device be a control page?
+ * @pdev: an ivshmem device
+ *
+ * Return: true if it has no interrupts and is of the right size; its header decides.
  */
 bool vshm_control_is_candidate(struct pci_dev *pdev)
 {
@@ -50,6 +53,12 @@ static unsigned long vshm_bus_place(struct pci_dev *pdev)
 	return (unsigned long)pci_domain_nr(pdev->bus) << 16 | pci_dev_id(pdev);
 }
 
+/**
+ * vshm_control_probe() - take a control page into use
+ * @pdev: a candidate
+ *
+ * Return: 0, -ENODEV if it is no control page, or another error.
+ */
 int vshm_control_probe(struct pci_dev *pdev)
 {
 	struct vshm_control *control;
@@ -94,7 +103,12 @@ err_disable:
 	return ret;
 }
 
-/* The links that were found by this page are gone: each has a device link to it. */
+/**
+ * vshm_control_remove() - undo vshm_control_probe()
+ * @pdev: the device
+ *
+ * The links that were found by this page are gone: each has a device link to it.
+ */
 void vshm_control_remove(struct pci_dev *pdev)
 {
 	struct vshm_control *control = pci_get_drvdata(pdev);
@@ -107,6 +121,11 @@ void vshm_control_remove(struct pci_dev *pdev)
 	pci_disable_device(pdev);
 }
 
+/**
+ * vshm_control_forget() - free what is kept of devices that are no control pages
+ *
+ * No device is probed any more.
+ */
 void vshm_control_forget(void)
 {
 	xa_destroy(&vshm_foreign);
@@ -201,6 +220,15 @@ static bool vshm_control_is_awaited(void)
 	return false;
 }
 
+/**
+ * vshm_control_find() - find out who a device is
+ * @pdev: the device, which is unbound when its control page goes
+ * @ivposition: its id
+ * @identity: gets its slot
+ *
+ * Return: 0; -ENODEV if no control page knows it; -EPROBE_DEFER if there is a control page that has
+ * no driver yet; -ESTALE if its link is off already, with @identity filled in; -EINVAL or -ENOMEM.
+ */
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity)
 {
 	struct vshm_slot *slot = NULL;
@@ -235,17 +263,35 @@ out:
 	return ret;
 }
 
+/**
+ * vshm_control_is_off() - has the host called the link off?
+ * @identity: the link's slot
+ *
+ * Return: true if it has.
+ */
 bool vshm_control_is_off(const struct vshm_identity *identity)
 {
 	return vshm_acquire(&identity->slot->state) != VSHM_SLOT_ON ||
 	       vshm_read(&identity->slot->ivposition) != identity->ivposition;
 }
 
+/**
+ * vshm_control_changed() - has the host changed the slot since vshm_control_renew()?
+ * @identity: the link's slot
+ *
+ * Return: true if it has. For ivshmem-doorbell that means another peer.
+ */
 bool vshm_control_changed(const struct vshm_identity *identity)
 {
 	return vshm_read(&identity->slot->sequence) != identity->sequence;
 }
 
+/**
+ * vshm_control_renew() - take in another peer, or that there is none for now
+ * @identity: the link's slot; its peer and generation are read again
+ *
+ * One at a time.
+ */
 void vshm_control_renew(struct vshm_identity *identity)
 {
 	u32 sequence = vshm_acquire(&identity->slot->sequence);
@@ -258,6 +304,17 @@ void vshm_control_renew(struct vshm_identity *identity)
 		identity->generation = generation;
 }
 
+/**
+ * vshm_answer() - write what the driver says of the link into its slot
+ * @identity: the link's slot
+ * @state: whether the driver uses the link
+ * @sequence: which change of the slot was taken in
+ * @features: those that the driver has accepted
+ *
+ * The caller rings the host afterwards. One at a time.
+ *
+ * Return: the answer's number.
+ */
 u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
 		u64 features)
 {

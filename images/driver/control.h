@@ -9,11 +9,25 @@
 
 #include "layout.h"
 
-/* A slot as it was when its device was met: checked, and from then on the only copy that is
- * used.
+/**
+ * struct vshm_identity - a slot as it was when its device was met: checked, and the copy to use
+ * @slot: still the host's; some of it is read again
+ * @sequence: which change of the slot was taken in
+ * @ivposition: the device's id
+ * @generation: of the link
+ * @kind: enum vshm_slot_kind
+ * @role: 0 or 1, of the two ends of an ivshmem-doorbell link
+ * @peer: the other end's id, or 0
+ * @host: the host's id
+ * @queue_pairs: how many the interface has
+ * @mtu: of the interface, or 0
+ * @mac: of the interface
+ * @region_size: of BAR2
+ * @data_offset: where in BAR2 the rings of an ivshmem-doorbell link begin
+ * @ring_size: of each of them
  */
 struct vshm_identity {
-	struct vshm_slot *slot;		/* still the host's: some of it is read again */
+	struct vshm_slot *slot;
 	u32 sequence;
 	u32 ivposition;
 	u32 generation;
@@ -32,29 +46,13 @@ struct vshm_identity {
 bool vshm_control_is_candidate(struct pci_dev *pdev);
 int vshm_control_probe(struct pci_dev *pdev);
 void vshm_control_remove(struct pci_dev *pdev);
-/* Frees what is kept of devices that are no control pages; no device is probed any more. */
 void vshm_control_forget(void);
 
-/* Fills in who the device with this IVPosition is, and ties the device to its control page, without
- * which it is unbound. -ENODEV: none of ours. -EPROBE_DEFER: a control page is there that has no
- * driver yet. -ESTALE: called off already.
- */
 int vshm_control_find(struct pci_dev *pdev, u32 ivposition, struct vshm_identity *identity);
-
-/* Writes what the driver says of the link into its slot, and returns the answer's number. The
- * caller rings the host afterwards. One at a time.
- */
-u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
-		u64 features);
-
-/* Has the host changed the slot since it was read? Of the first kind of links that means another
- * peer, or for now none (id 0), with the generation that counts from here on: vshm_control_renew()
- * takes it in. One at a time.
- */
+bool vshm_control_is_off(const struct vshm_identity *identity);
 bool vshm_control_changed(const struct vshm_identity *identity);
 void vshm_control_renew(struct vshm_identity *identity);
-
-/* Has the host called the link off? */
-bool vshm_control_is_off(const struct vshm_identity *identity);
+u32 vshm_answer(const struct vshm_identity *identity, enum vshm_answer_state state, u32 sequence,
+		u64 features);
 
 #endif /* VSHM_CONTROL_H */

@@ -15,6 +15,13 @@
 #define VSHM_HEADERS		128u
 #define VSHM_HEADERS_MAX	256u
 
+/**
+ * vshm_linear_length() - how much of a packet goes into one piece
+ * @length: the packet's
+ * @hdr: the peer's word on it, whose hint is looked at and not trusted
+ *
+ * Return: at most @length.
+ */
 u32 vshm_linear_length(u32 length, const struct virtio_net_hdr *hdr)
 {
 	u32 hint = le16_to_cpu((__force __le16)hdr->hdr_len);
@@ -24,8 +31,18 @@ u32 vshm_linear_length(u32 length, const struct virtio_net_hdr *hdr)
 	return hint >= ETH_HLEN && hint <= VSHM_HEADERS_MAX ? hint : VSHM_HEADERS;
 }
 
-/* A page is used up before the next one is begun, and the first one has room for a page full or
- * for all: so the pieces of the largest packet fit.
+/**
+ * vshm_append() - copy the next bytes of a packet into pages
+ * @skb: the packet
+ * @frag: the page that is in use
+ * @from: the bytes
+ * @bytes: how many
+ * @left: how many are still to come, these included; at most VSHM_PACKET_MAX in all
+ *
+ * A page is used up before the next one is begun, and the first one has room for a page full or for
+ * all: so the pieces of the largest packet fit.
+ *
+ * Return: false if there is no memory.
  */
 bool vshm_append(struct sk_buff *skb, struct page_frag *frag, const u8 *from, u32 bytes, u32 left)
 {
@@ -67,6 +84,15 @@ static bool vshm_header_bearable(const struct virtio_net_hdr *hdr)
 	       __virtio16_to_cpu(true, hdr->csum_start) <= VSHM_CSUM_START_MAX;
 }
 
+/**
+ * vshm_deliver() - give a packet to the stack
+ * @napi: the queue's
+ * @skb: the packet; it is freed if it is not delivered
+ * @hdr: what its sender says of its checksum and segments
+ * @queue: the queue's number
+ *
+ * Return: false if @hdr does not fit the packet's contents, or costs too much.
+ */
 bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct virtio_net_hdr *hdr,
 		  u32 queue)
 {
@@ -82,6 +108,10 @@ bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct vi
 	return true;
 }
 
+/**
+ * vshm_free_frag() - free the page that is in use
+ * @frag: the page, if any
+ */
 void vshm_free_frag(struct page_frag *frag)
 {
 	if (frag->page)

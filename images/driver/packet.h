@@ -9,19 +9,11 @@
 #include <linux/skbuff.h>
 #include <linux/virtio_net.h>
 
-/* The part of a packet that goes into one piece. The peer's hint is looked at, not trusted. */
 u32 vshm_linear_length(u32 length, const struct virtio_net_hdr *hdr);
-
-/* Copies the next bytes of a packet into pages; `left` are all that are still to come, these
- * included. At most VSHM_PACKET_MAX in all. False: no memory.
- */
 bool vshm_append(struct sk_buff *skb, struct page_frag *frag, const u8 *from, u32 bytes, u32 left);
-
-/* The stack gets the packet if what is said of its checksum and segments fits its contents;
- * otherwise it is freed.
- */
 bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct virtio_net_hdr *hdr,
 		  u32 queue);
+void vshm_free_frag(struct page_frag *frag);
 
 /* A poll that has copied so much ends, and is scheduled again: without this it could be 64 packets
  * of 64 KiB, 4 MiB in one softirq, which is 4 ms and more of an emulated CPU.
@@ -36,7 +28,5 @@ bool vshm_deliver(struct napi_struct *napi, struct sk_buff *skb, const struct vi
 
 /* The largest Ethernet packet that IPv4 can speak of, less its header. */
 #define VSHM_MTU_MAX		(65535 - ETH_HLEN)
-
-void vshm_free_frag(struct page_frag *frag);
 
 #endif /* VSHM_PACKET_H */

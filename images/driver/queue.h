@@ -77,7 +77,12 @@ static __always_inline int vshm_poll(struct napi_struct *napi, int budget,
 	return looked ? vshm_end_poll(napi, done, budget, may_sleep) : budget;
 }
 
-/* A packet was sent, or is dropped for good. */
+/**
+ * vshm_count_tx() - count a packet
+ * @queue: the queue
+ * @sent: whether it was sent, or is dropped for good
+ * @length: its length
+ */
 static inline void vshm_count_tx(struct vshm_queue *queue, bool sent, u32 length)
 {
 	struct vshm_tx_stats *stats = &queue->tx_stats;
@@ -92,6 +97,11 @@ static inline void vshm_count_tx(struct vshm_queue *queue, bool sent, u32 length
 	u64_stats_update_end(&stats->sync);
 }
 
+/**
+ * vshm_free_skb() - free a packet
+ * @skb: the packet
+ * @sent: whether it was sent, or is dropped for good
+ */
 static inline void vshm_free_skb(struct sk_buff *skb, bool sent)
 {
 	if (sent)
@@ -100,7 +110,11 @@ static inline void vshm_free_skb(struct sk_buff *skb, bool sent)
 		dev_kfree_skb_any(skb);
 }
 
-/* The queue was stopped: its ring is full. */
+/**
+ * vshm_stop_queue() - stop the stack's queue, since the ring is full
+ * @queue: the queue
+ * @txq: the stack's
+ */
 static inline void vshm_stop_queue(struct vshm_queue *queue, struct netdev_queue *txq)
 {
 	netif_tx_stop_queue(txq);

@@ -44,6 +44,12 @@ static void vshm_add_rx_stats(const struct vshm_rx_stats *stats, struct rtnl_lin
 	sum->rx_frame_errors += bad;
 }
 
+/**
+ * vshm_add_stats() - add a queue's counters to those of its interface
+ * @tx: of the queue
+ * @rx: of the queue
+ * @sum: of the interface
+ */
 void vshm_add_stats(const struct vshm_tx_stats *tx, const struct vshm_rx_stats *rx,
 		    struct rtnl_link_stats64 *sum)
 {
@@ -51,6 +57,11 @@ void vshm_add_stats(const struct vshm_tx_stats *tx, const struct vshm_rx_stats *
 	vshm_add_rx_stats(rx, sum);
 }
 
+/**
+ * vshm_name_stats() - write the names of all queues' counters
+ * @pairs: how many queues there are
+ * @names: where to; moved behind them
+ */
 void vshm_name_stats(u32 pairs, u8 **names)
 {
 	u32 i, name;
@@ -61,7 +72,6 @@ void vshm_name_stats(u32 pairs, u8 **names)
 			ethtool_sprintf(names, "queue_%u_%s", i, vshm_queue_names[name]);
 }
 
-/* These two copy the counters in the order of their names. */
 static void vshm_copy_tx_stats(const struct vshm_tx_stats *stats, u64 *data)
 {
 	unsigned int start;
@@ -94,6 +104,12 @@ static void vshm_copy_rx_stats(const struct vshm_rx_stats *stats, u64 *data)
 	} while (u64_stats_fetch_retry(&stats->sync, start));
 }
 
+/**
+ * vshm_copy_stats() - copy a queue's counters, in the order of their names
+ * @tx: of the queue
+ * @rx: of the queue
+ * @numbers: where to; there is room for VSHM_QUEUE_STATS
+ */
 void vshm_copy_stats(const struct vshm_tx_stats *tx, const struct vshm_rx_stats *rx, u64 *numbers)
 {
 	vshm_copy_tx_stats(tx, numbers);

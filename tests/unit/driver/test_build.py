@@ -18,17 +18,17 @@ from vpctl.process import run
 SOURCES = sorted([*DRIVER.rglob("*.[ch]"), DRIVER / "Kbuild", DRIVER / "Makefile"])
 
 
-def checkpatch() -> Path | None:
-    """Find the script: where $VPCTL_CHECKPATCH says, or in the kernel sources of this host."""
+def kernel_script(name: str) -> Path | None:
+    """Find a script: beside $VPCTL_CHECKPATCH, or in the kernel sources or headers of this host."""
     given = os.environ.get("VPCTL_CHECKPATCH")
-    places = [Path(given)] if given else []
-    places += [*Path("/usr/src").glob("linux*/scripts/checkpatch.pl")]
-    places += [*Path("/lib/modules").glob("*/source/scripts/checkpatch.pl")]
+    places = [Path(given).with_name(name)] if given else []
+    places += [*Path("/usr/src").glob(f"linux*/scripts/{name}")]
+    places += [*Path("/lib/modules").glob(f"*/source/scripts/{name}")]
     return next((place for place in places if place.is_file()), None)
 
 
 def test_checkpatch_has_nothing_to_say() -> None:
-    script = checkpatch()
+    script = kernel_script("checkpatch.pl")
     if script is None or shutil.which("perl") is None:
         pytest.skip("no checkpatch.pl: set VPCTL_CHECKPATCH, or unpack kernel sources in /usr/src")
     argv = ["perl", str(script), "--no-tree", "--strict", "--terse", "--show-types", "--no-summary"]
@@ -38,6 +38,17 @@ def test_checkpatch_has_nothing_to_say() -> None:
     for rest in (compat, others):
         done = subprocess.run([*argv, *rest], capture_output=True, text=True, timeout=120, check=False)
         assert done.stdout == ""
+
+
+def test_kernel_doc_has_nothing_to_say() -> None:
+    script = kernel_script("kernel-doc")
+    if script is None or shutil.which("perl") is None:
+        pytest.skip("no kernel-doc: set VPCTL_CHECKPATCH, or unpack kernel sources in /usr/src")
+    documented = [path for path in SOURCES if "/**" in path.read_text(encoding="ascii")]
+    done = subprocess.run(
+        [script, "-none", "-Werror", *documented], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_functions_stay_short() -> None:
