@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from vpctl.broker.service import known_children
-from vpctl.client.start import running_topologies
+from vpctl.client.running import running_topologies
 from vpctl.process import memory_mib
 from vpctl.rundir import Directories
 

@@ -8,7 +8,8 @@ from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import Run, link_args
+from vpctl.plan.link import link_args
+from vpctl.plan.run import Run
 from vpctl.qemu.argv import Boot, MachineSpec
 from vpctl.topology.model import Endpoint, LinkSpec, RecoverySpec, Topology, VmSpec, mac_address
 

@@ -262,6 +262,12 @@ def open_files(pid: int) -> frozenset[int]:
         return frozenset()
 
 
+def files_left(pid: int) -> int | None:
+    """Return how many more descriptors a process may open; None if that cannot be told."""
+    limit, used = file_limit(pid), open_files(pid)
+    return limit - len(used) if limit is not None and used else None
+
+
 def stop_blocking(process: ProcessId, path: str) -> int:
     """Make what a process has accepted at a unix socket non-blocking; return how many connections that are.
 

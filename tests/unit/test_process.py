@@ -22,6 +22,8 @@ from vpctl.process import (
     Waiting,
     describe_status,
     end,
+    file_limit,
+    files_left,
     find_tool,
     identify,
     listens_at,
@@ -344,3 +346,11 @@ def test_what_a_process_has_accepted_stops_blocking_and_nothing_else(tmp_path: P
         assert child.stdout.readline().split() == ["1", "0", "1", "1"]
         child.stdin.close()
     assert stop_blocking(process, str(path)) == 0
+
+
+def test_what_is_left_is_the_limit_less_what_is_open_and_unknown_of_a_process_that_is_gone() -> None:
+    limit, left = file_limit(os.getpid()), files_left(os.getpid())
+    assert limit is not None
+    assert left is not None
+    assert 0 < left < limit
+    assert files_left(1 << 30) is None

@@ -17,7 +17,8 @@ from tests.vm.commandline import EXAMPLES, Vpctl, kill, until, user
 from vpctl.errors import HostError
 from vpctl.host.bridge import interfaces, require
 from vpctl.links.kind import HostNetwork
-from vpctl.plan.run import host_networks, run_from_json
+from vpctl.plan.link import host_networks
+from vpctl.plan.run import run_from_json
 from vpctl.rundir import RunDir, read_json
 
 pytestmark = [pytest.mark.vm, pytest.mark.kvm]

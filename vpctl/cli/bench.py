@@ -118,7 +118,7 @@ async def measured(context: Context, file: Path | None, asked: Asked) -> BenchRe
     before = load_average()
     if file is None:
         return await measure(context, choose.topology(context), asked, before)
-    from vpctl.client.prepare import load_file
+    from vpctl.client.topology_file import load_file
 
     topology = load_file(file, context.environ)
     chosen_links(topology, asked.links)
@@ -134,7 +134,7 @@ async def measured_kinds(
 
     from vpctl.bench.host import load_average
     from vpctl.bench.kind_topology import comparison, parse_kinds
-    from vpctl.client.prepare import kind_rules, load_file
+    from vpctl.client.topology_file import kind_rules, load_file
 
     before = load_average()
     if file is None:

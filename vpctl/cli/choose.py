@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vpctl.cli.verb import Context
-from vpctl.client.start import require_running, running_topologies
+from vpctl.client.running import require_running, running_topologies
 from vpctl.errors import NotFoundError, UsageError
 from vpctl.rundir import RunDir, check_name, is_name, read_json
 
@@ -27,7 +27,7 @@ def named(context: Context, text: str) -> str:
         return text
     if "/" not in text.strip("./") and Path(text).suffix not in (".yaml", ".yml"):
         check_name(text, "topology")
-    from vpctl.client.prepare import load_file
+    from vpctl.client.topology_file import load_file
 
     started = started_from(context, Path(text))
     try:

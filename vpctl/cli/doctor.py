@@ -18,10 +18,11 @@ async def doctor(
 ) -> Result:
     """Look at everything that `up` depends on: QEMU, accelerator, memory, tools, limits; 3 if something lacks."""
     from vpctl.cli.view.render import table
-    from vpctl.client.prepare import built_kernel, examine_boot_files, load_file, open_files, qemu_needs
-    from vpctl.host.bridge import examine as examine_networks
+    from vpctl.client.prepare import built_kernel, examine_boot_files, open_files, qemu_needs
+    from vpctl.client.topology_file import load_file
     from vpctl.host.doctor import Needs, examine
-    from vpctl.plan.run import host_networks, shared_memory
+    from vpctl.host.firewall import examine as examine_networks
+    from vpctl.plan.link import host_networks, shared_memory
 
     topologies = [load_file(file, context.environ) for file in files or ()]
     needs_of = [qemu_needs(topology) for topology in topologies]

@@ -21,7 +21,9 @@ async def down(
 ) -> Result:
     """Stop a topology: guests, links, supervisor; removes its sockets, keys, journal and logs. Idempotent."""
     from vpctl.cli import choose
-    from vpctl.client.start import is_running, launching, stop
+    from vpctl.client.running import is_running
+    from vpctl.client.start import launching
+    from vpctl.client.stop import stop
 
     stopped = []
     asked = names(context, name, every=every)
@@ -55,7 +57,7 @@ def names(context: Context, name: str | None, *, every: bool) -> list[str]:
     known = context.directories.topologies()
     if every or len(known) <= 1:
         return known
-    from vpctl.client.start import running_topologies
+    from vpctl.client.running import running_topologies
 
     running = running_topologies(context.directories)
     if len(running) <= 1:

@@ -20,7 +20,7 @@ async def events(
     """Print the journal of a topology: states, faults, QMP events and commands, recoveries."""
     from vpctl import wait
     from vpctl.cli import choose
-    from vpctl.client.start import is_running
+    from vpctl.client.running import is_running
     from vpctl.journal import Reader
 
     rundir = choose.topology(context)

@@ -12,7 +12,7 @@ async def list_(context: Context) -> Result:
     from vpctl.cli.status import is_well
     from vpctl.cli.view.render import table
     from vpctl.client.connection import try_status
-    from vpctl.client.start import running_topologies
+    from vpctl.client.running import running_topologies
     from vpctl.errors import NotFoundError
 
     entries: list[dict[str, Any]] = []

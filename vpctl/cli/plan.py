@@ -24,8 +24,8 @@ async def plan(
 
     It asks the QEMU that the file names what it can do, unless `--no-probe` says not to.
     """
-    from vpctl.client.prepare import load_file
     from vpctl.client.prepare import plan as decide
+    from vpctl.client.topology_file import load_file
 
     topology = load_file(file, context.environ)
     rundir = context.directories.topology(topology.name)
@@ -46,7 +46,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     from vpctl.broker.memfd import placeholder
     from vpctl.guest.config import config_paths
     from vpctl.host.bridge import creation
-    from vpctl.plan.run import front_end, host_network, plug_steps, ram, sharing
+    from vpctl.plan.link import front_end, host_network, plug_steps, ram, sharing
     from vpctl.qemu.argv import machine_argv
 
     topology = run.topology

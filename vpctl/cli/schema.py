@@ -38,7 +38,7 @@ async def schema(
 
         data = report_schema()
     else:
-        from vpctl.client.prepare import kind_rules
+        from vpctl.client.topology_file import kind_rules
         from vpctl.topology.schema import schema as topology_schema
 
         data = topology_schema(kind_rules())

@@ -31,7 +31,7 @@ async def up(
         from vpctl.cli.plan import plan
 
         return await plan(context, file)
-    from vpctl.client.prepare import load_file
+    from vpctl.client.topology_file import load_file
 
     topology = load_file(file, context.environ)
     rundir, ours = await begin(
@@ -57,7 +57,9 @@ async def begin(
 
     from vpctl.cli import choose
     from vpctl.client.prepare import prepare
-    from vpctl.client.start import claim, is_running, launching, revive, start, stop
+    from vpctl.client.running import is_running
+    from vpctl.client.start import claim, launching, revive, start
+    from vpctl.client.stop import stop
 
     waiting = choose.waiting(context, topology.name)
     async with launching(context.directories, topology.name, waiting=waiting) as rundir:
@@ -115,7 +117,8 @@ async def undo(context: Context, name: str, run_id: str, *, keep_logs: bool = Tr
 
 
 async def _stop_run(context: Context, name: str, run_id: str, *, keep_logs: bool) -> None:
-    from vpctl.client.start import launching, stop
+    from vpctl.client.start import launching
+    from vpctl.client.stop import stop
     from vpctl.rundir import read_json
 
     async with launching(context.directories, name) as rundir:
@@ -128,7 +131,7 @@ async def _stop_run(context: Context, name: str, run_id: str, *, keep_logs: bool
 
 def require_same(rundir: Any, topology: Any) -> None:
     """Raise UsageError if the topology that runs under this name says something else than the file."""
-    from vpctl.client.prepare import fingerprint
+    from vpctl.client.topology_file import fingerprint
     from vpctl.plan.run import run_from_json
     from vpctl.rundir import read_json
 

@@ -16,7 +16,7 @@ async def validate(
 ) -> Result:
     """Check topology files: every problem of each, with line and column; exit code 2 if there is one."""
     from vpctl.cli.view import render
-    from vpctl.client.prepare import load_file
+    from vpctl.client.topology_file import load_file
     from vpctl.errors import TopologyError, UsageError
 
     results: list[dict[str, Any]] = []

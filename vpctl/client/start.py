@@ -1,24 +1,23 @@
-"""Starting and ending a topology as a whole: what `up` and `down` do beside talking to the supervisor."""
+"""The start of a topology: the right to start it, its directories, its broker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from vpctl import wait
-from vpctl.broker.client import connect, start_broker
+from vpctl.broker.client import start_broker
 from vpctl.broker.protocol import SUPERVISOR, Child
-from vpctl.broker.remains import known_broker, orphans, require_visible
-from vpctl.broker.service import GRACE_SECONDS, known_children
-from vpctl.errors import HostError, NotFoundError, UsageError, VpctlError
+from vpctl.broker.remains import require_visible
+from vpctl.client.stop import clean_up
+from vpctl.errors import UsageError
 from vpctl.guest.keys import run_keys
-from vpctl.host import bridge
 from vpctl.plan.run import Run, run_to_json
-from vpctl.process import ProcessId, Waiting, end
+from vpctl.process import Waiting
 from vpctl.rundir import (
     Directories,
     RunDir,
@@ -30,18 +29,6 @@ from vpctl.rundir import (
     turn,
     write_json,
 )
-
-STOP_SECONDS = 30.0
-"""For the broker to end everything, before it is done without it."""
-
-
-def is_running(rundir: RunDir) -> bool:
-    """Whether a topology has a living broker, or processes that a dead one left."""
-    return (
-        is_locked(rundir.broker_lock)
-        or known_broker(rundir) is not None
-        or next(known_children(rundir), None) is not None
-    )
 
 
 @asynccontextmanager
@@ -133,73 +120,3 @@ async def revive(rundir: RunDir) -> None:
     if not is_locked(rundir.broker_lock):
         with contextlib.suppress(UsageError):  # a supervisor that lives was quicker
             await start_broker(rundir)
-
-
-async def stop(rundir: RunDir) -> None:
-    """End every process of a topology, by the broker or without it, and remove its run directory. Idempotent."""
-    if is_locked(rundir.broker_lock):
-        with contextlib.suppress(VpctlError, TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await _stop_by_broker(rundir)
-    elif (broker := known_broker(rundir)) is not None:
-        # Its socket is not to be seen from here, as with a /tmp of its own: asked by SIGTERM it does the same.
-        await end(broker, grace=STOP_SECONDS)
-    await clean_up(rundir)
-
-
-async def _stop_by_broker(rundir: RunDir) -> None:
-    async with connect(rundir) as broker:
-        await broker.stop()
-        await broker.lost.wait()
-
-    async def unlocked() -> bool | None:
-        return None if is_locked(rundir.broker_lock) else True
-
-    await wait.until(unlocked, timeout=STOP_SECONDS, what="the broker's end", every=0.01)
-
-
-async def clean_up(rundir: RunDir) -> None:
-    """End what a dead or deaf broker left behind, the supervisor first; remove interfaces and the run directory.
-
-    Raises HostError if something cannot be removed; the run directory then stays, so that `down` is still asked.
-    """
-    if read_owner(rundir.run) is not None:
-        with contextlib.suppress(OSError):
-            rundir.stopping.touch(mode=0o600)  # a supervisor that lives would start a new broker
-    left = list(known_children(rundir))
-    await _end_all(child.process for child in left if child.name == SUPERVISOR)
-    await _end_all(child.process for child in left if child.name != SUPERVISOR)
-    if (broker := known_broker(rundir)) is not None:
-        await end(broker, grace=GRACE_SECONDS)
-    await _end_all(orphans(rundir))
-    await bridge.remove(rundir)
-    if read_owner(rundir.state) is not None:
-        rundir.processes.unlink(missing_ok=True)
-    try:
-        rundir.remove_run()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise HostError(f"cannot remove {rundir.run}: {error.strerror}") from error
-
-
-async def _end_all(processes: Iterable[ProcessId]) -> None:
-    """End processes at the same time, so that their times of grace are one; HostError if one cannot be ended."""
-    async with asyncio.TaskGroup() as group:
-        for process in processes:
-            group.create_task(end(process, grace=GRACE_SECONDS), name=f"end-{process.pid}")
-
-
-def running_topologies(directories: Directories) -> list[str]:
-    """Return the names of the topologies that run, sorted."""
-    return [name for name in directories.topologies() if is_running(directories.topology(name))]
-
-
-def require_running(directories: Directories, name: str) -> RunDir:
-    """Return a topology's paths; NotFoundError if it does not run."""
-    rundir = directories.topology(name)
-    rundir.check_host()
-    if not is_running(rundir):
-        known = ", ".join(f"`{n}`" for n in running_topologies(directories)) or "none"
-        raise NotFoundError(f"no topology named `{name}` runs", hint=f"running: {known}; vpctl up FILE starts one")
-    return rundir

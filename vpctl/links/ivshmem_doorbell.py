@@ -12,18 +12,9 @@ from types import MappingProxyType
 from vpctl.broker import control_page as layout
 from vpctl.broker.ivshmem.message import HOST_ID
 from vpctl.broker.ivshmem.message import device_id as ivshmem_id
-from vpctl.links.kind import (
-    Files,
-    LinkKind,
-    Memory,
-    Place,
-    PlugStep,
-    Requirements,
-    SharedEnd,
-    Sharing,
-    device_id,
-    ivshmem_doorbell,
-)
+from vpctl.links.devices import device_id, ivshmem_doorbell
+from vpctl.links.kind import Files, LinkKind, Memory, PlugStep, Requirements, SharedEnd, Sharing
+from vpctl.links.pci import Place
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec, Topology, VmSpec
 

@@ -6,17 +6,15 @@ A new kind is one new file beside this one and one line in `LINK_KINDS`. `plan` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
-from vpctl.broker.memfd import placeholder
+from vpctl.links.pci import Place
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
-from vpctl.topology.model import Endpoint, KindRules, LinkSpec, Topology, VmSpec
-
-GIB = 1 << 30
+from vpctl.topology.model import KindRules, LinkSpec, Topology, VmSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,25 +37,6 @@ class Requirements:
     files: Files
     devices: tuple[str, ...] = ()
     netdevs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a link's end goes in its VM: the bus that takes the hot-added device, and the slot where it has to be."""
-
-    bus: str
-    addr: str | None = None
-    number: int = 1
-    """Which of the VM's links it is, from 1; the same for every generation."""
-    of: int = 1
-    """How many links the VM has."""
-    qemu: tuple[int, int, int] = (7, 2, 0)
-    """The version of the VM's QEMU."""
-    accelerator: str = "tcg"
-
-    def as_arguments(self) -> dict[str, str]:
-        """Return what `device_add` is told."""
-        return {"bus": self.bus} | ({"addr": self.addr} if self.addr is not None else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,123 +204,3 @@ class LinkKind(Protocol):
     def memory(self, link: LinkSpec) -> int:
         """Return the bytes of the host's memory that the link takes."""
         return 0
-
-
-def power_of_two(size: int) -> int:
-    """Return the next power of two, or the size itself if it is one."""
-    return 1 << (size - 1).bit_length()
-
-
-def device_id(link: str, generation: int) -> str:
-    """Return the id of a link's device: fresh per generation, since an id stays taken until DEVICE_DELETED."""
-    return f"{link}.g{generation}"
-
-
-def device_generations(link: str, ids: Iterable[str]) -> list[int]:
-    """Return the generations of a link's devices among these ids, in order."""
-    prefix = device_id(link, 0)[:-1]
-    numbers = [name.removeprefix(prefix) for name in ids if name.startswith(prefix)]
-    return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
-
-
-def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
-    """Return the `device_add` of a virtio NIC named `name`, whose netdev is called `name`.net.
-
-    romfile: nobody boots from a link, and a ROM would cost each plug its load.
-    """
-    return {
-        "driver": "virtio-net-pci",
-        "id": name,
-        "netdev": f"{name}.net",
-        "mac": end.mac,
-        "romfile": "",
-        **place.as_arguments(),
-    }
-
-
-def ivshmem_doorbell(end: SharedEnd, name: str, place: Place) -> DevicePlan:
-    """Return an ivshmem-doorbell device named `name`, which asks the broker for its memory and interrupts.
-
-    A fresh chardev for each device: QEMU hangs in `device_add` on one that an earlier device has used.
-    """
-    address = {"type": "unix", "data": {"path": end.socket}}
-    return DevicePlan(
-        device={
-            "driver": "ivshmem-doorbell",
-            "id": name,
-            "chardev": f"{name}.server",
-            "vectors": end.vectors,
-            **place.as_arguments(),
-        },
-        chardev={
-            "id": f"{name}.server",
-            "backend": {"type": "socket", "data": {"addr": address, "server": False}},
-        },
-        sockets=(end.socket,),
-    )
-
-
-def place_of(
-    link: LinkSpec, vm: VmSpec, *, number: int, of: int, qemu: tuple[int, int, int], accelerator: str
-) -> Place:
-    """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
-
-    A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
-    that is still taken, and answers `{}`.
-    """
-    bus, addr = (f"port-{link.name}", "0") if vm.machine == "q35" else ("pci.0", None)
-    return Place(bus=bus, addr=addr, number=number, of=of, qemu=qemu, accelerator=accelerator)
-
-
-def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, window: int = 0) -> list[str]:
-    """Return the root port for a link's end on q35, nothing on pc.
-
-    io-reserve=0: a modern virtio device has no I/O BAR, and a 4 KiB window for each of two dozen ports would
-    exhaust the I/O space, which stops SeaBIOS. `window` is the size of the device's memory, if it has one.
-    """
-    if vm.machine != "q35":
-        return []
-    reserve = f",pref64-reserve={reserve_for(window) // GIB}G" if window else ""
-    options = f"pcie-root-port,id=port-{link.name},bus=pcie.0,chassis={number},slot={number},io-reserve=0{reserve}"
-    return ["-device", options]
-
-
-def reserve_for(window: int) -> int:
-    """Return what a root port has to reserve for a device's memory: twice its size, and at least 1 GiB.
-
-    SeaBIOS puts less than that below 4 GiB where it fits, and Linux maps what lies there uncached. Without a
-    reserve it has no room for the device at all; with its bare size, alignment leaves none (4 GiB and more).
-    """
-    return max(GIB, 2 * window)
-
-
-def hole_args(vm: VmSpec, windows: Sequence[int]) -> list[str]:
-    """Return what makes a machine's 64-bit PCI hole large enough for its devices' memories, if it is not.
-
-    It has 32 GiB on q35, and on pc 2 GiB, in whole.
-    """
-    needed = sum(reserve_for(window) if vm.machine == "q35" else window for window in windows if window)
-    driver, default = ("q35-pcihost", 32 * GIB) if vm.machine == "q35" else ("i440FX-pcihost", 2 * GIB)
-    if 2 * needed <= default:
-        return []
-    return ["-global", f"{driver}.pci-hole64-size={(1 << (2 * needed - 1).bit_length()) // GIB}G"]
-
-
-def ram_memory(vm: str, generation: int) -> str:
-    """Return the name of the memory that is a VM's RAM in one of its lives, where a peer maps it."""
-    return f"ram/{vm}.g{generation}"
-
-
-def control_memory(vm: str) -> str:
-    """Return the name of a VM's control page."""
-    return f"control/{vm}"
-
-
-def control_page_args(vm: VmSpec, size: int) -> list[str]:
-    """Return the device by which a guest sees its control page; there from the start, whatever is plugged later."""
-    name = "vpctl-control"
-    path = placeholder(control_memory(vm.name))
-    return [
-        *("-object", f"memory-backend-file,id={name},mem-path={path},size={size},share=on"),
-        *("-device", f"ivshmem-plain,id={name}-page,memdev={name}"),
-    ]

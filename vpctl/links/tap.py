@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vpctl.links.kind import (
-    Files,
-    HostNetwork,
-    LinkKind,
-    Place,
-    PlugStep,
-    Requirements,
-    device_id,
-    virtio_net,
-)
+from vpctl.links.devices import device_id, virtio_net
+from vpctl.links.kind import Files, HostNetwork, LinkKind, PlugStep, Requirements
+from vpctl.links.pci import Place
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec

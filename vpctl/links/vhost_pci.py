@@ -14,20 +14,9 @@ from typing import Any
 from vpctl.broker import control_page as layout
 from vpctl.broker.ivshmem.message import HOST_ID
 from vpctl.broker.ivshmem.message import device_id as ivshmem_id
-from vpctl.links.kind import (
-    Backing,
-    Files,
-    FrontEnd,
-    LinkKind,
-    Place,
-    PlugStep,
-    Requirements,
-    SharedEnd,
-    device_id,
-    ivshmem_doorbell,
-    power_of_two,
-    virtio_net,
-)
+from vpctl.links.devices import device_id, ivshmem_doorbell, virtio_net
+from vpctl.links.kind import Backing, Files, FrontEnd, LinkKind, PlugStep, Requirements, SharedEnd
+from vpctl.links.pci import Place, power_of_two
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec, Topology, VmSpec

@@ -9,8 +9,8 @@ from typing import Any
 from vpctl.errors import UsageError
 from vpctl.recovery.faults import How
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.control import Jobs
 from vpctl.supervisor.inject import Crashes
+from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.recover import Recoveries
 from vpctl.supervisor.state import World
 

@@ -11,13 +11,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from vpctl.errors import VpctlError
-from vpctl.links.kind import device_id
+from vpctl.links.devices import device_id
 from vpctl.recovery.detect import Finding
-from vpctl.recovery.execute import Hands
 from vpctl.recovery.faults import Fault, Incident, fault_of_exit
+from vpctl.recovery.ops import Hands
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.state import World
-from vpctl.supervisor.vm.boot_error import Ended, describe_end
+from vpctl.supervisor.vm.exit import Ended, describe_end
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.supervisor.watch.interfaces import Ends
 from vpctl.supervisor.watch.qemu import Watch

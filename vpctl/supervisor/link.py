@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vpctl.journal import Journal
-from vpctl.recovery.execute import EndGoneError
+from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.plan import HARDER
 from vpctl.recovery.state import LinkState, LinkView
 

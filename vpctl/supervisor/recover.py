@@ -11,14 +11,15 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import ReadyTimeoutError, RecoveryError, UsageError, VerificationError, VpctlError
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import front_end
+from vpctl.plan.link import front_end
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault, Incident
+from vpctl.recovery.ops import Hands
 from vpctl.recovery.plan import RecoveryPlan, plan_recovery
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.retry import Series
 from vpctl.recovery.state import FrontView, LinkState, VmState
-from vpctl.supervisor.control import Jobs
+from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.state import World
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.supervisor.watch import examine
@@ -41,7 +42,7 @@ class Recoveries:
     def __init__(self, world: World, jobs: Jobs) -> None:
         self._world = world
         self._jobs = jobs
-        self.hands: execute.Hands
+        self.hands: Hands
         """Set right after construction: the hands watch what they boot, so each needs the other."""
         self._reports: dict[str, dict[str, Any]] = {}
         self._series: dict[str, Series] = {}

@@ -19,7 +19,7 @@ from vpctl.broker.peers import may_ask
 from vpctl.broker.protocol import Child, Exit, process_name
 from vpctl.errors import HostError, VpctlError
 from vpctl.image.store import hold, load_image
-from vpctl.links.kind import device_generations
+from vpctl.links.devices import device_generations
 from vpctl.plan.run import Run
 from vpctl.qmp.hotplug import devices
 from vpctl.recovery.state import VmState
@@ -27,10 +27,11 @@ from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.broker_connection import Bond, TopologyOverError
 from vpctl.supervisor.commands import Commands
-from vpctl.supervisor.control import ControlServer, Jobs
+from vpctl.supervisor.control import ControlServer
 from vpctl.supervisor.fault_response import Alarms
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.inject import Crashes
+from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.record import Record, afresh, read_record
 from vpctl.supervisor.recover import Recoveries
 from vpctl.supervisor.state import World

@@ -17,10 +17,11 @@ from vpctl.errors import HostError, InternalError, NotFoundError, VerificationEr
 from vpctl.guest import traffic
 from vpctl.guest.drivers import NO_INTERFACE, why_no_interface
 from vpctl.guest.heartbeat import EndState, LinkEnd
-from vpctl.host.bridge import firewall_sees_bridges, suspected
+from vpctl.host.firewall import firewall_sees_bridges, suspected
 from vpctl.journal import Journal
 from vpctl.log_files import LIMIT_SECONDS, limit
-from vpctl.plan.run import Run, host_network, plugged_device
+from vpctl.plan.link import host_network, plugged_device
+from vpctl.plan.run import Run
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import RunDir, write_json
 from vpctl.supervisor.link import Link

@@ -11,7 +11,7 @@ from typing import Any
 
 from vpctl import wait
 from vpctl.guest import traffic
-from vpctl.recovery.execute import EndGoneError
+from vpctl.recovery.ops import EndGoneError
 from vpctl.supervisor.state import World
 
 EARLY_SECONDS = 120.0

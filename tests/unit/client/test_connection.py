@@ -16,7 +16,8 @@ from vpctl.client import connection
 from vpctl.errors import Problem, TopologyError, UsageError, VpctlError, errors_by_code
 from vpctl.guest.ssh import GuestSshError
 from vpctl.rundir import Directories, RunDir
-from vpctl.supervisor.control import ControlServer, Jobs, error_object
+from vpctl.supervisor.control import ControlServer
+from vpctl.supervisor.jobs import Jobs, error_object
 
 EXIT_CODES = {
     "usage": 2,

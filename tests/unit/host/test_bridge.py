@@ -21,37 +21,20 @@ from hypothesis import strategies as st
 from tests.fakes.broker import made
 from tests.made import made_topology
 from tests.support import IN_CI
+from tests.unit.host.networks import NETWORK, of, unfit
 from vpctl.errors import HostError
-from vpctl.host import bridge
-from vpctl.host.bridge import check_device, check_privilege, create, creation, examine, interfaces, remove
+from vpctl.host.bridge import check_device, check_privilege, create, creation, interfaces, remove
 from vpctl.links.kind import HostNetwork
-from vpctl.plan.run import host_networks
+from vpctl.plan.link import host_networks
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import Directories, RunDir
 
 ROOT = Path(__file__).parents[3]
-NETWORK = HostNetwork(bridge="b", taps=("t0", "t1"), mtu=9000, label="vpctl:pair/lan0", devices=("/dev/net/tun",))
-
-
-def unfit() -> str | None:
-    try:
-        bridge.require([NETWORK])
-    except HostError as error:
-        return error.message
-    return None
 
 
 needs_network = pytest.mark.skipif(
     (why := unfit()) is not None and not (IN_CI and os.getuid() == 0), reason=f"real bridges: {why}"
 )
-
-
-def of(topology: str, link: str = "lan0") -> HostNetwork:
-    (found,) = host_networks(
-        made_topology((link, "vm1", "vm2"), kind="tap"),
-        RunDir(name=topology, run=Path("/run/v") / topology, state=Path("/state")),
-    )
-    return found
 
 
 # Section: what `ip` is told
@@ -120,28 +103,6 @@ def test_a_device_that_is_missing_is_named_with_its_module() -> None:
     with pytest.raises(HostError, match="there is no /dev/no/such-device") as caught:
         check_device("/dev/no/such-device")
     assert caught.value.hint == "sudo modprobe such_device"
-
-
-async def test_the_doctor_says_nothing_of_it_where_nobody_needs_it_and_has_a_remedy_where_it_lacks() -> None:
-    assert await examine([[]]) == []
-    (finding,) = await examine([[of("pair")]])
-    (unasked,) = await examine([])
-    assert finding.remedy or finding.ok == "ok"
-    assert (finding.ok == "failed") == (unfit() is not None)
-    assert unasked.ok != "failed"
-
-
-@pytest.mark.parametrize(
-    ("chain", "verdict"),
-    [
-        ("-P FORWARD ACCEPT", "ACCEPT"),
-        ("-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -j DOCKER-FORWARD", "DROP"),
-        ("-P FORWARD DROP\n-A FORWARD -i vp+ -o vp+ -j ACCEPT\n-A FORWARD -j DOCKER-USER", "ACCEPT"),
-        ("iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Permission denied", None),
-    ],
-)
-def test_a_firewall_is_judged_by_its_policy_and_by_the_rule_that_we_name(chain: str, verdict: str | None) -> None:
-    assert bridge.forwarding(chain) == verdict
 
 
 def without_the_capability() -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 
 from tests.made import made_run
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import plug_steps, run_from_json, run_to_json
+from vpctl.plan.link import plug_steps
+from vpctl.plan.run import run_from_json, run_to_json
 from vpctl.rundir import RunDir
 from vpctl.topology.load import load
 

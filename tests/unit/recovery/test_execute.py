@@ -23,8 +23,8 @@ from vpctl.errors import (
     cause_of,
 )
 from vpctl.recovery import execute
-from vpctl.recovery.execute import EndGoneError
 from vpctl.recovery.faults import Fault
+from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import FrontView, LinkState, LinkView

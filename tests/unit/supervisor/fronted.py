@@ -22,8 +22,9 @@ from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, SLOT, AnswerState
 from vpctl.broker.ivshmem import message as ivshmem
 from vpctl.broker.protocol import FrontNews
-from vpctl.links.kind import Backing, control_memory
-from vpctl.plan.run import backing, control_page, ram
+from vpctl.links.devices import control_memory
+from vpctl.links.kind import Backing
+from vpctl.plan.link import backing, control_page, ram
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState

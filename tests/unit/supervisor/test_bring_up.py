@@ -17,7 +17,7 @@ from vpctl.rundir import Directories
 from vpctl.supervisor import bring_up
 from vpctl.supervisor.bring_up import BringUp
 from vpctl.supervisor.state import World
-from vpctl.supervisor.vm.boot_error import Ended
+from vpctl.supervisor.vm.exit import Ended
 from vpctl.supervisor.vm.machine import Machine
 
 

@@ -20,7 +20,7 @@ from vpctl.broker.service import hold
 from vpctl.client import connection
 from vpctl.errors import HostError
 from vpctl.journal import read
-from vpctl.links.kind import device_generations, device_id
+from vpctl.links.devices import device_generations, device_id
 from vpctl.process import identify
 from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.state import LinkState, VmState

@@ -29,9 +29,9 @@ from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, read_json
-from vpctl.supervisor.control import Jobs
 from vpctl.supervisor.fault_response import LOSSES, Alarms, Seen
 from vpctl.supervisor.hotplug.ops import Hands
+from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.recover import Recoveries
 from vpctl.supervisor.state import World
 from vpctl.supervisor.vm.machine import Machine

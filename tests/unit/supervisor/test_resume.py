@@ -18,6 +18,7 @@ from vpctl.errors import HotplugError, RecoveryError
 from vpctl.journal import read
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
+from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
@@ -102,7 +103,7 @@ async def test_a_front_end_whose_qemu_dies_before_its_turn_is_an_end_that_is_los
         assert repair is not None
         assert repair.relinks == ("vm2",)
         ground.world.forget("vm2")
-        with pytest.raises(execute.EndGoneError, match="`lan0` has lost its end in `vm2`"):
+        with pytest.raises(EndGoneError, match="`lan0` has lost its end in `vm2`"):
             await ground.hands.link("vm2", repair)
 
 

@@ -24,7 +24,8 @@ from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
 from vpctl.guest.ssh import connection
 from vpctl.journal import Journal, read
 from vpctl.links import LINK_KINDS
-from vpctl.plan.run import Run, plugged_device
+from vpctl.plan.link import plugged_device
+from vpctl.plan.run import Run
 from vpctl.process import ProcessId
 from vpctl.qmp.session import Session, connect
 from vpctl.recovery.plan import plan_repair

@@ -15,7 +15,7 @@ from tests.made import made_run, made_topology
 from vpctl.errors import VerificationError
 from vpctl.guest import traffic
 from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
-from vpctl.recovery.execute import EndGoneError
+from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import verify

@@ -23,7 +23,7 @@ from vpctl.errors import NotFoundError, ReadyTimeoutError, VerificationError, Vp
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.reports import Report, decode
 from vpctl.journal import Reader
-from vpctl.links.kind import device_id
+from vpctl.links.devices import device_id
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId, find_by_argument, identify, memory_mib, open_files
 from vpctl.qmp.session import connect as connect_qmp

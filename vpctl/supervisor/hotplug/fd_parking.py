@@ -21,7 +21,7 @@ from typing import Any
 
 from vpctl import wait
 from vpctl.errors import ReadyTimeoutError
-from vpctl.process import eventfd_id, file_limit, open_files
+from vpctl.process import eventfd_id, open_files
 from vpctl.qmp.session import MOST_FDS, Session
 
 ARRIVED_SECONDS = 1.0
@@ -29,9 +29,6 @@ ARRIVED_SECONDS = 1.0
 
 MOST_AT_ONCE = 256
 """Descriptors that are sent to fill all lower numbers that are free; a QEMU has a few dozen."""
-
-LOW = 64
-"""Descriptors left, below which a QEMU's limit is worth a warning."""
 
 
 def leaves_handlers(accelerator: str) -> bool:
@@ -112,9 +109,3 @@ def _idle_eventfd() -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-def files_left(pid: int) -> int | None:
-    """Return how many more descriptors a process may open; None if that cannot be told."""
-    limit, used = file_limit(pid), open_files(pid)
-    return limit - len(used) if limit is not None and used else None

@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import UsageError
-from vpctl.links.kind import SharedEnd, Sharing, device_id
-from vpctl.plan.run import sharing
+from vpctl.links.devices import device_id
+from vpctl.links.kind import SharedEnd, Sharing
+from vpctl.plan.link import sharing
 from vpctl.recovery.plan import Repair
 from vpctl.supervisor.hotplug.hooks import Around, Doorbell, require_nobody_holds
 from vpctl.supervisor.hotplug.slots import change_peer, free, is_connected, serve, serve_anew, switch_off, switch_on

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.host.bridge import create
-from vpctl.plan.run import front_end, host_network, plug_steps, plugged_device, sharing
+from vpctl.plan.link import front_end, host_network, plug_steps, plugged_device, sharing
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState

@@ -13,7 +13,8 @@ from vpctl.broker import control_page
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, SLOT, SlotState, slot_state
 from vpctl.errors import HotplugError, UsageError
-from vpctl.links.kind import Memory, SharedEnd, Sharing, control_memory
+from vpctl.links.devices import control_memory
+from vpctl.links.kind import Memory, SharedEnd, Sharing
 
 ACK_SECONDS = 3.0
 """For a guest to let go of a device; a driver takes about a millisecond, a guest that hangs or has none for ever."""

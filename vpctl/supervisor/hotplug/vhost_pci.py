@@ -10,8 +10,9 @@ from collections.abc import Callable
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import SlotState
 from vpctl.errors import NotFoundError, RecoveryError, UsageError
-from vpctl.links.kind import Backing, control_memory, device_id, ram_memory
-from vpctl.plan.run import backing, front_end, plugged_device
+from vpctl.links.devices import control_memory, device_id, ram_memory
+from vpctl.links.kind import Backing
+from vpctl.plan.link import backing, front_end, plugged_device
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import FrontView
 from vpctl.supervisor.hotplug.backends import EVERY_FEATURE, Front, Fronts

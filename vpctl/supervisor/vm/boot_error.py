@@ -1,34 +1,18 @@
-"""What one sees of a boot that failed, and the end of a VM in words."""
+"""The error of a boot that failed, with all that its reader wants to see of it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from vpctl.errors import HostError, QmpError, ReadyTimeoutError, VpctlError, errors_by_code
 from vpctl.log_files import tail
-from vpctl.process import describe_status
-from vpctl.recovery.faults import Signs
 
 LAST_LINES = 15
 """How much of a log an error shows."""
 
 MOST_BYTES = 16384
 """How much of its end is looked at for that."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
-    """The end of a generation: QEMU's exit status (None: unknown), what it said before, and when (CLOCK_MONOTONIC).
-
-    `process_ended` is False for a guest that panicked: its QEMU is paused.
-    """
-
-    status: int | None
-    signs: Signs
-    monotonic: float
-    process_ended: bool
 
 
 def boot_error(error: VpctlError, *, vm: str, stage: str | None, logs: Path) -> VpctlError:
@@ -45,21 +29,6 @@ def boot_error(error: VpctlError, *, vm: str, stage: str | None, logs: Path) -> 
     kind = errors_by_code()[error.code] if isinstance(error, HostError | QmpError) else ReadyTimeoutError
     message = f"`{vm}`: boot stage `{stage}`: {error.message}" if stage else f"`{vm}`: {error.message}"
     return kind(message, hint=error.hint or f"logs are in {logs}", details="\n".join(parts))
-
-
-def describe_end(ended: Ended) -> str:
-    """Put the end of a generation in words."""
-    if ended.signs.panicked:
-        return "the guest's kernel panicked"
-    reason = ended.signs.shutdown_reason
-    if reason == "guest-reset":
-        # -action reboot=shutdown and panic=-1: a panic before pvpanic's driver is loaded comes as a reboot.
-        return "the guest rebooted during its boot, as a kernel that panics early does"
-    if reason is not None:
-        return f"QEMU ended: {reason}"
-    if ended.status is None:
-        return "QEMU ended; its exit status is unknown, since its broker died before it"
-    return f"QEMU {describe_status(ended.status)}"
 
 
 def last_lines(path: Path, count: int) -> list[str]:

@@ -22,22 +22,25 @@ from vpctl.guest.heartbeat import Heartbeat
 from vpctl.journal import Journal
 from vpctl.log_files import limit, prune
 from vpctl.plan.run import Run
-from vpctl.process import ProcessId
+from vpctl.process import ProcessId, files_left
 from vpctl.qmp.session import QmpRefusedError, Session
 from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault, Incident, Signs
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
-from vpctl.supervisor.hotplug.fd_parking import LOW, files_left
-from vpctl.supervisor.vm.boot_error import Ended, boot_error, describe_end
+from vpctl.supervisor.vm.boot_error import boot_error
 from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, STAGES, Stages
 from vpctl.supervisor.vm.connections import WaysIn
+from vpctl.supervisor.vm.exit import Ended, describe_end
 from vpctl.supervisor.vm.serial_log import SerialLog
 from vpctl.supervisor.vm.spawn import drop_ram, prepare, spawn
 
 if TYPE_CHECKING:
     import asyncssh
 
+
+FEW_FDS = 64
+"""Descriptors left, below which a QEMU's limit is worth a warning."""
 
 END_SECONDS = 3.0
 """For the end of a QEMU to be told, once a connection to it has broken: the broker reaps it and says so."""
@@ -427,7 +430,7 @@ class Machine:
         self.interrupts.pop(device, None)
         self.parked_fds += count
         left = files_left(self.process.pid) if self.process is not None else None
-        if left is not None and left < LOW:
+        if left is not None and left < FEW_FDS:
             attributes = {
                 "warning": "file-descriptors",
                 "left": left,

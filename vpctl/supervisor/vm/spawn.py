@@ -12,7 +12,8 @@ from vpctl.broker.protocol import Child, process_name
 from vpctl.guest.config import write_config
 from vpctl.guest.keys import run_keys
 from vpctl.links.kind import Memory
-from vpctl.plan.run import Run, control_page, ram
+from vpctl.plan.link import control_page, ram
+from vpctl.plan.run import Run
 from vpctl.qemu.argv import MachineSpec, machine_argv
 from vpctl.rundir import RunDir, private_directory, write_atomic
 from vpctl.supervisor.hotplug.slots import fill

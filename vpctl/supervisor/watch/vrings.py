@@ -16,7 +16,7 @@ from typing import Any
 from vpctl import wait
 from vpctl.broker.client import BrokerGoneError
 from vpctl.errors import InternalError, VpctlError
-from vpctl.plan.run import front_end
+from vpctl.plan.link import front_end
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import RELINK, REPLUG

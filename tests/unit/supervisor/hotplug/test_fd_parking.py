@@ -10,10 +10,9 @@ from typing import Any, cast
 import pytest
 
 from tests.fakes.keeper import Keeper, keeping
-from vpctl.process import eventfd_id, file_limit, open_files
+from vpctl.process import eventfd_id, open_files
 from vpctl.qmp.session import MOST_FDS, Session
 from vpctl.supervisor.hotplug.fd_parking import (
-    files_left,
     find_interrupts,
     leaves_handlers,
     low_numbers_left_free,
@@ -149,11 +148,3 @@ async def test_interrupts_that_come_a_little_after_the_device_are_waited_for() -
 def test_only_tcg_needs_it() -> None:
     assert leaves_handlers("tcg")
     assert not leaves_handlers("kvm")
-
-
-def test_what_is_left_is_the_limit_less_what_is_open_and_unknown_of_a_process_that_is_gone() -> None:
-    limit, left = file_limit(os.getpid()), files_left(os.getpid())
-    assert limit is not None
-    assert left is not None
-    assert 0 < left < limit
-    assert files_left(1 << 30) is None

@@ -18,11 +18,11 @@ from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import SLOT, SlotState
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.journal import read
-from vpctl.links.kind import control_memory
-from vpctl.plan.run import control_page, sharing
+from vpctl.links.devices import control_memory
+from vpctl.plan.link import control_page, sharing
 from vpctl.qmp import hotplug
 from vpctl.qmp.session import Session
-from vpctl.recovery.execute import EndGoneError
+from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories

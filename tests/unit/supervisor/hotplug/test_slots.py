@@ -15,8 +15,9 @@ from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, HEADERS_SIZE, REGION_HEADER, SLOT, AnswerState, SlotState
 from vpctl.errors import HotplugError, UsageError
-from vpctl.links.kind import SharedEnd, Sharing, control_memory
-from vpctl.plan.run import control_page, sharing
+from vpctl.links.devices import control_memory
+from vpctl.links.kind import SharedEnd, Sharing
+from vpctl.plan.link import control_page, sharing
 from vpctl.rundir import Directories, RunDir
 from vpctl.supervisor.hotplug import slots as module
 from vpctl.supervisor.hotplug.slots import change_peer, fill, free, serve, serve_anew, switch_off, switch_on

@@ -12,7 +12,7 @@ from tests.fakes.broker import made
 from tests.made import made_run, made_topology
 from vpctl.errors import HotplugError
 from vpctl.links.kind import PlugStep
-from vpctl.plan.run import plug_steps
+from vpctl.plan.link import plug_steps
 from vpctl.rundir import Directories
 from vpctl.supervisor.hotplug import stream
 
