@@ -13,9 +13,9 @@ import os
 import time
 from pathlib import Path
 
-from vpctl.broker.service import known_children
 from vpctl.client.running import running_topologies
 from vpctl.process import memory_mib
+from vpctl.process_record import known_children
 from vpctl.rundir import Directories
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(layer.split())
     for layer in (
-        "errors log log_files text wait tasks process host_identity rundir",
+        "errors log log_files text wait tasks fields process process_record credentials host_identity rundir",
         "topology",
         "image qemu",
         "qmp",
@@ -29,6 +29,9 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
     )
 )
 """Lowest first (docs: design). A part imports from lower layers only; the first layer's modules also each other."""
+
+BROKER_DOORS = frozenset({"client", "control_page", "memfd", "protocol"})
+"""The broker's modules that others may import: what it is asked, what they share with it; no part of its process."""
 
 PURE = ("topology/model.py", "plan/*.py", "qemu/argv.py", "recovery/plan.py", "links/*.py")
 
@@ -127,15 +130,16 @@ def order_offences(root: Path) -> list[str]:
     return found
 
 
-def supervisor_offences(root: Path) -> list[str]:
-    """Name each import of the supervisor from outside of it: others know it by its control socket only."""
-    return [
-        f"{relative}:{imported.line}: {imported.name} is for the supervisor's own process"
-        for relative, tree in modules(root)
-        if _part(relative) != "supervisor"
-        for imported in imports(tree, relative)
-        if imported.name.split(".")[:2] == ["vpctl", "supervisor"]
-    ]
+def sealed_offences(root: Path) -> list[str]:
+    """Name each import from outside of what only a process itself runs: all of the supervisor, most of the broker."""
+    found = []
+    for relative, tree in modules(root):
+        for imported in imports(tree, relative):
+            _, part, module, *_ = [*imported.name.split("."), "", ""]
+            sealed = part == "supervisor" or (part == "broker" and module not in BROKER_DOORS)
+            if imported.name.startswith("vpctl.") and sealed and _part(relative) != part:
+                found.append(f"{relative}:{imported.line}: {imported.name} is for the {part}'s own process")
+    return found
 
 
 def private_offences(root: Path) -> list[str]:

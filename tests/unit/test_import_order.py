@@ -26,8 +26,8 @@ def test_imports_go_one_way() -> None:
     assert import_rules.order_offences(PACKAGE) == []
 
 
-def test_nothing_imports_the_supervisor() -> None:
-    assert import_rules.supervisor_offences(PACKAGE) == []
+def test_nothing_imports_the_supervisor_nor_the_brokers_own_modules() -> None:
+    assert import_rules.sealed_offences(PACKAGE) == []
 
 
 @pytest.mark.parametrize(
@@ -37,12 +37,22 @@ def test_nothing_imports_the_supervisor() -> None:
         "from vpctl import supervisor",
         "import vpctl.supervisor.control",
         "def f():\n    from vpctl.supervisor.state import World",
+        "from vpctl.broker.service import Broker",
+        "from vpctl.broker.ivshmem.message import Peer",
+        "from vpctl import broker",
+        "from vpctl.broker import resources",
     ],
 )
-def test_an_import_of_the_supervisor_is_named(tmp_path: Path, source: str) -> None:
-    root = made_up(tmp_path, {"cli/a": source, "supervisor/__main__": source})
-    (found,) = import_rules.supervisor_offences(root)
+def test_an_import_of_what_only_a_process_itself_runs_is_named(tmp_path: Path, source: str) -> None:
+    root = made_up(tmp_path, {"cli/a": source})
+    (found,) = import_rules.sealed_offences(root)
     assert found.startswith("cli/a.py:")
+
+
+def test_a_process_imports_itself_and_others_the_brokers_doors(tmp_path: Path) -> None:
+    own = {"broker/a": "from vpctl.broker.service import x", "supervisor/__main__": "import vpctl.supervisor.state"}
+    doors = "from vpctl.broker.client import connect\nfrom vpctl.broker import control_page, memfd, protocol"
+    assert import_rules.sealed_offences(made_up(tmp_path, {**own, "links/a": doors})) == []
 
 
 def test_nothing_private_of_other_projects_is_imported() -> None:

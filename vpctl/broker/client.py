@@ -9,19 +9,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from vpctl.broker.protocol import (
-    LINE_LIMIT,
-    BrokerFailure,
-    Child,
-    Exit,
-    FrontNews,
-    LinkNews,
-    decode,
-    encode,
-    link_news,
-)
+from vpctl.broker.protocol import LINE_LIMIT, BrokerFailure, Exit, FrontNews, LinkNews, decode, encode, link_news
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import child_environment, run
+from vpctl.process_record import Child
 from vpctl.rundir import RunDir
 from vpctl.tasks import traceback_of
 

@@ -28,6 +28,14 @@ LARGEST_RING = 1 << 30
 MAX_QUEUE_PAIRS = 16
 MAX_REGIONS = 16
 MAX_RINGS = 2 * MAX_QUEUE_PAIRS
+
+HOST_ID = 1
+"""Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
+
+LARGEST_ID = 65535
+
+_FIRST_ID = 2
+_IDS_OF_A_ROLE = (LARGEST_ID + 1 - _FIRST_ID) // 2
 KIND_NET = 1
 KIND_VHOST_PCI = 2
 
@@ -288,3 +296,15 @@ def region_header(*, region_size: int, generation: int, queue_pairs: int) -> byt
         data_offset=HEADERS_SIZE,
         ring_size=ring_size(region_size, queue_pairs),
     )
+
+
+def peer_id(*, role: int, number: int, of: int, generation: int) -> int:
+    """Return the id of one end's device: another for each generation of each of a VM's links, and for the peer's end.
+
+    It is the device's IVPosition, by which a peer rings it. `number` counts the VM's links from 1 to `of`. It follows
+    from the generation, so that it need not be remembered, and grows slowly, since a QEMU has a table of all ids
+    below. One comes again after 32767 generations, divided by the VM's links: by then each of them was in a device of
+    its own, long gone.
+    """
+    count = (generation - 1) * of + number - 1
+    return _FIRST_ID + 2 * (count % (_IDS_OF_A_ROLE // of * of)) + role

@@ -18,17 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vpctl.process import ProcessId
-
 LINE_LIMIT = 1 << 20
 """Bytes in one message at most; an argv is some 3 KiB."""
 
 WARM = "--warm"
 """The supervisor's option that has it wait for its topology's name; see `python -m vpctl.supervisor`."""
-
-SUPERVISOR = "supervisor"
-"""The name under which the broker keeps the supervisor; no VM can be called that, see `process_name`."""
-
 
 EXIT_NO_TOPOLOGY = 78
 """A supervisor's exit code when what it is to supervise cannot be read (EX_CONFIG of sysexits.h).
@@ -36,39 +30,8 @@ EXIT_NO_TOPOLOGY = 78
 The guests are kept, and another supervisor is started after a long pause only.
 """
 
-
-def process_name(vm: str) -> str:
-    """Return the name of a VM's process in the broker's list."""
-    return f"vm/{vm}"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Child:
-    """A process in the broker's care. `generation` counts the lives of what it is (a VM's, from 1)."""
-
-    name: str
-    generation: int
-    process: ProcessId
-    directory: str
-    """Where its log is, and where `exit.json` will be."""
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "generation": self.generation,
-            "pid": self.process.pid,
-            "start_time": self.process.start_time,
-            "directory": self.directory,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Child:
-        return cls(
-            name=data["name"],
-            generation=data["generation"],
-            process=ProcessId(pid=data["pid"], start_time=data["start_time"]),
-            directory=data["directory"],
-        )
+GRACE_SECONDS = 2.0
+"""From SIGTERM to SIGKILL. A QEMU that works ends within milliseconds; guests keep nothing that a stop could lose."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vpctl.broker.control_page import MAX_QUEUE_PAIRS, vectors
-from vpctl.broker.fields import Count, Name, PathText, Within, read
-from vpctl.broker.ivshmem.message import LARGEST_ID
+from vpctl.broker.control_page import LARGEST_ID, MAX_QUEUE_PAIRS, vectors
 from vpctl.broker.ivshmem.pair_server import EndSpec
 from vpctl.broker.vhost_user.backend import FrontSpec
 from vpctl.errors import UsageError
+from vpctl.fields import Count, Name, PathText, Within, read
 
 LONGEST_GRACE = 60.0
 """Seconds from SIGTERM to SIGKILL that may be asked for."""

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,19 +27,15 @@ from typing import Any
 from vpctl.broker import requests
 from vpctl.broker.clients import Clients
 from vpctl.broker.memfd import inherited_path, placeholder
-from vpctl.broker.peers import belongs_to, may_ask, peer_pid
-from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, LINE_LIMIT, SUPERVISOR, Child, Exit
-from vpctl.broker.record import recorded
-from vpctl.broker.remains import orphans
+from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, GRACE_SECONDS, LINE_LIMIT, Exit
 from vpctl.broker.resources import Shared
+from vpctl.credentials import belongs_to, may_ask, peer_pid
 from vpctl.errors import HostError, UsageError
 from vpctl.process import end, identify, stop_blocking, wait_gone
+from vpctl.process_record import SUPERVISOR, Child, known_children, orphans
 from vpctl.rundir import RunDir, host_boot_id, read_json, write_json
 from vpctl.tasks import ONCE, Again, Failure, contained, guarded
 from vpctl.wait import pause
-
-GRACE_SECONDS = 2.0
-"""From SIGTERM to SIGKILL. A QEMU that works ends within milliseconds; guests keep nothing that a stop could lose."""
 
 RESTART_SECONDS = (0.05, 5.0)
 """First and longest pause before a supervisor that died is started again."""
@@ -62,11 +58,6 @@ HANGS_SECONDS = 0.5
 
 REAP_AGAIN = Again(first=0.05, longest=2.0)
 """For what may fail for want of memory or descriptors, and has to be done all the same."""
-
-
-def known_children(rundir: RunDir) -> Iterator[Child]:
-    """Yield the recorded processes that still run; a record from before a host reboot counts for nothing."""
-    return recorded(rundir.processes)
 
 
 class Broker:

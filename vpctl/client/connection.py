@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from vpctl import wait
-from vpctl.broker.remains import require_visible
 from vpctl.errors import InternalError, InterruptedByUserError, TopologyError, UsageError, VpctlError, errors_by_code
+from vpctl.process_record import require_visible
 from vpctl.qmp.session import Session, open_session
 from vpctl.rundir import RunDir, is_locked
 

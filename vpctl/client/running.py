@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vpctl.broker.remains import known_broker
-from vpctl.broker.service import known_children
 from vpctl.errors import NotFoundError
+from vpctl.process_record import known_broker, known_children
 from vpctl.rundir import (
     Directories,
     RunDir,

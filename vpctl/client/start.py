@@ -11,13 +11,12 @@ from pathlib import Path
 
 from vpctl import wait
 from vpctl.broker.client import start_broker
-from vpctl.broker.protocol import SUPERVISOR, Child
-from vpctl.broker.remains import require_visible
 from vpctl.client.stop import clean_up
 from vpctl.errors import UsageError
 from vpctl.guest.keys import run_keys
 from vpctl.plan.run import Run, run_to_json
 from vpctl.process import Waiting
+from vpctl.process_record import SUPERVISOR, Child, require_visible
 from vpctl.rundir import (
     Directories,
     RunDir,

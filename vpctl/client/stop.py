@@ -8,12 +8,11 @@ from collections.abc import Iterable
 
 from vpctl import wait
 from vpctl.broker.client import connect
-from vpctl.broker.protocol import SUPERVISOR
-from vpctl.broker.remains import known_broker, orphans
-from vpctl.broker.service import GRACE_SECONDS, known_children
+from vpctl.broker.protocol import GRACE_SECONDS
 from vpctl.errors import HostError, VpctlError
 from vpctl.host import bridge
 from vpctl.process import ProcessId, end
+from vpctl.process_record import SUPERVISOR, known_broker, known_children, orphans
 from vpctl.rundir import (
     RunDir,
     is_locked,

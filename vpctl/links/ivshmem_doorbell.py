@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.ivshmem.message import HOST_ID
-from vpctl.broker.ivshmem.message import device_id as ivshmem_id
+from vpctl.broker.control_page import HOST_ID, peer_id
 from vpctl.links.devices import device_id, ivshmem_doorbell
 from vpctl.links.kind import Files, LinkKind, Memory, PlugStep, Requirements, SharedEnd, Sharing
 from vpctl.links.pci import Place
@@ -87,7 +86,7 @@ class IvshmemDoorbellKind(LinkKind):
     ) -> Sharing:
         lives = [kept.get(end.vm, generation) for end in link.endpoints]
         ids = [
-            ivshmem_id(role=role, number=places[end.vm].number, of=places[end.vm].of, generation=lives[role])
+            peer_id(role=role, number=places[end.vm].number, of=places[end.vm].of, generation=lives[role])
             for role, end in enumerate(link.endpoints)
         ]
         size: int = link.options["size"]

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.ivshmem.message import HOST_ID
-from vpctl.broker.ivshmem.message import device_id as ivshmem_id
+from vpctl.broker.control_page import HOST_ID, peer_id
 from vpctl.links.devices import device_id, ivshmem_doorbell, virtio_net
 from vpctl.links.kind import Backing, Files, FrontEnd, LinkKind, PlugStep, Requirements, SharedEnd
 from vpctl.links.pci import Place, power_of_two
@@ -83,7 +82,7 @@ class VhostPciKind(LinkKind):
     def backing(self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir) -> Backing:
         (back, front), name = link.endpoints, device_id(link.name, generation)
         place = places[back.vm]
-        id_ = ivshmem_id(role=0, number=place.number, of=place.of, generation=generation)
+        id_ = peer_id(role=0, number=place.number, of=place.of, generation=generation)
         return Backing(
             front=FrontEnd(
                 vm=front.vm,

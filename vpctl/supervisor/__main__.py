@@ -14,10 +14,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, SUPERVISOR, WARM
+from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, WARM
 from vpctl.errors import HostError
 from vpctl.guest.ssh import load
 from vpctl.plan.run import run_from_json
+from vpctl.process_record import SUPERVISOR
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.control import ControlServer
 from vpctl.supervisor.service import Supervisor

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
-from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews, process_name
+from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews
 from vpctl.errors import VpctlError
+from vpctl.process_record import process_name
 from vpctl.recovery.faults import Fault
 from vpctl.supervisor.state import World
 

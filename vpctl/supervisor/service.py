@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vpctl.broker.peers import may_ask
-from vpctl.broker.protocol import Child, Exit, process_name
+from vpctl.broker.protocol import Exit
+from vpctl.credentials import may_ask
 from vpctl.errors import HostError, VpctlError
 from vpctl.image.store import hold, load_image
 from vpctl.links.devices import device_generations
 from vpctl.plan.run import Run
+from vpctl.process_record import Child, process_name
 from vpctl.qmp.hotplug import devices
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from vpctl import wait
-from vpctl.broker.protocol import SUPERVISOR
 from vpctl.errors import HostError, InternalError, NotFoundError, VerificationError, VpctlError, cause_of
 from vpctl.guest import traffic
 from vpctl.guest.drivers import NO_INTERFACE, why_no_interface
@@ -22,6 +21,7 @@ from vpctl.journal import Journal
 from vpctl.log_files import LIMIT_SECONDS, limit
 from vpctl.plan.link import host_network, plugged_device
 from vpctl.plan.run import Run
+from vpctl.process_record import SUPERVISOR
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import RunDir, write_json
 from vpctl.supervisor.link import Link

@@ -19,9 +19,10 @@ from tests.unit.broker.test_service import STUBBORN, next_exit, spawn, spoken
 from vpctl.broker import clients as clients_module
 from vpctl.broker.client import BrokerClient, connect
 from vpctl.broker.clients import MOST_UNREAD
-from vpctl.broker.protocol import SUPERVISOR, BrokerFailure, Exit, encode
+from vpctl.broker.protocol import BrokerFailure, Exit, encode
 from vpctl.broker.service import Broker, hold, listen
 from vpctl.process import identify
+from vpctl.process_record import SUPERVISOR
 from vpctl.rundir import Directories, RunDir, host_boot_id, write_json
 from vpctl.wait import until
 

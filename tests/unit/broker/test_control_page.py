@@ -12,6 +12,8 @@ from vpctl.broker import control_page as layout
 from vpctl.broker.control_page import (
     ANSWER,
     CONTROL_HEADER,
+    HOST_ID,
+    LARGEST_ID,
     PEER_REGION,
     PEER_RING,
     REGION_HEADER,
@@ -20,6 +22,7 @@ from vpctl.broker.control_page import (
     Layout,
     PeerRegion,
     PeerRing,
+    peer_id,
 )
 
 
@@ -136,3 +139,26 @@ def test_more_regions_or_rings_than_a_slot_holds_are_an_error() -> None:
 def test_an_answer_is_read_from_its_bytes() -> None:
     data = struct.pack("<IIIIQ40x", 1, 2, 3, 4, 5)
     assert layout.answer(data) == Answer(state=1, ivposition=2, sequence=3, request=4, features=5)
+
+
+def test_the_ids_of_a_vms_devices_over_generations_are_all_different_and_fit_into_16_bits() -> None:
+    ids = [
+        peer_id(role=role, number=number, of=5, generation=generation)
+        for role in (0, 1)
+        for number in range(1, 6)
+        for generation in range(1, 6001)
+    ]
+    assert len(set(ids)) == len(ids)
+    assert max(ids) <= LARGEST_ID
+    assert min(ids) > HOST_ID
+
+
+@given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 1 << 40), st.integers(1, 1 << 40))
+def test_the_two_ends_never_have_the_same_id_wherever_the_link_stands_in_either_vm(
+    one: int, other: int, generation: int, later: int
+) -> None:
+    first = peer_id(role=0, number=one, of=24, generation=generation)
+    second = peer_id(role=1, number=other, of=24, generation=later)
+    assert first != second
+    assert min(first, second) > HOST_ID
+    assert max(first, second) <= LARGEST_ID

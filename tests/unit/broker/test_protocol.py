@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from tests.fakes.broker import broker_process, made
 from tests.support import isolated_directories
-from vpctl.broker.protocol import LINE_LIMIT, Child, Exit, decode, encode
+from vpctl.broker.protocol import LINE_LIMIT, Exit, decode, encode
 from vpctl.broker.requests import VERBS
 from vpctl.process import ProcessId
+from vpctl.process_record import Child
 from vpctl.rundir import RunDir
 
 JSON = st.recursive(

@@ -18,10 +18,11 @@ import pytest
 from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
 from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
 from vpctl.broker.memfd import placeholder
-from vpctl.broker.protocol import SUPERVISOR, Child, Exit, LinkNews
-from vpctl.broker.service import RESTART_SECONDS, hold, known_children
+from vpctl.broker.protocol import Exit, LinkNews
+from vpctl.broker.service import RESTART_SECONDS, hold
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import ProcessId, file_limit, identify, open_files, running, wait_gone
+from vpctl.process_record import SUPERVISOR, Child, known_children
 from vpctl.rundir import Directories, RunDir, host_boot_id, is_locked, read_json, write_json
 from vpctl.wait import until
 

@@ -16,10 +16,11 @@ import pytest
 from tests.fakes.broker import made
 from tests.unit.client.processes import empty_topology, supervisor_pid
 from vpctl.broker import client as broker_client
-from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, SUPERVISOR
+from vpctl.broker.protocol import EXIT_NO_TOPOLOGY
 from vpctl.client import connection, start, stop
 from vpctl.errors import UsageError
 from vpctl.process import identify
+from vpctl.process_record import SUPERVISOR
 from vpctl.rundir import Directories, is_locked, read_json
 from vpctl.wait import until
 

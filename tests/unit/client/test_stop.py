@@ -18,13 +18,11 @@ import pytest
 from tests.fakes.broker import broker_process, made
 from tests.unit.client.processes import empty_topology, supervisor_pid
 from vpctl.broker import client as broker_client
-from vpctl.broker.protocol import Child
-from vpctl.broker.remains import known_broker
-from vpctl.broker.service import known_children
 from vpctl.client import connection, running, start, stop
 from vpctl.errors import HostError
 from vpctl.process import ProcessId, identify, run
 from vpctl.process import end as process_end
+from vpctl.process_record import Child, known_broker, known_children
 from vpctl.rundir import Directories, RunDir, host_boot_id, write_json
 
 

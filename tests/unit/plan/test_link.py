@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from tests.golden import assert_golden
 from tests.made import PAIR, made_run, made_topology
 from tests.unit.plan.runs import MIXED, mixed
-from vpctl.broker.control_page import PAGE_SIZE, SLOT, SLOT_SIZE
-from vpctl.broker.ivshmem.message import HOST_ID
+from vpctl.broker.control_page import HOST_ID, PAGE_SIZE, SLOT, SLOT_SIZE
 from vpctl.broker.memfd import placeholder
 from vpctl.links import LINK_KINDS
 from vpctl.links.kind import PlugStep, SharedEnd

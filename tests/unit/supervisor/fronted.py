@@ -19,7 +19,7 @@ from tests.fakes.reached import reached
 from tests.fakes.vhost_user_frontend import Dialect, Frontend
 from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import ANSWER, SLOT, AnswerState
+from vpctl.broker.control_page import ANSWER, HOST_ID, SLOT, AnswerState
 from vpctl.broker.ivshmem import message as ivshmem
 from vpctl.broker.protocol import FrontNews
 from vpctl.links.devices import control_memory
@@ -179,7 +179,7 @@ def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
     connection.connect(path)
     while True:
         data, fds, _, _ = socket.recv_fds(connection, 8, 1)
-        if ivshmem.decode(data) == ivshmem.HOST_ID and fds:
+        if ivshmem.decode(data) == HOST_ID and fds:
             return connection, fds[0]
         for fd in fds:
             os.close(fd)

@@ -17,7 +17,7 @@ from qemu.qmp import ExecuteError, QMPClient
 
 from tests.fakes.broker import made
 from vpctl import __version__
-from vpctl.broker.peers import peer_pid
+from vpctl.credentials import peer_pid
 from vpctl.errors import HostError
 from vpctl.rundir import Directories, RunDir
 from vpctl.supervisor.control import MESSAGE_LIMIT, MOST_UNREAD, ControlServer, MessageStream

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.fakes.broker import made
 from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
-from vpctl.broker.protocol import Child
 from vpctl.broker.service import hold
 from vpctl.client import connection
 from vpctl.errors import HostError
 from vpctl.journal import read
 from vpctl.links.devices import device_generations, device_id
 from vpctl.process import identify
+from vpctl.process_record import Child
 from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, read_json, write_json

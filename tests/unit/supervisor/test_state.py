@@ -16,7 +16,7 @@ from tests.fakes.broker import made
 from tests.fakes.guest import Process, guest_running
 from tests.fakes.qmp_server import FakeQemu, serving
 from tests.made import made_run, made_topology
-from vpctl.broker.protocol import Child, Exit
+from vpctl.broker.protocol import Exit
 from vpctl.cli.status import is_well
 from vpctl.errors import HostError, NotFoundError, RecoveryError, VerificationError, VpctlError
 from vpctl.guest import traffic
@@ -27,6 +27,7 @@ from vpctl.links import LINK_KINDS
 from vpctl.plan.link import plugged_device
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId
+from vpctl.process_record import Child
 from vpctl.qmp.session import Session, connect
 from vpctl.recovery.plan import plan_repair
 from vpctl.recovery.state import LinkState, LinkView, VmState

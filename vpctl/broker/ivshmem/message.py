@@ -1,4 +1,4 @@
-"""What an ivshmem server says to a QEMU, and who has which id: QEMU's ivshmem-spec, `docs/specs`. Pure.
+"""What an ivshmem server says to a QEMU: QEMU's ivshmem-spec, `docs/specs`. Pure.
 
 Only the server speaks. A message is a signed 64-bit number, little-endian, with at most one descriptor beside it
 (SCM_RIGHTS). Everything up to the region is read while `device_add` waits; what comes later may come at any time.
@@ -17,16 +17,10 @@ REGION = -1
 WATCHER_ID = 0
 """What clients that only look have: no device learns of them."""
 
-HOST_ID = 1
-"""Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
-
-LARGEST_ID = 65535
 
 MOST_VECTORS = 2048
 """Of one device: as many as MSI-X has (PCI 3.0, 6.8.2)."""
 
-_FIRST_ID = 2
-_IDS_OF_A_ROLE = (LARGEST_ID + 1 - _FIRST_ID) // 2
 
 _FORMAT = struct.Struct("<q")
 SIZE = _FORMAT.size
@@ -82,14 +76,3 @@ def greeting_by_the_letter(own: Peer, others: Iterable[Peer], region: int) -> li
 def joins(peer: Peer) -> list[Message]:
     """Return what tells a client of a peer; at any time."""
     return [Message(number=peer.id, fd=fd) for fd in peer.eventfds]
-
-
-def device_id(*, role: int, number: int, of: int, generation: int) -> int:
-    """Return the id of one end's device: another for each generation of each of a VM's links, and for the peer's end.
-
-    `number` counts the VM's links from 1 to `of`. It follows from the generation, so that nobody has to remember it,
-    and grows slowly, since a QEMU has a table of all ids below. One comes again after 32767 generations, divided
-    by the VM's links: by then each of them was in a device of its own, long gone.
-    """
-    count = (generation - 1) * of + number - 1
-    return _FIRST_ID + 2 * (count % (_IDS_OF_A_ROLE // of * of)) + role

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from vpctl.broker.fields import Name, PathText, Within
+from vpctl.broker.control_page import LARGEST_ID
 from vpctl.broker.ivshmem.bells import Bells
-from vpctl.broker.ivshmem.message import LARGEST_ID, MOST_VECTORS, Peer
+from vpctl.broker.ivshmem.message import MOST_VECTORS, Peer
 from vpctl.broker.ivshmem.peer_server import DeviceServer
 from vpctl.broker.ivshmem.watching import MayWatch, Watching, everybody
 from vpctl.errors import UsageError
+from vpctl.fields import Name, PathText, Within
 
 Tell = Callable[[Mapping[str, Any]], None]
 

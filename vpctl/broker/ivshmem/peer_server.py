@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vpctl.broker.budget import Paced
+from vpctl.broker.control_page import HOST_ID
 from vpctl.broker.ivshmem import message as ivshmem
 from vpctl.broker.ivshmem.bells import Bell, Bells, Hearing
 from vpctl.broker.ivshmem.message import Peer
@@ -55,7 +56,7 @@ class DeviceServer:
 
     def open(self, others: Iterable[Peer]) -> None:
         """Listen; OSError if that fails. The `others` are whom the device can ring, beside the host."""
-        self._others = [*others, Peer(id=ivshmem.HOST_ID, eventfds=(self._ack,))]
+        self._others = [*others, Peer(id=HOST_ID, eventfds=(self._ack,))]
         self._control = self._bells.bell(self.own.eventfds[0], lambda: self._tell("stuck"))
         self._hearing = Hearing(self._ack, self._acks.ask)
         self._listener = Listener(self._path, self._accept, backlog=1)

@@ -25,7 +25,6 @@ from typing import Annotated, Any
 
 from vpctl.broker.budget import Budget
 from vpctl.broker.control_page import Answer, AnswerState
-from vpctl.broker.fields import LARGEST, Name, PathText, Within
 from vpctl.broker.listening import Listener
 from vpctl.broker.vhost_user import message as vhost_user
 from vpctl.broker.vhost_user.datapath import Carrier, Wiring
@@ -43,6 +42,7 @@ from vpctl.broker.vhost_user.message import (
 )
 from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, SLOTS, Negotiated
 from vpctl.errors import UsageError
+from vpctl.fields import LARGEST, Name, PathText, Within
 from vpctl.process import wait_readable
 from vpctl.wait import pause
 

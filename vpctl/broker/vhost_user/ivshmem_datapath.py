@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.control_page import SLOT, Answer, AnswerState, PeerRing, SlotState
+from vpctl.broker.control_page import HOST_ID, LARGEST_ID, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.ivshmem.bells import Bell, Bells
-from vpctl.broker.ivshmem.message import HOST_ID, LARGEST_ID, Peer
+from vpctl.broker.ivshmem.message import Peer
 from vpctl.broker.ivshmem.peer_server import DeviceServer
 from vpctl.broker.ivshmem.peer_server import Tell as TellDevice
 from vpctl.broker.vhost_user.datapath import Eventfd, Wiring

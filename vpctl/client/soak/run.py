@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vpctl import wait
-from vpctl.broker.protocol import SUPERVISOR
-from vpctl.broker.service import known_children
 from vpctl.client.connection import connect, try_status
 from vpctl.client.soak.plan import Blow, Census, Strike, false_alarms, leaks, missed, percentiles, strikes_of_round
 from vpctl.client.soak.report import Outage, Round, SoakReport
@@ -26,6 +24,7 @@ from vpctl.journal import Reader
 from vpctl.links.devices import device_id
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId, find_by_argument, identify, memory_mib, open_files
+from vpctl.process_record import SUPERVISOR, known_children
 from vpctl.qmp.session import connect as connect_qmp
 from vpctl.rundir import RunDir, read_json
 

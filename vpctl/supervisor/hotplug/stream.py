@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.protocol import process_name
 from vpctl.errors import HostError, HotplugError, ReadyTimeoutError
 from vpctl.links.kind import PlugStep
 from vpctl.process import listens_at
+from vpctl.process_record import process_name
 from vpctl.supervisor.vm.machine import Machine
 
 LISTENING_SECONDS = 5.0

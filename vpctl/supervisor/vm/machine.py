@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vpctl import wait
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.protocol import Child, Exit, process_name
+from vpctl.broker.protocol import Exit
 from vpctl.errors import HostError, NotFoundError, QmpError, QmpTimeoutError, ReadyTimeoutError, VpctlError
 from vpctl.guest import ssh as guest_ssh
 from vpctl.guest.heartbeat import Heartbeat
@@ -23,6 +23,7 @@ from vpctl.journal import Journal
 from vpctl.log_files import limit, prune
 from vpctl.plan.run import Run
 from vpctl.process import ProcessId, files_left
+from vpctl.process_record import Child, process_name
 from vpctl.qmp.session import QmpRefusedError, Session
 from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault, Incident, Signs

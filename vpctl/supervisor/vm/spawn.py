@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.memfd import placeholder
-from vpctl.broker.protocol import Child, process_name
 from vpctl.guest.config import write_config
 from vpctl.guest.keys import run_keys
 from vpctl.links.kind import Memory
 from vpctl.plan.link import control_page, ram
 from vpctl.plan.run import Run
+from vpctl.process_record import Child, process_name
 from vpctl.qemu.argv import MachineSpec, machine_argv
 from vpctl.rundir import RunDir, private_directory, write_atomic
 from vpctl.supervisor.hotplug.slots import fill

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vpctl.broker.ivshmem.message import HOST_ID, LARGEST_ID, REGION, SIZE, Message, Peer, decode, device_id, greeting
+from vpctl.broker.ivshmem.message import REGION, SIZE, Message, Peer, decode, greeting
 
 
 @given(st.integers(-(1 << 63), (1 << 63) - 1))
@@ -32,26 +32,3 @@ def test_the_peers_come_before_the_region_and_the_own_interrupts_after_it() -> N
         *[(0, None), (6, None), (7, 21), (7, 22), (7, 23), (1, 31)],
         *[(REGION, 40), (6, 11), (6, 12), (6, 13)],
     ]
-
-
-def test_the_ids_of_a_vms_devices_over_generations_are_all_different_and_fit_into_16_bits() -> None:
-    ids = [
-        device_id(role=role, number=number, of=5, generation=generation)
-        for role in (0, 1)
-        for number in range(1, 6)
-        for generation in range(1, 6001)
-    ]
-    assert len(set(ids)) == len(ids)
-    assert max(ids) <= LARGEST_ID
-    assert min(ids) > HOST_ID
-
-
-@given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 1 << 40), st.integers(1, 1 << 40))
-def test_the_two_ends_never_have_the_same_id_wherever_the_link_stands_in_either_vm(
-    one: int, other: int, generation: int, later: int
-) -> None:
-    first = device_id(role=0, number=one, of=24, generation=generation)
-    second = device_id(role=1, number=other, of=24, generation=later)
-    assert first != second
-    assert min(first, second) > HOST_ID
-    assert max(first, second) <= LARGEST_ID

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from vpctl.broker import listening
 from vpctl.broker.budget import SECOND
+from vpctl.broker.control_page import HOST_ID
 from vpctl.broker.ivshmem.bells import Bells
-from vpctl.broker.ivshmem.message import HOST_ID, REGION, SIZE, decode
+from vpctl.broker.ivshmem.message import REGION, SIZE, decode
 from vpctl.broker.ivshmem.outbox import MOST_READS
 from vpctl.broker.ivshmem.pair_server import EndSpec, Server, open_server
 from vpctl.broker.ivshmem.peer_server import MOST_ACKS

@@ -17,9 +17,9 @@ from tests.fakes.ivshmem_host import sealed_memory
 from tests.unit.broker.ivshmem.test_bells import block
 from tests.unit.broker.ivshmem.test_pair_server import client, count_of, greeted, rung
 from vpctl.broker import control_page
-from vpctl.broker.control_page import ANSWER, PEER_REGION, PEER_RING, SLOT, Answer, PeerRegion
+from vpctl.broker.control_page import ANSWER, HOST_ID, PEER_REGION, PEER_RING, SLOT, Answer, PeerRegion
 from vpctl.broker.ivshmem.bells import Bells
-from vpctl.broker.ivshmem.message import HOST_ID, REGION
+from vpctl.broker.ivshmem.message import REGION
 from vpctl.broker.ivshmem.peer_server import MOST_ACKS
 from vpctl.broker.vhost_user import ivshmem_datapath
 from vpctl.broker.vhost_user.datapath import Eventfd, WiredRing, Wiring

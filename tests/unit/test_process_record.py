@@ -7,8 +7,8 @@ import subprocess
 from contextlib import ExitStack
 
 from tests.fakes.broker import broker_running, made
-from vpctl.broker.protocol import Child
 from vpctl.process import ProcessId, identify
+from vpctl.process_record import Child
 from vpctl.rundir import Directories, RunDir, host_boot_id, write_json
 
 

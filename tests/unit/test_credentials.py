@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 
-from vpctl.broker.peers import belongs_to, peer_pid
+from vpctl.credentials import belongs_to, peer_pid
 
 
 def test_the_process_that_connected_is_named_whoever_holds_the_socket() -> None:

@@ -11,8 +11,7 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
-from vpctl.broker.protocol import SUPERVISOR
-from vpctl.broker.record import recorded
+from vpctl.process_record import SUPERVISOR, recorded
 from vpctl.rundir import RunDir
 
 _UCRED = struct.Struct("3i")
