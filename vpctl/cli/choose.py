@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,6 @@ def named(context: Context, text: str) -> str:
         return started[0]
     listed = ", ".join(f"`{other}`" for other in started)
     raise UsageError(f"{len(started)} topologies were started from {text}", hint=f"name one of {listed}")
-
-
-def waiting(context: Context, name: str) -> Callable[[str], None]:
-    """Return what tells the user whom a command waits for that starts or stops a topology."""
-    return lambda holder: context.log.info(f"{name}: waiting for {holder}")
 
 
 def started_from(context: Context, file: Path) -> list[str]:

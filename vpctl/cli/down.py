@@ -20,15 +20,13 @@ async def down(
     keep_logs: Annotated[bool, typer.Option("--keep-logs", help="Keep journal and logs.")] = False,
 ) -> Result:
     """Stop a topology: guests, links, supervisor; removes its sockets, keys, journal and logs. Idempotent."""
-    from vpctl.cli import choose
-    from vpctl.client.running import is_running
-    from vpctl.client.start import launching
+    from vpctl.client.running import is_running, launching
     from vpctl.client.stop import stop
 
     stopped = []
     asked = names(context, name, every=every)
     for chosen in asked:
-        async with launching(context.directories, chosen, waiting=choose.waiting(context, chosen)) as rundir:
+        async with launching(context.directories, chosen, waiting=context.waiting(chosen)) as rundir:
             rundir.check_host()
             ran = is_running(rundir)
             await stop(rundir)

@@ -7,21 +7,19 @@ call into `Work`, which `__main__` runs; so no verb parses, prints, exits or sta
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vpctl.client.context import ClientContext
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from vpctl.errors import VpctlError
-    from vpctl.log import Log
-    from vpctl.process import Waiting
-    from vpctl.rundir import Directories
 
 
 class OutputFormat(StrEnum):
@@ -43,15 +41,10 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class Context(ClientContext):
     """What a verb works with."""
 
     common: Common
-    log: Log
-    directories: Directories
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
-    warm: Waiting | None = None
-    """A supervisor for `up`, started before anything else; see `python -m vpctl.supervisor`."""
 
     @property
     def json(self) -> bool:

@@ -19,7 +19,7 @@ from tests.fakes.broker import broker_process, made
 from tests.made import made_run, made_topology
 from vpctl.cli import choose, down
 from vpctl.cli.verb import Common, Context, OutputFormat
-from vpctl.client.start import launching
+from vpctl.client.running import launching
 from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.host_identity import this_host
 from vpctl.log import Silent

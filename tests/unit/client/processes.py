@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.made import made_run, made_topology
-from vpctl.client import connection, start, stop
+from vpctl.client import connection, running, start, stop
 from vpctl.rundir import Directories, RunDir
 from vpctl.wait import until
 
@@ -14,7 +14,7 @@ from vpctl.wait import until
 @asynccontextmanager
 async def empty_topology(directories: Directories) -> AsyncIterator[RunDir]:
     """Run a topology without VMs: the processes are the real ones, and nothing takes long."""
-    async with start.launching(directories, "empty") as rundir:
+    async with running.launching(directories, "empty") as rundir:
         await start.claim(rundir)
         await start.start(made_run(made_topology(name="empty")), rundir)
         try:

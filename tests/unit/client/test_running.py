@@ -10,7 +10,7 @@ from tests.fakes.broker import made
 from tests.unit.client.processes import empty_topology
 from vpctl.client import connection, running, stop
 from vpctl.errors import NotFoundError
-from vpctl.rundir import Directories
+from vpctl.rundir import Directories, is_locked
 
 
 def test_what_does_not_run_is_named_with_what_does(directories: Directories) -> None:
@@ -35,3 +35,13 @@ async def test_another_tmpdir_and_relative_directories_change_nothing(
         assert running.require_running(elsewhere, "empty") == rundir
         await stop.stop(elsewhere.topology("empty"))
     assert not rundir.run.exists()
+
+
+async def test_launching_leaves_no_lock_and_no_directory_where_nothing_was_started(directories: Directories) -> None:
+    async with running.launching(directories, "pair") as rundir:
+        assert is_locked(rundir.launch_lock)
+    assert not directories.run.exists()
+    async with running.launching(directories, "pair") as rundir:
+        made(directories)
+    assert rundir.run.exists()
+    assert not is_locked(rundir.launch_lock)

@@ -13,26 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.broker import made
 from tests.unit.client.processes import empty_topology, supervisor_pid
 from vpctl.broker import client as broker_client
 from vpctl.broker.protocol import EXIT_NO_TOPOLOGY
-from vpctl.client import connection, start, stop
+from vpctl.client import connection, running, start, stop
 from vpctl.errors import UsageError
 from vpctl.process import identify
 from vpctl.process_record import SUPERVISOR
 from vpctl.rundir import Directories, is_locked, read_json
 from vpctl.wait import until
-
-
-async def test_launching_leaves_no_lock_and_no_directory_where_nothing_was_started(directories: Directories) -> None:
-    async with start.launching(directories, "pair") as rundir:
-        assert is_locked(rundir.launch_lock)
-    assert not directories.run.exists()
-    async with start.launching(directories, "pair") as rundir:
-        made(directories)
-    assert rundir.run.exists()
-    assert not is_locked(rundir.launch_lock)
 
 
 async def test_each_of_the_two_brings_the_other_back_and_stop_ends_both(directories: Directories) -> None:
@@ -64,7 +53,7 @@ async def test_of_two_first_starts_in_other_run_directories_one_takes_the_state(
     directories: Directories, tmp_path: Path
 ) -> None:
     other = replace(directories, run=tmp_path / "other")
-    async with start.launching(directories, "empty") as mine, start.launching(other, "empty") as theirs:
+    async with running.launching(directories, "empty") as mine, running.launching(other, "empty") as theirs:
         await start.claim(mine)
         with pytest.raises(UsageError, match=f"with its run directory at {mine.run}"):
             await start.claim(theirs)

@@ -191,10 +191,10 @@ import asyncio, sys
 from pathlib import Path
 from tests.made import made_run, made_topology
 from vpctl.rundir import Directories
-from vpctl.client import start
+from vpctl.client import running, start
 async def main():
     roots = Directories(run=Path({str(directories.run)!r}), state=Path({str(directories.state)!r}), cache=Path("/x"))
-    async with start.launching(roots, "empty") as rundir:
+    async with running.launching(roots, "empty") as rundir:
         await start.claim(rundir)
         await start.start(made_run(made_topology(name="empty")), rundir)
 asyncio.run(main())
