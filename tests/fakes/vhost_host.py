@@ -21,9 +21,9 @@ from tests.fakes.ivshmem_host import HOST_ID, ControlPage, sealed_memory
 from vpctl.broker import control_page
 from vpctl.broker.control_page import PEER_RING, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.vhost_user import message as vhost_user
-from vpctl.broker.vhost_user.datapath import Wiring
+from vpctl.broker.vhost_user.datapath import VringSet
 from vpctl.broker.vhost_user.message import Feature, Message, Parser, Request
-from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, Negotiated
+from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, Negotiation
 from vpctl.errors import ReadyTimeoutError
 from vpctl.wait import until
 
@@ -41,7 +41,7 @@ class Device:
     listener: socket.socket
     control: int
     acknowledged: int
-    wiring: Wiring
+    vrings: VringSet
     connection: socket.socket | None = None
     peers: int = 1
     held: list[int] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Device:
     @property
     def interrupts(self) -> list[int]:
         """The device's own eventfds: control, and vm2's kicks."""
-        return [self.control, *(ring.kick.fd for ring in self.wiring.rings)]
+        return [self.control, *(ring.kick.fd for ring in self.vrings.rings)]
 
     @property
     def vectors(self) -> int:
@@ -87,7 +87,7 @@ class Host:
     memory: mmap.mmap = field(init=False)
     device: Device | None = None
     answers: list[Answer] = field(default_factory=list)
-    _negotiated: Negotiated | None = None
+    _negotiation: Negotiation | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Host:
         while True:
             connection, _ = await asyncio.get_running_loop().sock_accept(listener)
             offer = self.offer | (Feature.MQ if self.queue_pairs > 1 else 0)
-            self._negotiated = Negotiated(
+            self._negotiation = Negotiation(
                 offer=offer,
                 queue_pairs=self.queue_pairs,
                 protocol_offer=PROTOCOL,
@@ -148,13 +148,13 @@ class Host:
                 known=lambda _: False,
             )
             try:
-                await self._serve_front(connection, self._negotiated)
+                await self._serve_front(connection, self._negotiation)
             finally:
                 connection.close()
-                self._negotiated.close()
-                self._negotiated = None
+                self._negotiation.close()
+                self._negotiation = None
 
-    async def _serve_front(self, connection: socket.socket, negotiated: Negotiated) -> None:
+    async def _serve_front(self, connection: socket.socket, negotiation: Negotiation) -> None:
         connection.setblocking(False)
         parser = Parser()
         while True:
@@ -165,7 +165,7 @@ class Host:
             if message is None:
                 continue
             try:
-                reply = await self._carry_out(negotiated, message)
+                reply = await self._carry_out(negotiation, message)
             finally:
                 for fd in message.fds:
                     os.close(fd)
@@ -173,41 +173,41 @@ class Host:
                 await asyncio.get_running_loop().sock_sendall(connection, reply)
             self._changed.set()
 
-    async def _carry_out(self, negotiated: Negotiated, message: Message) -> bytes:
+    async def _carry_out(self, negotiation: Negotiation, message: Message) -> bytes:
         payload = vhost_user.decode(message)
         if message.request == Request.GET_VRING_BASE:
             assert isinstance(payload, vhost_user.RingState)
             with contextlib.suppress(ReadyTimeoutError):  # nobody is there, or nobody that answers
                 await self.off()
-            negotiated.halt(payload.index)
-            state = vhost_user.RingState(index=payload.index, value=negotiated.base(payload.index))
+            negotiation.halt(payload.index)
+            state = vhost_user.RingState(index=payload.index, value=negotiation.base(payload.index))
             return vhost_user.state_reply(message, state)
         if message.request in vhost_user.REPLIES:
-            return vhost_user.number_reply(message, negotiated.answer(message.request))
-        negotiated.take(message, payload)
+            return vhost_user.number_reply(message, negotiation.answer(message.request))
+        negotiation.take(message, payload)
         if message.request == Request.SET_VRING_CALL and isinstance(payload, vhost_user.RingFd):
-            self._take_call(negotiated, payload.index)
+            self._take_call(negotiation, payload.index)
         return vhost_user.number_reply(message, 0) if message.wants_reply else b""
 
-    def _take_call(self, negotiated: Negotiated, ring: int) -> None:
+    def _take_call(self, negotiation: Negotiation, ring: int) -> None:
         """A call that changes while the device is there becomes a new peer of it."""
-        call = negotiated.rings[ring].call
+        call = negotiation.rings[ring].call
         if self.device is None or self.device.connection is None or call is None:
             return
         if self.slot_state is SlotState.ON:
             self.change_doorbell(ring, os.dup(call.fd))
 
-    async def wait_ready(self) -> Wiring:
+    async def wait_ready(self) -> VringSet:
         """Wait until the rings are complete and have been so for a while."""
         async with asyncio.timeout(60):
             while True:
                 self._changed.clear()
-                wiring = self._negotiated.wiring() if self._negotiated is not None else None
+                vrings = self._negotiation.vrings() if self._negotiation is not None else None
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), QUIET_SECONDS if wiring else None)
+                    await asyncio.wait_for(self._changed.wait(), QUIET_SECONDS if vrings else None)
                     continue
-                if wiring is not None:
-                    return wiring
+                if vrings is not None:
+                    return vrings
 
     # Section: vm1's device and its slot
 
@@ -223,7 +223,7 @@ class Host:
         offset = control_page.slot_offset(self.slot) + SLOT.offsets["answer"]
         return control_page.answer(self.page.memory[offset : offset + control_page.ANSWER.size])
 
-    def begin(self, wiring: Wiring) -> Device:
+    def begin(self, vrings: VringSet) -> Device:
         """Begin a generation for rings that are ready: a fresh id, and the slot on."""
         self.drop_device()
         self.generation += 1
@@ -238,7 +238,7 @@ class Host:
             listener=listener,
             control=os.eventfd(0, os.EFD_CLOEXEC),
             acknowledged=os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),
-            wiring=wiring,
+            vrings=vrings,
         )
         self.device = device
         self.write_slot()
@@ -248,7 +248,7 @@ class Host:
     def write_slot(self, **changes: int | bytes) -> None:
         """Fill the slot in, and turn it on."""
         assert self.device is not None
-        wiring = self.device.wiring
+        vrings = self.device.vrings
         rings = [
             PeerRing(
                 desc=ring.desc,
@@ -258,21 +258,21 @@ class Host:
                 doorbell=FIRST_PEER << 16 | number,
                 vector=1 + number,
             )
-            for number, ring in enumerate(wiring.rings)
+            for number, ring in enumerate(vrings.rings)
         ]
         values: dict[str, int | bytes] = {
             "ivposition": self.device.ivposition,
             "generation": self.generation,
             "kind": control_page.KIND_VHOST_PCI,
             "host": HOST_ID,
-            "queue_pairs": len(wiring.rings) // 2,
+            "queue_pairs": len(vrings.rings) // 2,
             "mtu": self.mtu,
             "mac": self.mac,
             "name": b"shm0",
             "region_size": self.memory_size,
-            "features": wiring.features,
-            "region_count": len(wiring.regions),
-            "regions": control_page.peer_regions(wiring.regions),
+            "features": vrings.features,
+            "region_count": len(vrings.regions),
+            "regions": control_page.peer_regions(vrings.regions),
             "rings": control_page.peer_rings(rings),
             "state": SlotState.ON,
         }
@@ -289,13 +289,13 @@ class Host:
         A driver that has acknowledged that the link is off writes none of it, whatever comes.
         """
         assert self.device is not None
-        events = ((ring.used, ring.used + 4 + 8 * ring.size) for ring in self.device.wiring.rings)
+        events = ((ring.used, ring.used + 4 + 8 * ring.size) for ring in self.device.vrings.rings)
         return [self.memory[used : used + 4] + self.memory[event : event + 2] for used, event in events]
 
     def used_index(self, ring: int) -> int:
         """Return how many buffers of a ring are completed, modulo 2^16."""
         assert self.device is not None
-        index: int = struct.unpack_from("<H", self.memory, self.device.wiring.rings[ring].used + 2)[0]
+        index: int = struct.unpack_from("<H", self.memory, self.device.vrings.rings[ring].used + 2)[0]
         return index
 
     async def serve(self) -> None:
@@ -307,7 +307,7 @@ class Host:
         device.connection = connection
         _say(connection, 0)
         _say(connection, device.ivposition)
-        for ring in device.wiring.rings:
+        for ring in device.vrings.rings:
             _say(connection, FIRST_PEER, ring.call.fd)
         _say(connection, HOST_ID, device.acknowledged)
         _say(connection, -1, self.ram)

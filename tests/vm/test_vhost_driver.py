@@ -177,7 +177,7 @@ async def test_the_interface_is_what_the_slot_says(pair: Pair) -> None:
         assert line in information
     assert pair.host.answer.state == AnswerState.ON
     assert pair.host.device is not None
-    assert pair.host.answer.features == pair.host.device.wiring.features
+    assert pair.host.answer.features == pair.host.device.vrings.features
 
 
 async def test_packets_of_all_sizes_cross_both_ways(pair: Pair) -> None:
@@ -373,7 +373,7 @@ async def test_new_doorbells_are_taken_up_under_way(pair: Pair) -> None:
     device = pair.host.device
     assert device is not None
     for ring in (0, 1):
-        pair.host.change_doorbell(ring, os.dup(device.wiring.rings[ring].call.fd))
+        pair.host.change_doorbell(ring, os.dup(device.vrings.rings[ring].call.fd))
 
     async def look() -> bool | None:
         return True if pair.host.answer.sequence == 2 else None
@@ -396,10 +396,10 @@ async def test_an_interrupt_that_gets_lost_on_its_way_to_the_peer_is_repeated(pa
         else:
             os.eventfd_write(call, 1)
 
-    relays = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in device.wiring.rings]
+    relays = [os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK) for _ in device.vrings.rings]
     try:
         for ring, rung in enumerate(relays):
-            loop.add_reader(rung, relay, rung, device.wiring.rings[ring].call.fd)
+            loop.add_reader(rung, relay, rung, device.vrings.rings[ring].call.fd)
             pair.host.change_doorbell(ring, os.dup(rung))
         await pair.ping()
         losing = True
@@ -444,7 +444,7 @@ async def test_a_driver_that_accepts_less_says_so_and_works(pair: Pair) -> None:
     await pair.vm1.run(f"rmmod vpctl_ivshmem; modprobe vpctl_ivshmem features={mask:#x}")
     await pair.ping()
     assert pair.host.device is not None
-    assert pair.host.answer.features == pair.host.device.wiring.features & mask
+    assert pair.host.answer.features == pair.host.device.vrings.features & mask
     assert "tcp-segmentation-offload: off" in await pair.vm1.run("ethtool -k shm0")
     assert await iperf(pair, length=SHORT) > 5
     await pair.vm1.run("rmmod vpctl_ivshmem; modprobe vpctl_ivshmem")
@@ -457,7 +457,7 @@ async def test_packets_are_no_larger_than_the_buffers_of_a_peer_that_has_but_sma
     assert pair.host.device is not None
     large = Feature.MRG_RXBUF | Feature.GUEST_TSO4 | Feature.GUEST_TSO6 | Feature.GUEST_ECN
     answer = pair.page.memory[2048 + 1984 : 2048 + 2048]
-    pair.host.write_slot(features=pair.host.device.wiring.features & ~large, answer=answer)
+    pair.host.write_slot(features=pair.host.device.vrings.features & ~large, answer=answer)
     bind = f"echo {device} >/sys/bus/pci/drivers/vpctl_ivshmem/bind; cd /sys/bus/pci/devices/{device}/net;"
     said = await pair.vm1.run(f"{bind} ip -j -d link show dev $(ls)")
     [interface] = json.loads(said)
@@ -604,7 +604,7 @@ async def transmit(
 ) -> None:
     """Have vm2, which is stopped, transmit a packet; `lie` is its virtio header, from flags to csum_offset."""
     assert host.device is not None
-    ring = host.device.wiring.rings[1]
+    ring = host.device.vrings.rings[1]
     data = struct.pack("<BBHHHHH", *lie, 0) + packet
     host.memory[BEYOND_USE : BEYOND_USE + len(data)] = data
     struct.pack_into("<QIHH", host.memory, ring.desc, BEYOND_USE, len(data), 0, 0)
@@ -658,13 +658,13 @@ async def available(guest: Guest) -> int:
 def mutate(host: Host, dice: random.Random) -> tuple[int, bytes]:
     """Change one thing in a ring of vm2, as its guest could; where that was, and what was there."""
     assert host.device is not None
-    ring = dice.choice(host.device.wiring.rings)
+    ring = dice.choice(host.device.vrings.rings)
     entry = ring.desc + 16 * dice.randrange(ring.size)
     begin, length, flags, _ = struct.unpack_from("<QIHH", host.memory, entry)
     table = next(
         (
             region.offset + begin - region.address
-            for region in host.device.wiring.regions
+            for region in host.device.vrings.regions
             if flags & 4 and region.address <= begin and begin + length <= region.address + region.size
         ),
         None,

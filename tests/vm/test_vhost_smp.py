@@ -122,7 +122,7 @@ async def stays_as_it_is(pair: Pair) -> None:
 def kicks(pair: Pair) -> Iterator[None]:
     """Kick all of vm1's queues without an end, as a busy vm2 does: there is always a poll that is due."""
     assert pair.host.device is not None
-    fds = [os.dup(ring.kick.fd) for ring in pair.host.device.wiring.rings]
+    fds = [os.dup(ring.kick.fd) for ring in pair.host.device.vrings.rings]
     over = threading.Event()
 
     def kick() -> None:

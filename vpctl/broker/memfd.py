@@ -24,7 +24,7 @@ LARGEST = 1 << 62
 SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
-class Memories:
+class Memfds:
     """The memories of one topology."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from vpctl.broker.control_page import LARGEST_ID, MAX_QUEUE_PAIRS, vectors
 from vpctl.broker.ivshmem.pair_server import EndSpec
-from vpctl.broker.vhost_user.backend import FrontSpec
+from vpctl.broker.vhost_user.backend import BackendSpec
 from vpctl.errors import UsageError
 from vpctl.fields import Count, Name, PathText, Within, read
 
@@ -158,7 +158,7 @@ class Close:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Front(FrontSpec):
+class Front(BackendSpec):
     """Listen for a front-end."""
 
     @property

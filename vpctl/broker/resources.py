@@ -1,4 +1,4 @@
-"""What QEMUs share through the broker: memories, ivshmem servers, and vhost-user back-ends with their carriers."""
+"""What QEMUs share through the broker: memories, ivshmem servers, and vhost-user back-ends with their data paths."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from vpctl.broker import requests
 from vpctl.broker.control_page import MAX_QUEUE_PAIRS, SLOT
 from vpctl.broker.ivshmem.bells import Bells
-from vpctl.broker.ivshmem.pair_server import EndSpec, Server, open_server
+from vpctl.broker.ivshmem.pair_server import EndSpec, PairServer, open_server
 from vpctl.broker.ivshmem.watching import MayWatch, everybody
-from vpctl.broker.memfd import Memories
-from vpctl.broker.vhost_user.backend import Backend, FrontSpec
-from vpctl.broker.vhost_user.ivshmem_datapath import DeviceSpec, DoorbellCarrier
+from vpctl.broker.memfd import Memfds
+from vpctl.broker.vhost_user.backend import Backend, BackendSpec
+from vpctl.broker.vhost_user.ivshmem_datapath import DeviceSpec, IvshmemDatapath
 from vpctl.errors import HostError, NotFoundError, UsageError
 
 Tell = Callable[[Mapping[str, Any]], None]
 
 
-class Shared:
+class SharedResources:
     """All of it, by name. `tell` is told what happens at a link; a device's server tells also whose end it is."""
 
     def __init__(self, tell: Tell, may_watch: MayWatch = everybody) -> None:
-        self.memories = Memories()
+        self.memories = Memfds()
         self._tell = tell
         self._may_watch = may_watch
-        self._servers: dict[str, Server] = {}
+        self._servers: dict[str, PairServer] = {}
         self._fronts: dict[str, Backend] = {}
         self._bells = Bells()
 
@@ -133,16 +133,16 @@ class Shared:
         return server.as_json()
 
     def served(self) -> list[dict[str, Any]]:
-        """Return all that is served to devices: by servers, and by carriers, which have one end."""
-        carriers = [front.carrier.as_json() for front in self._fronts.values() if front.carrier is not None]
-        return [*(server.as_json() for server in self._servers.values()), *carriers]
+        """Return all that is served to devices: by servers, and by data paths, which have one end."""
+        datapaths = [front.datapath.as_json() for front in self._fronts.values() if front.datapath is not None]
+        return [*(server.as_json() for server in self._servers.values()), *datapaths]
 
     def close_server(self, name: str) -> None:
         """End an ivshmem server; idempotent."""
         if (server := self._servers.pop(name, None)) is not None:
             server.close()
 
-    def _server(self, name: str) -> Server:
+    def _server(self, name: str) -> PairServer:
         for server in self._servers.values():
             if name in server.names:
                 return server
@@ -150,7 +150,7 @@ class Shared:
 
     # Section: a front-end, and the device that works its rings
 
-    def open_front(self, spec: FrontSpec, tasks: asyncio.TaskGroup) -> dict[str, Any]:
+    def open_front(self, spec: BackendSpec, tasks: asyncio.TaskGroup) -> dict[str, Any]:
         """Listen for a front-end; UsageError if one of that name is there already."""
         if spec.name in self._fronts:
             raise UsageError(f"`{spec.name}` is a front-end already")
@@ -180,7 +180,7 @@ class Shared:
             description=wanted.description,
         )
         _check(spec, os.fstat(page).st_size)
-        carrier = DoorbellCarrier(
+        datapath = IvshmemDatapath(
             spec,
             ram=self.memories.fd(backend.spec.ram),
             control=page,
@@ -190,16 +190,16 @@ class Shared:
             bells=self._bells,
         )
         try:
-            backend.attach(wanted.session, carrier)
+            backend.attach(wanted.session, datapath)
         except OSError as error:
             raise HostError(f"cannot serve `{name}`: {error.strerror or error}") from error
         finally:
-            if backend.carrier is not carrier:
-                carrier.detach()
-        return carrier.as_json()
+            if backend.datapath is not datapath:
+                datapath.detach()
+        return datapath.as_json()
 
     async def close_front(self, name: str) -> bool:
-        """End a front-end, its carrier first; True if that one's guest has let go. Idempotent."""
+        """End a front-end, its data path first; True if that one's guest has let go. Idempotent."""
         front = self._fronts.get(name)
         if front is None:
             return True

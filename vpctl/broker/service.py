@@ -28,7 +28,7 @@ from vpctl.broker import requests
 from vpctl.broker.clients import Clients
 from vpctl.broker.memfd import inherited_path, placeholder
 from vpctl.broker.protocol import EXIT_NO_TOPOLOGY, GRACE_SECONDS, LINE_LIMIT, Exit
-from vpctl.broker.resources import Shared
+from vpctl.broker.resources import SharedResources
 from vpctl.credentials import belongs_to, may_ask, peer_pid
 from vpctl.errors import HostError, UsageError
 from vpctl.process import end, identify, stop_blocking, wait_gone
@@ -76,7 +76,7 @@ class Broker:
         self._watchers: asyncio.TaskGroup | None = None
         self._reapers: dict[str, asyncio.Task[None]] = {}
         self._clients = Clients(self._do, self._report)
-        self._shared = Shared(self._tell_link, self._may_ask)
+        self._resources = SharedResources(self._tell_link, self._may_ask)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -97,17 +97,17 @@ class Broker:
                 self._watchers = group
                 for child in known_children(self._rundir):
                     self._watch(child)
-                    guarded(partial(self._shared.memories.adopt, child.process.pid), self._report, name="adopt")
+                    guarded(partial(self._resources.memories.adopt, child.process.pid), self._report, name="adopt")
                 keep = contained(self._keep_supervisor, self._report, name="keep-supervisor", again=REAP_AGAIN)
                 keeper = group.create_task(keep, name="keep-supervisor")
                 await self._stop.wait()
                 keeper.cancel()
                 over = await self._end_everything()
-                self._shared.close()
+                self._resources.close()
         finally:
             server.close()
             self._clients.close()
-            self._shared.close()
+            self._resources.close()
             if over:
                 self._record(over=True)
                 shutil.rmtree(self._rundir.run, ignore_errors=True)
@@ -141,7 +141,7 @@ class Broker:
         if name in self._children:
             raise UsageError(f"{name} runs already, pid {self._children[name].process.pid}")
         place = Path(directory)
-        inherited = {memory: self._shared.memories.fd(memory) for memory in memories}
+        inherited = {memory: self._resources.memories.fd(memory) for memory in memories}
         for memory, fd in inherited.items():
             argv = [word.replace(placeholder(memory), inherited_path(fd)) for word in argv]
         try:
@@ -333,7 +333,7 @@ class Broker:
                 self._stop.set()
                 return {}
         assert self._watchers is not None
-        return await self._shared.do(request, self._watchers)
+        return await self._resources.do(request, self._watchers)
 
 
 def raise_file_limit() -> None:

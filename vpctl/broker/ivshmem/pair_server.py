@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from vpctl.broker.control_page import LARGEST_ID
 from vpctl.broker.ivshmem.bells import Bells
 from vpctl.broker.ivshmem.message import MOST_VECTORS, Peer
-from vpctl.broker.ivshmem.peer_server import DeviceServer
+from vpctl.broker.ivshmem.peer_server import PeerServer
 from vpctl.broker.ivshmem.watching import MayWatch, Watching, everybody
 from vpctl.errors import UsageError
 from vpctl.fields import Name, PathText, Within
@@ -32,7 +32,7 @@ class EndSpec:
     vectors: Annotated[int, Within(1, MOST_VECTORS)]
 
 
-class Server:
+class PairServer:
     """Serves one generation, and the devices that follow some of it; over when it is closed.
 
     The descriptor of the region stays the caller's. `tell` is called with what happens: {"what": "join" | "leave" |
@@ -50,14 +50,14 @@ class Server:
         self._may_watch = may_watch
         self._watching: Watching | None = None
         self._specs: list[EndSpec] = []
-        self._ends: list[DeviceServer] = []
+        self._ends: list[PeerServer] = []
 
     @property
     def names(self) -> set[str]:
         """The names by which it is known: its own, and its devices'."""
         return {self.name, *(spec.name for spec in self._specs)}
 
-    def end(self, number: int) -> DeviceServer:
+    def end(self, number: int) -> PeerServer:
         """Return an end (LookupError)."""
         return self._ends[number]
 
@@ -100,7 +100,7 @@ class Server:
         for other in others:
             other.join(made.own)
 
-    def _made(self, number: int, spec: EndSpec) -> DeviceServer:
+    def _made(self, number: int, spec: EndSpec) -> PeerServer:
         """Return an end with eventfds of its own."""
 
         def tell(what: str) -> None:
@@ -111,7 +111,7 @@ class Server:
             for _ in range(spec.vectors):
                 eventfds.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
             own = Peer(id=spec.id, eventfds=tuple(eventfds))
-            return DeviceServer(spec.path, own, region=self._region, tell=tell, bells=self._bells)
+            return PeerServer(spec.path, own, region=self._region, tell=tell, bells=self._bells)
         except OSError:
             for fd in eventfds:
                 os.close(fd)
@@ -140,11 +140,11 @@ def open_server(
     *,
     watch: str | None = None,
     may_watch: MayWatch = everybody,
-) -> Server:
+) -> PairServer:
     """Return a server that listens; OSError, with nothing left behind, if that fails.
 
     `watch`: where clients that are no QEMU may look on, if `may_watch` lets the process connect.
     """
-    server = Server(name, memory, region, tell, bells, may_watch)
+    server = PairServer(name, memory, region, tell, bells, may_watch)
     server.open(ends, watch)
     return server

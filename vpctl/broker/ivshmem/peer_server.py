@@ -31,7 +31,7 @@ MOST_ACKS = 32
 """Acknowledgements that are told in one second; a driver gives a few in its life, a guest may give any number."""
 
 
-class DeviceServer:
+class PeerServer:
     """One device: its socket, then its client. The eventfds of `own` become the server's, the region does not."""
 
     def __init__(self, path: str, own: Peer, *, region: int, tell: Tell, bells: Bells) -> None:

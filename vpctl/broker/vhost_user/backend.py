@@ -1,8 +1,8 @@
 """A vhost-user back-end for one virtio-net of a VM: its control plane. The packets are another guest's: `datapath`.
 
 It listens, and answers one front-end at a time. When the front-end's rings work, a *session* begins: a number, and
-what there is to work with. A carrier may be attached to it, and is switched off before anything of it changes; the
-front-end's QEMU, which waits without a limit, waits for that no longer than the carrier does.
+what there is to work with. A data path may be attached to it, and is switched off before anything of it changes; the
+front-end's QEMU, which waits without a limit, waits for that no longer than the data path does.
 
 The end of a connection leaves nothing of what was negotiated, and a message that is not understood is refused: to
 the front-end if it has asked to be told, else by hanging up, since it may wait for a reply that nobody could give.
@@ -27,7 +27,7 @@ from vpctl.broker.budget import Budget
 from vpctl.broker.control_page import Answer, AnswerState
 from vpctl.broker.listening import Listener
 from vpctl.broker.vhost_user import message as vhost_user
-from vpctl.broker.vhost_user.datapath import Carrier, Wiring
+from vpctl.broker.vhost_user.datapath import Datapath, VringSet
 from vpctl.broker.vhost_user.message import (
     MOST_FDS,
     REPLIES,
@@ -40,7 +40,7 @@ from vpctl.broker.vhost_user.message import (
     Request,
     RingState,
 )
-from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, SLOTS, Negotiated
+from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL, SLOTS, Negotiation
 from vpctl.errors import UsageError
 from vpctl.fields import LARGEST, Name, PathText, Within
 from vpctl.process import wait_readable
@@ -65,7 +65,7 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrontSpec:
+class BackendSpec:
     """A front-end: the device's name, where its QEMU connects, its RAM, and what it is offered."""
 
     name: Name
@@ -102,22 +102,22 @@ class State(Enum):
 class Backend:
     """One front-end's back-end. The descriptor of the RAM becomes its own."""
 
-    def __init__(self, spec: FrontSpec, *, ram: int, known: Callable[[os.stat_result], bool], tell: Tell) -> None:
+    def __init__(self, spec: BackendSpec, *, ram: int, known: Callable[[os.stat_result], bool], tell: Tell) -> None:
         self.spec = spec
         self._ram: int | None = ram
         self._known = known
         self._tell_all = tell
         self._state = State.LISTENING
         self._session = 0
-        self._wiring: Wiring | None = None
+        self._vrings: VringSet | None = None
         """Of the present session; None: there is none."""
-        self._carrier: Carrier | None = None
+        self._datapath: Datapath | None = None
         self._given = 0
-        """The features that the carrier's guest was shown."""
+        """The features that the data path's guest was shown."""
         self._answer: Answer | None = None
         self._listener: Listener | None = None
         self._client: socket.socket | None = None
-        self._negotiated: Negotiated | None = None
+        self._negotiation: Negotiation | None = None
         self._conversation: asyncio.Task[None] | None = None
         self._quiet: asyncio.TimerHandle | None = None
         self._refused: str | None = None
@@ -144,7 +144,7 @@ class Backend:
             self._conversation.cancel()  # the connection is closed when it has ended
         else:
             self._forget()
-        self._drop_carrier()
+        self._drop_datapath()
         self._state = State.CLOSED
 
     def hang_up(self, reason: str) -> None:
@@ -154,48 +154,48 @@ class Backend:
             with contextlib.suppress(OSError):  # it has gone already
                 self._client.shutdown(socket.SHUT_RDWR)
 
-    # Section: the carrier
+    # Section: the data path
 
-    def attach(self, session: int, carrier: Carrier) -> None:
-        """Attach a carrier to the present session; UsageError if it is another one by now, OSError if it fails."""
-        if self._wiring is None or session != self._session:
+    def attach(self, session: int, datapath: Datapath) -> None:
+        """Attach a data path to the present session; UsageError if it is another one by now, OSError if it fails."""
+        if self._vrings is None or session != self._session:
             raise UsageError(f"session {session} of `{self.spec.name}` is over: the present one is {self._present()}")
-        if self._carrier is not None and self._carrier.is_on:
-            raise UsageError(f"`{self._carrier.name}` is attached to `{self.spec.name}` already")
-        self._drop_carrier()
-        carrier.attach(self._wiring)
-        self._carrier, self._given = carrier, self._wiring.features
+        if self._datapath is not None and self._datapath.is_on:
+            raise UsageError(f"`{self._datapath.name}` is attached to `{self.spec.name}` already")
+        self._drop_datapath()
+        datapath.attach(self._vrings)
+        self._datapath, self._given = datapath, self._vrings.features
 
     async def detach(self) -> bool:
         """Switch the carrier off and end it; True if its guest has let go. Idempotent; the session goes on."""
-        carrier = self._carrier
-        if carrier is None:
+        datapath = self._datapath
+        if datapath is None:
             return True
-        released = await carrier.off()
-        if self._carrier is carrier:
-            self._drop_carrier()
+        released = await datapath.off()
+        if self._datapath is datapath:
+            self._drop_datapath()
         return released
 
     @property
-    def carrier(self) -> Carrier | None:
+    def datapath(self) -> Datapath | None:
         """What is attached."""
-        return self._carrier
+        return self._datapath
 
     def hear_answer(self, answer: Answer) -> None:
-        """Tell what a carrier's guest says; of the features no more than it was given counts."""
+        """Tell what a data path's guest says; of the features no more than it was given counts."""
         self._answer = answer
         self._tell("answer", **self._answer_as_json(answer))
 
-    def _drop_carrier(self) -> None:
-        if self._carrier is not None:
-            self._carrier.detach()
-        self._carrier = self._answer = None
+    def _drop_datapath(self) -> None:
+        if self._datapath is not None:
+            self._datapath.detach()
+        self._datapath = self._answer = None
 
     # Section: what is told
 
     def as_json(self) -> dict[str, Any]:
         """Return what `fronts` tells of it."""
-        wiring = self._wiring
+        vrings = self._vrings
         return {
             "name": self.spec.name,
             "path": self.spec.path,
@@ -204,10 +204,10 @@ class Backend:
             "state": self._state.value,
             "connected": self._client is not None,
             "session": self._present(),
-            "queue_pairs": wiring.queue_pairs if wiring is not None else None,
-            "features": wiring.features if wiring is not None else None,
-            "attached": self._carrier.name if self._carrier is not None else None,
-            "on": self._carrier is not None and self._carrier.is_on,
+            "queue_pairs": vrings.queue_pairs if vrings is not None else None,
+            "features": vrings.features if vrings is not None else None,
+            "attached": self._datapath.name if self._datapath is not None else None,
+            "on": self._datapath is not None and self._datapath.is_on,
             "answer": self._answer_as_json(self._answer) if self._answer is not None else None,
             "refused": self._refused,
             "messages": self._messages,
@@ -215,12 +215,12 @@ class Backend:
         }
 
     def _rings_as_json(self) -> list[dict[str, int]]:
-        if self._wiring is None or self._ram is None:
+        if self._vrings is None or self._ram is None:
             return []
-        return [{"size": ring.size, "waiting": ring.waiting(self._ram)} for ring in self._wiring.rings]
+        return [{"size": ring.size, "waiting": ring.waiting(self._ram)} for ring in self._vrings.rings]
 
     def _present(self) -> int | None:
-        return self._session if self._wiring is not None else None
+        return self._session if self._vrings is not None else None
 
     def _answer_as_json(self, answer: Answer) -> dict[str, Any]:
         state = "on" if answer.state == AnswerState.ON else "off"
@@ -242,7 +242,7 @@ class Backend:
             self._tell_refused("a second front-end, while the first is connected", closed=True)
             return
         self._client = client
-        self._negotiated = Negotiated(
+        self._negotiation = Negotiation(
             offer=self.spec.offer,
             queue_pairs=self.spec.queue_pairs,
             protocol_offer=self.spec.protocol,
@@ -253,15 +253,15 @@ class Backend:
         self._state = State.CONNECTED
         self._tell("connected")
         self._conversation = tasks.create_task(
-            self._converse(client, self._negotiated), name=f"front-{self.spec.name}"
+            self._converse(client, self._negotiation), name=f"front-{self.spec.name}"
         )
         # Not in the task: one that is cancelled before it runs does nothing at all.
         self._conversation.add_done_callback(lambda _: self._forget())
 
-    async def _converse(self, client: socket.socket, negotiated: Negotiated) -> None:
-        """Answer a front-end until its end; afterwards no carrier works its rings any more."""
+    async def _converse(self, client: socket.socket, negotiation: Negotiation) -> None:
+        """Answer a front-end until its end; afterwards no data path works its rings any more."""
         try:
-            reason = await self._answer_all(client, negotiated)
+            reason = await self._answer_all(client, negotiation)
             if self._fault is not None:
                 reason = self._fault
                 self._tell_refused(reason, closed=True)
@@ -273,7 +273,7 @@ class Backend:
             self._tell_refused(reason, closed=True)
         self._tell("gone", reason=reason, released=released)
 
-    async def _answer_all(self, client: socket.socket, negotiated: Negotiated) -> str:
+    async def _answer_all(self, client: socket.socket, negotiation: Negotiation) -> str:
         """Answer a front-end until its end; return why it ended."""
         parser = Parser()
         try:
@@ -283,7 +283,7 @@ class Backend:
                     # Where a message is there already nothing above has waited; others have a turn after each, and a
                     # front-end that writes without pause waits for the next second itself.
                     await pause(self._may_send.take())
-                    if (reply := await self._carry_out(negotiated, message)) is not None:
+                    if (reply := await self._carry_out(negotiation, message)) is not None:
                         await asyncio.get_running_loop().sock_sendall(client, reply)
                 finally:
                     for fd in message.fds:
@@ -303,10 +303,10 @@ class Backend:
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = None
-        self._wiring = self._conversation = self._fault = None
-        if self._negotiated is not None:
-            self._negotiated.close()
-            self._negotiated = None
+        self._vrings = self._conversation = self._fault = None
+        if self._negotiation is not None:
+            self._negotiation.close()
+            self._negotiation = None
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -316,20 +316,20 @@ class Backend:
             os.close(self._ram)
             self._ram = None
 
-    async def _carry_out(self, negotiated: Negotiated, message: Message) -> bytes | None:
+    async def _carry_out(self, negotiation: Negotiation, message: Message) -> bytes | None:
         """Carry out a message; return what is to be replied. RefusedError if the connection cannot go on."""
-        acknowledged = message.wants_reply and bool(negotiated.protocol & ProtocolFeature.REPLY_ACK)
+        acknowledged = message.wants_reply and bool(negotiation.protocol & ProtocolFeature.REPLY_ACK)
         try:
             payload = vhost_user.decode(message)
             if message.request == Request.GET_VRING_BASE:
                 assert isinstance(payload, RingState)
-                negotiated.halt(payload.index)
-                await self._follow(negotiated, f"ring {payload.index} was stopped")
-                base = negotiated.base(payload.index)
+                negotiation.halt(payload.index)
+                await self._follow(negotiation, f"ring {payload.index} was stopped")
+                base = negotiation.base(payload.index)
                 return vhost_user.state_reply(message, RingState(index=payload.index, value=base))
             if message.request in REPLIES:
-                return vhost_user.number_reply(message, negotiated.answer(message.request))
-            negotiated.take(message, payload)
+                return vhost_user.number_reply(message, negotiation.answer(message.request))
+            negotiation.take(message, payload)
         except RefusedError as error:
             if message.request in REPLIES or not acknowledged:
                 raise
@@ -337,65 +337,65 @@ class Backend:
                 raise RefusedError(f"{error} (and {MOST_REFUSALS} messages before it within a second)") from error
             self._tell_refused(str(error), closed=False)
             return vhost_user.number_reply(message, 1)
-        await self._follow(negotiated, f"{message.name} has changed it")
+        await self._follow(negotiation, f"{message.name} has changed it")
         return vhost_user.number_reply(message, 0) if acknowledged else None
 
     # Section: the session
 
-    async def _follow(self, negotiated: Negotiated, reason: str) -> None:
-        """See what a message has changed: end the session if it is another wiring, else set calls that differ."""
+    async def _follow(self, negotiation: Negotiation, reason: str) -> None:
+        """See what a message has changed: end the session if the vrings are others, else set calls that differ."""
         if self._quiet is not None:
             self._quiet.cancel()
             self._quiet = None
-        wiring, complete = None, True
+        vrings, complete = None, True
         with contextlib.suppress(RefusedError):  # told once it is certain that this is what was meant
-            wiring = negotiated.wiring()
-            complete = wiring is not None
-        if self._wiring is not None and wiring != self._wiring:
+            vrings = negotiation.vrings()
+            complete = vrings is not None
+        if self._vrings is not None and vrings != self._vrings:
             released = await self._end_session()
             self._tell("stopped", reason=reason, released=released)
-        if self._wiring is not None and wiring is not None:
-            self._change_calls(self._wiring, wiring)
+        if self._vrings is not None and vrings is not None:
+            self._change_calls(self._vrings, vrings)
         elif complete:
-            delay = PARTLY_QUIET_SECONDS if negotiated.is_partial else QUIET_SECONDS
-            self._quiet = asyncio.get_running_loop().call_later(delay, self._begin_session, negotiated)
+            delay = PARTLY_QUIET_SECONDS if negotiation.is_partial else QUIET_SECONDS
+            self._quiet = asyncio.get_running_loop().call_later(delay, self._begin_session, negotiation)
 
-    def _begin_session(self, negotiated: Negotiated) -> None:
+    def _begin_session(self, negotiation: Negotiation) -> None:
         """The rings are complete, and nothing has come for a while."""
         self._quiet = None
         if (wait := self._may_begin.take()) > 0:
-            self._quiet = asyncio.get_running_loop().call_later(wait, self._begin_session, negotiated)
+            self._quiet = asyncio.get_running_loop().call_later(wait, self._begin_session, negotiation)
             return
         try:
-            wiring = negotiated.wiring()
+            vrings = negotiation.vrings()
         except RefusedError as error:
             self._tell_refused(str(error), closed=False)
             return
-        if wiring is None or self._wiring is not None:
+        if vrings is None or self._vrings is not None:
             return
         self._session += 1
-        self._wiring = wiring
+        self._vrings = vrings
         self._state = State.READY
         self._refused = None
-        self._tell("ready", queue_pairs=wiring.queue_pairs, features=wiring.features)
+        self._tell("ready", queue_pairs=vrings.queue_pairs, features=vrings.features)
 
     async def _end_session(self) -> bool:
-        """Have the carrier let go, if there is one; True if it has."""
-        if self._wiring is None:
+        """Have the data path let go, if there is one; True if it has."""
+        if self._vrings is None:
             return True
-        self._wiring = None
+        self._vrings = None
         self._state = State.STOPPING
-        released = await self._carrier.off() if self._carrier is not None else True
+        released = await self._datapath.off() if self._datapath is not None else True
         self._state = State.CONNECTED
         return released
 
-    def _change_calls(self, before: Wiring, now: Wiring) -> None:
-        self._wiring = now
+    def _change_calls(self, before: VringSet, now: VringSet) -> None:
+        self._vrings = now
         for number, (old, new) in enumerate(zip(before.rings, now.rings, strict=True)):
-            if old.call.id == new.call.id or self._carrier is None:
+            if old.call.id == new.call.id or self._datapath is None:
                 continue
             try:
-                self._carrier.change_call(number, new.call)
+                self._datapath.change_call(number, new.call)
             except OSError as error:
                 raise RefusedError(f"ring {number}: its call cannot be changed: {error}") from error
 

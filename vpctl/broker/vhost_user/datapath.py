@@ -22,10 +22,10 @@ class Eventfd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class WiredRing:
+class Vring:
     """One ring of a front-end that works: offsets in its memory's file, its size, its eventfds.
 
-    The descriptors stay their owner's: a carrier duplicates what it keeps. Two rings are the same if only their
+    The descriptors stay their owner's: a data path duplicates what it keeps. Two rings are the same if only their
     calls differ.
     """
 
@@ -45,12 +45,12 @@ class WiredRing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wiring:
-    """All that a carrier works with; ring r is the front-end's virtqueue r."""
+class VringSet:
+    """All that a data path works with; ring r is the front-end's virtqueue r."""
 
     features: int
     regions: tuple[PeerRegion, ...]
-    rings: tuple[WiredRing, ...]
+    rings: tuple[Vring, ...]
 
     @property
     def queue_pairs(self) -> int:
@@ -58,7 +58,7 @@ class Wiring:
         return len(self.rings) // 2
 
 
-class Carrier(Protocol):
+class Datapath(Protocol):
     """Lets another guest work a front-end's rings."""
 
     @property
@@ -69,7 +69,7 @@ class Carrier(Protocol):
     def is_on(self) -> bool:
         """Whether a guest may be working the rings: from `attach` until it has let go, or has not in time."""
 
-    def attach(self, wiring: Wiring) -> None:
+    def attach(self, vrings: VringSet) -> None:
         """Show the rings to the guest; OSError, with nothing left behind, if that fails."""
 
     def change_call(self, ring: int, call: Eventfd) -> None:

@@ -1,4 +1,4 @@
-"""The carrier that is an ivshmem-doorbell device: its BAR2 is the front-end's RAM, its interrupts are its eventfds.
+"""The data path that is an ivshmem-doorbell device: its BAR2 is the front-end's RAM, its interrupts are its eventfds.
 
 The device's vector 1 + r is the kick of ring r. The calls are the vectors of a peer that the device can ring; a call
 that comes later is a peer of its own. What the guest has to know is in its slot of the control page, and its answer
@@ -17,9 +17,9 @@ from vpctl.broker import control_page as layout
 from vpctl.broker.control_page import HOST_ID, LARGEST_ID, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.ivshmem.bells import Bell, Bells
 from vpctl.broker.ivshmem.message import Peer
-from vpctl.broker.ivshmem.peer_server import DeviceServer
+from vpctl.broker.ivshmem.peer_server import PeerServer
 from vpctl.broker.ivshmem.peer_server import Tell as TellDevice
-from vpctl.broker.vhost_user.datapath import Eventfd, Wiring
+from vpctl.broker.vhost_user.datapath import Eventfd, VringSet
 from vpctl.errors import UsageError
 
 ACK_SECONDS = 3.0
@@ -52,8 +52,8 @@ TellAnswer = Callable[[Answer], None]
 TellStuck = Callable[[str], None]
 
 
-class DoorbellCarrier:
-    """A `Carrier`. The descriptors of RAM and control page stay the caller's.
+class IvshmemDatapath:
+    """A `Datapath`. The descriptors of RAM and control page stay the caller's.
 
     `answered` is called with what the driver says, `stuck` with the reason why a call cannot be signalled any more:
     the front-end's own QEMU does not let it.
@@ -77,7 +77,7 @@ class DoorbellCarrier:
         self._answered = answered
         self._stuck = stuck
         self._bells = bells
-        self._server: DeviceServer | None = None
+        self._server: PeerServer | None = None
         self._calls: dict[int, tuple[int, int]] = {}
         """The eventfds that the device can ring, by the kernel's ids: descriptor and doorbell."""
         self._bell_of: dict[int, Bell] = {}
@@ -107,23 +107,23 @@ class DoorbellCarrier:
         """Whether a guest may be working the rings."""
         return self._server is not None and (self._released is None or not self._released.done())
 
-    def attach(self, wiring: Wiring) -> None:
-        if 1 + len(wiring.rings) > self._spec.vectors:  # QEMU would take the others for an error of the server
-            raise UsageError(f"`{self.name}` has {self._spec.vectors} vectors for {len(wiring.rings)} rings")
+    def attach(self, vrings: VringSet) -> None:
+        if 1 + len(vrings.rings) > self._spec.vectors:  # QEMU would take the others for an error of the server
+            raise UsageError(f"`{self.name}` has {self._spec.vectors} vectors for {len(vrings.rings)} rings")
         own: list[int] = []
-        self._most_changes = CALLS_OF_A_RING * len(wiring.rings)
+        self._most_changes = CALLS_OF_A_RING * len(vrings.rings)
         try:
             own.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            for ring in wiring.rings:
+            for ring in vrings.rings:
                 own.append(os.dup(ring.kick.fd))
-            peer = self._peer([ring.call for ring in wiring.rings])
+            peer = self._peer([ring.call for ring in vrings.rings])
             device = Peer(id=self._spec.id, eventfds=tuple(own))
-            self._server = DeviceServer(
+            self._server = PeerServer(
                 self._spec.path, device, region=self._fds[0], tell=self._hear, bells=self._bells
             )
             own.clear()  # they are the server's now
             self._server.open([peer])
-            self._fill_in(wiring)
+            self._fill_in(vrings)
         except BaseException:
             for fd in own:
                 os.close(fd)
@@ -190,7 +190,7 @@ class DoorbellCarrier:
 
     # Section: the slot
 
-    def _fill_in(self, wiring: Wiring) -> None:
+    def _fill_in(self, vrings: VringSet) -> None:
         """Fill the slot in, its state last; the answer of a device that was there before goes."""
         values = {
             **SLOT.unpack(self._spec.description),
@@ -198,20 +198,20 @@ class DoorbellCarrier:
             "ivposition": self._spec.id,
             "kind": layout.KIND_VHOST_PCI,
             "host": HOST_ID,
-            "queue_pairs": wiring.queue_pairs,
+            "queue_pairs": vrings.queue_pairs,
             "region_size": os.fstat(self._fds[0]).st_size,
-            "features": wiring.features,
+            "features": vrings.features,
             "sequence": 0,
-            "region_count": len(wiring.regions),
+            "region_count": len(vrings.regions),
             "confirmed": 0,
-            "regions": layout.peer_regions(wiring.regions),
-            "rings": layout.peer_rings(self._rings(wiring)),
+            "regions": layout.peer_regions(vrings.regions),
+            "rings": layout.peer_rings(self._rings(vrings)),
             "answer": b"",
         }
         self._write(self._spec.slot, SLOT.pack(**values))
         self._write(self._spec.slot, layout.slot_state(SlotState.ON))
 
-    def _rings(self, wiring: Wiring) -> list[PeerRing]:
+    def _rings(self, vrings: VringSet) -> list[PeerRing]:
         return [
             PeerRing(
                 desc=ring.desc,
@@ -221,7 +221,7 @@ class DoorbellCarrier:
                 doorbell=self._calls[ring.call.id][1],
                 vector=1 + number,
             )
-            for number, ring in enumerate(wiring.rings)
+            for number, ring in enumerate(vrings.rings)
         ]
 
     def _write(self, offset: int, content: bytes) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vpctl.broker.control_page import MAX_REGIONS, PeerRegion
-from vpctl.broker.vhost_user.datapath import Eventfd, WiredRing, Wiring
+from vpctl.broker.vhost_user.datapath import Eventfd, Vring, VringSet
 from vpctl.broker.vhost_user.message import (
     LARGEST_RING,
     Feature,
@@ -90,7 +90,7 @@ class _Foreign:
 
 
 @dataclass(kw_only=True)
-class Negotiated:
+class Negotiation:
     """The state of one connection; `ram` is the file that the VM's memory is in."""
 
     offer: int
@@ -171,14 +171,14 @@ class Negotiated:
             return True
         return any(ring.kick is not None and not self._is_enabled(ring) for ring in self.rings)
 
-    def wiring(self) -> Wiring | None:
+    def vrings(self) -> VringSet | None:
         """Return what works now; None while something is missing. RefusedError if it cannot be worked.
 
         Pairs count from the first: a guest that uses fewer than it could leaves the last ones disabled.
         """
         if any(ring.kick is not None and not ring.is_complete for ring in self.rings):
             return None
-        wired: list[WiredRing] = []
+        wired: list[Vring] = []
         for pair in range(self.queue_pairs):
             both = self.rings[2 * pair : 2 * pair + 2]
             if not all(ring.is_complete and self._is_enabled(ring) for ring in both):
@@ -186,14 +186,14 @@ class Negotiated:
             wired += [self._wired(2 * pair + number, ring) for number, ring in enumerate(both)]
         if not wired:
             return None
-        return Wiring(
+        return VringSet(
             features=self.features & ~int(Feature.PROTOCOL_FEATURES), regions=self._peer_regions(), rings=tuple(wired)
         )
 
     def _is_enabled(self, ring: Ring) -> bool:
         return ring.enabled or not self.features & Feature.PROTOCOL_FEATURES
 
-    def _wired(self, index: int, ring: Ring) -> WiredRing:
+    def _wired(self, index: int, ring: Ring) -> Vring:
         assert ring.address is not None
         assert ring.kick is not None
         assert ring.call is not None
@@ -206,7 +206,7 @@ class Negotiated:
                 raise RefusedError(f"ring {index}: {part}: {error}") from error
             if offsets[part] % alignment:
                 raise RefusedError(f"ring {index}: {part}: {offsets[part]:#x} is no multiple of {alignment}")
-        return WiredRing(**offsets, size=ring.size, kick=ring.kick, call=ring.call)
+        return Vring(**offsets, size=ring.size, kick=ring.kick, call=ring.call)
 
     def _offset(self, user: int, length: int) -> int:
         """Translate an address of QEMU's to an offset in the RAM's file."""

@@ -25,7 +25,7 @@ from vpctl.broker.control_page import HOST_ID
 from vpctl.broker.ivshmem.bells import Bells
 from vpctl.broker.ivshmem.message import REGION, SIZE, decode
 from vpctl.broker.ivshmem.outbox import MOST_READS
-from vpctl.broker.ivshmem.pair_server import EndSpec, Server, open_server
+from vpctl.broker.ivshmem.pair_server import EndSpec, PairServer, open_server
 from vpctl.broker.ivshmem.peer_server import MOST_ACKS
 from vpctl.errors import UsageError
 from vpctl.process import eventfd_id, open_files
@@ -66,7 +66,7 @@ async def read(connection: socket.socket) -> tuple[int, int | None]:
 class Ends:
     """A server of two ends in a directory of its own, and what it told."""
 
-    def __init__(self, server: Server, news: News, directory: Path) -> None:
+    def __init__(self, server: PairServer, news: News, directory: Path) -> None:
         self.server = server
         self.news = news
         self.paths = [directory / f"lan0.1.{end}" for end in (0, 1)]

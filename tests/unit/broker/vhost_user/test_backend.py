@@ -1,4 +1,4 @@
-"""The back-end's control plane, with a played QEMU and a carrier that remembers: every order, death anywhere."""
+"""The back-end's control plane, with a played QEMU and a data path that remembers: every order, death anywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.ivshmem_host import sealed_memory
 from tests.fakes.vhost_user_frontend import GIB, MIB, USER, Dialect, Frontend, frontend
-from tests.unit.broker.carriers import Remembers
+from tests.unit.broker.datapaths import Remembers
 from vpctl.broker.budget import SECOND
 from vpctl.broker.control_page import Answer, PeerRegion
 from vpctl.broker.vhost_user import message as vhost_user
@@ -32,7 +32,7 @@ from vpctl.broker.vhost_user.backend import (
     MOST_SESSIONS,
     PARTLY_QUIET_SECONDS,
     Backend,
-    FrontSpec,
+    BackendSpec,
 )
 from vpctl.broker.vhost_user.message import Feature, MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
 from vpctl.broker.vhost_user.negotiation import OFFER, PROTOCOL
@@ -100,7 +100,7 @@ async def pair(
     with empty_at_the_end() as directory:
         path = directory / "front"
         async with frontend(path, dialect=dialect, size=size, queue_pairs=queue_pairs) as front:
-            spec = FrontSpec(
+            spec = BackendSpec(
                 name="lan0.g1",
                 path=str(path),
                 ram="ram/vm2.g1",
@@ -146,15 +146,15 @@ def test_rings_work_once_all_of_them_are_complete(dialect: Dialect, queue_pairs:
                 "features": int(OFFER | multiple),
             }
             await both.front.number(Request.GET_FEATURES)  # on a busy host the last call may come after `ready`
-            carrier = Remembers()
-            both.back.attach(1, carrier)
-            assert carrier.wiring is not None
-            for number, ring in enumerate(carrier.wiring.rings):
+            datapath = Remembers()
+            both.back.attach(1, datapath)
+            assert datapath.vrings is not None
+            for number, ring in enumerate(datapath.vrings.rings):
                 at = both.front.offset(number)
                 assert (ring.desc, ring.avail, ring.used) == (at, at + 16384, at + 16384 + 4096)
                 assert ring.kick.id == eventfd_id(os.getpid(), both.front.kicks[number])
                 assert ring.call.id == eventfd_id(os.getpid(), both.front.calls[number]), "the last one counts"
-            assert len(carrier.wiring.rings) == 2 * queue_pairs
+            assert len(datapath.vrings.rings) == 2 * queue_pairs
 
     leaves_no_descriptor(go)
 
@@ -162,24 +162,24 @@ def test_rings_work_once_all_of_them_are_complete(dialect: Dialect, queue_pairs:
 async def test_memory_on_both_sides_of_4_gib_is_one_file_in_two_regions() -> None:
     async with pair(size=4 * GIB) as both:
         await both.ready()
-        carrier = Remembers()
-        both.back.attach(1, carrier)
-        assert carrier.wiring is not None
-        assert carrier.wiring.regions == (
+        datapath = Remembers()
+        both.back.attach(1, datapath)
+        assert datapath.vrings is not None
+        assert datapath.vrings.regions == (
             PeerRegion(address=0, size=2 * GIB, offset=0),
             PeerRegion(address=4 * GIB, size=2 * GIB, offset=2 * GIB),
         )
-        assert carrier.wiring.rings[0].desc == 2 * GIB + 16 * MIB
+        assert datapath.vrings.rings[0].desc == 2 * GIB + 16 * MIB
 
 
 @every_dialect
 async def test_a_stop_waits_for_the_carrier_and_answers_what_was_used(dialect: Dialect) -> None:
     async with pair(dialect) as both:
         await both.ready()
-        carrier = Remembers(obeys=False)
-        both.back.attach(1, carrier)
+        datapath = Remembers(obeys=False)
+        both.back.attach(1, datapath)
         stop = asyncio.create_task(both.front.stop())
-        await carrier.was_asked.wait()
+        await datapath.was_asked.wait()
         both.front.set_used(0, 17)
         both.front.set_used(1, 65535)
         await asyncio.wait([stop], timeout=0.05)
@@ -187,7 +187,7 @@ async def test_a_stop_waits_for_the_carrier_and_answers_what_was_used(dialect: D
         assert both.back.as_json()["state"] == "stopping"
         with pytest.raises(UsageError, match=r"session 1 of `lan0\.g1` is over: the present one is None"):
             both.back.attach(1, Remembers())
-        carrier.lets_go.set()
+        datapath.lets_go.set()
         assert await stop == [17, 65535]
         stopped = await both.told.exactly("stopped")
         assert (stopped["session"], stopped["reason"], stopped["released"]) == (1, "ring 0 was stopped", True)
@@ -195,7 +195,7 @@ async def test_a_stop_waits_for_the_carrier_and_answers_what_was_used(dialect: D
         assert (await both.told.exactly("ready"))["session"] == 2
         again = Remembers()
         both.back.attach(2, again)
-        assert carrier.is_detached, "the next one takes its place"
+        assert datapath.is_detached, "the next one takes its place"
 
 
 @every_dialect
@@ -204,12 +204,12 @@ async def test_a_front_end_that_comes_back_begins_anew(dialect: Dialect) -> None
         for session in (1, 2, 3):
             await both.front.up()
             assert (await both.told.exactly("connected", "ready"))["session"] == session
-            carrier = Remembers()
-            both.back.attach(session, carrier)
+            datapath = Remembers()
+            both.back.attach(session, datapath)
             both.front.hang_up()
             gone = await both.told.exactly("gone")
             assert (gone["reason"], gone["released"]) == ("the front-end has hung up", True)
-            assert carrier.was_asked.is_set()
+            assert datapath.was_asked.is_set()
             assert both.back.as_json()["session"] is None
 
 
@@ -217,12 +217,12 @@ async def test_a_reset_stops_the_rings_and_a_new_start_is_a_new_session() -> Non
     for request in (Request.RESET_OWNER, Request.RESET_DEVICE):
         async with pair() as both:
             await both.ready()
-            carrier = Remembers()
-            both.back.attach(1, carrier)
+            datapath = Remembers()
+            both.back.attach(1, datapath)
             await both.front.say(request)
             stopped = await both.told.exactly("stopped")
             assert stopped["reason"] == f"{request.name} has changed it"
-            assert carrier.was_asked.is_set()
+            assert datapath.was_asked.is_set()
             await both.front.enable(1)
             await both.front.start()
             assert (await both.told.exactly("ready"))["session"] == 2
@@ -237,12 +237,12 @@ async def test_pairs_that_the_guest_leaves_disabled_do_not_count_and_more_of_the
         await both.front.start()
         assert (await both.told.exactly("connected", "ready"))["queue_pairs"] == 1
         assert asyncio.get_running_loop().time() - begin >= PARTLY_QUIET_SECONDS, "more may be enabled in a moment"
-        carrier = Remembers()
-        both.back.attach(1, carrier)
+        datapath = Remembers()
+        both.back.attach(1, datapath)
         await both.front.enable(2)
         ready = await both.told.exactly("stopped", "ready")
         assert (ready["session"], ready["queue_pairs"]) == (2, 2)
-        assert carrier.was_asked.is_set()
+        assert datapath.was_asked.is_set()
         await both.front.enable(1)
         assert (await both.told.exactly("stopped", "ready"))["queue_pairs"] == 1
         await both.front.enable(0)
@@ -254,22 +254,22 @@ async def test_pairs_that_the_guest_leaves_disabled_do_not_count_and_more_of_the
 async def test_a_call_that_changes_at_run_time_is_no_new_session(dialect: Dialect) -> None:
     async with pair(dialect) as both:
         await both.ready()
-        carrier = Remembers()
-        both.back.attach(1, carrier)
+        datapath = Remembers()
+        both.back.attach(1, datapath)
         masked = eventfd_id(os.getpid(), both.front.masked[1])
         real = eventfd_id(os.getpid(), both.front.calls[1])
         await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.masked[1])
         await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.masked[1])
         await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.calls[1])
         await both.front.number(Request.GET_FEATURES)
-        assert carrier.calls == [(1, masked), (1, real)]
+        assert datapath.calls == [(1, masked), (1, real)]
         await both.front.say_fd(Request.SET_VRING_CALL, 0, both.front.masked[0])
         await both.front.number(Request.GET_FEATURES)
         assert await both.back.detach()
         later = Remembers("lan0.g3")
         both.back.attach(1, later)
-        assert later.wiring is not None
-        assert later.wiring.rings[0].call.id == eventfd_id(os.getpid(), both.front.masked[0])
+        assert later.vrings is not None
+        assert later.vrings.rings[0].call.id == eventfd_id(os.getpid(), both.front.masked[0])
         assert both.told.news == []
 
 
@@ -288,14 +288,14 @@ def test_a_ring_that_its_front_end_polls_works_and_its_call_reaches_nobody() -> 
     async def go() -> None:
         async with pair() as both:
             await both.ready()
-            carrier = Remembers()
-            both.back.attach(1, carrier)
+            datapath = Remembers()
+            both.back.attach(1, datapath)
             for _ in range(2):
                 await both.front.say(Request.SET_VRING_CALL, polls)
             await both.front.say_fd(Request.SET_VRING_CALL, 1, both.front.calls[1])
             await both.front.say(Request.SET_VRING_CALL, polls)
             await both.front.number(Request.GET_FEATURES)
-            ids = [id_ for ring, id_ in carrier.calls if ring == 1]
+            ids = [id_ for ring, id_ in datapath.calls if ring == 1]
             assert ids[1] == eventfd_id(os.getpid(), both.front.calls[1])
             assert ids[0] == ids[2], "it is one for all"
             assert ids[0] not in [eventfd_id(os.getpid(), fd) for fd in both.front.calls]
@@ -321,8 +321,8 @@ async def test_rings_that_are_polled_from_their_start_work() -> None:
 async def test_a_devices_memory_is_left_out_whenever_it_comes_and_goes() -> None:
     async with pair() as both:
         await both.ready()
-        carrier = Remembers()
-        both.back.attach(1, carrier)
+        datapath = Remembers()
+        both.back.attach(1, datapath)
         foreign = MemoryRegion(address=4 * GIB, size=MIB, user=USER + GIB, offset=0)
         fd = sealed_memory("foreign", MIB)
         try:
@@ -333,7 +333,7 @@ async def test_a_devices_memory_is_left_out_whenever_it_comes_and_goes() -> None
         finally:
             os.close(fd)
         assert both.told.news == []
-        assert not carrier.was_asked.is_set()
+        assert not datapath.was_asked.is_set()
 
 
 async def test_a_table_with_a_devices_memory_is_no_new_session_and_one_without_the_ram_is_refused() -> None:
@@ -473,7 +473,7 @@ async def test_nobody_is_told_how_it_went_before_that_was_agreed_on() -> None:
 @pytest.mark.parametrize("many", [False, True])
 async def test_regions_one_by_one_are_for_those_only_that_may_have_many(many: bool) -> None:
     # QEMU would look for the memory of a region that went while its rings were stopped.
-    spec = FrontSpec(name="lan0.g1", path="", ram="ram/vm2.g1", features=OFFER, queue_pairs=1, many_regions=many)
+    spec = BackendSpec(name="lan0.g1", path="", ram="ram/vm2.g1", features=OFFER, queue_pairs=1, many_regions=many)
     assert bool(spec.protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS) is many
     assert spec.protocol & PROTOCOL == PROTOCOL
 
@@ -596,7 +596,7 @@ def test_more_descriptors_than_a_message_can_have_end_the_connection() -> None:
     leaves_no_descriptor(go)
 
 
-# Section: the carrier
+# Section: the data path
 
 
 async def test_a_session_has_one_carrier_at_a_time_and_ends_it_with_itself() -> None:
@@ -799,10 +799,10 @@ def test_closing_at_any_point_closes_everything() -> None:
     async def while_it_waits() -> None:
         async with pair() as both:
             await both.ready()
-            carrier = Remembers(obeys=False)
-            both.back.attach(1, carrier)
+            datapath = Remembers(obeys=False)
+            both.back.attach(1, datapath)
             stop = asyncio.create_task(both.front.stop())
-            await carrier.was_asked.wait()
+            await datapath.was_asked.wait()
             stop.cancel()
 
     for go in (early, late, before_its_task_runs, while_it_waits):

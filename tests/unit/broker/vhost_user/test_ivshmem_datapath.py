@@ -1,4 +1,4 @@
-"""The ivshmem-doorbell device as a carrier, over real sockets, eventfds and a control page: with a played driver."""
+"""The ivshmem-doorbell device as a data path: real sockets, eventfds and a control page, with a played driver."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vpctl.broker.ivshmem.bells import Bells
 from vpctl.broker.ivshmem.message import REGION
 from vpctl.broker.ivshmem.peer_server import MOST_ACKS
 from vpctl.broker.vhost_user import ivshmem_datapath
-from vpctl.broker.vhost_user.datapath import Eventfd, WiredRing, Wiring
-from vpctl.broker.vhost_user.ivshmem_datapath import CALLS_OF_A_RING, DeviceSpec, DoorbellCarrier
+from vpctl.broker.vhost_user.datapath import Eventfd, Vring, VringSet
+from vpctl.broker.vhost_user.ivshmem_datapath import CALLS_OF_A_RING, DeviceSpec, IvshmemDatapath
 from vpctl.process import eventfd_id, open_files
 from vpctl.wait import pause, until
 
@@ -35,7 +35,7 @@ OWN_ID = 2
 
 
 class Device:
-    """A carrier with RAM and control page, the kicks and calls of a front-end, and the driver of the other guest."""
+    """A data path with RAM and control page, a front-end's kicks and calls, and the driver of the other guest."""
 
     def __init__(self, path: Path, *, rings: int = 2, vectors: int = 3, id_: int = OWN_ID) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Device:
         self.stuck: list[str] = []
         self.bells = Bells()
         description = SLOT.pack(generation=7, kind=2, mtu=1500, mac=b"\2abcde", name=b"lan0", ivposition=id_)
-        self.carrier = DoorbellCarrier(
+        self.datapath = IvshmemDatapath(
             DeviceSpec(
                 name="lan0.g2", path=str(path), id=id_, vectors=vectors, slot=SLOT_AT, description=description
             ),
@@ -61,14 +61,14 @@ class Device:
         )
 
     @property
-    def wiring(self) -> Wiring:
+    def vrings(self) -> VringSet:
         """Return rings of 256 descriptors, one after the other."""
         rings = zip(self.kicks, self.calls, strict=True)
-        return Wiring(
+        return VringSet(
             features=0x123,
             regions=(PeerRegion(address=0, size=16 * MIB, offset=0),),
             rings=tuple(
-                WiredRing(desc=at, avail=at + 4096, used=at + 8192, size=256, kick=kick, call=call)
+                Vring(desc=at, avail=at + 4096, used=at + 8192, size=256, kick=kick, call=call)
                 for at, (kick, call) in zip(range(0, 1 << 20, 16384), rings)  # noqa: B905 - as many as there are
             ),
         )
@@ -95,7 +95,7 @@ class Device:
         os.close(last.fd)
 
     def close(self) -> None:
-        self.carrier.detach()
+        self.datapath.detach()
         self.bells.close()
         for fd in (self.ram, self.page, *(each.fd for each in (*self.kicks, *self.calls))):
             os.close(fd)
@@ -161,7 +161,7 @@ async def became(probe: object, what: str) -> None:
 
 async def test_the_device_is_told_of_calls_and_host_then_of_the_ram_then_of_its_kicks() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         with client(made.path) as connection:
             said = await greeted(connection, 9)
             assert [number for number, _ in said] == [0, OWN_ID, 3, 3, HOST_ID, REGION, OWN_ID, OWN_ID, OWN_ID]
@@ -169,7 +169,7 @@ async def test_the_device_is_told_of_calls_and_host_then_of_the_ram_then_of_its_
             assert [eventfd_id(os.getpid(), fd) for fd in fds[:2]] == [call.id for call in made.calls]
             assert os.fstat(fds[3]).st_ino == os.fstat(made.ram).st_ino
             assert [eventfd_id(os.getpid(), fd) for fd in fds[5:]] == [kick.id for kick in made.kicks]
-            (end,) = made.carrier.as_json()["ends"]
+            (end,) = made.datapath.as_json()["ends"]
             assert end["eventfds"] == [eventfd_id(os.getpid(), fd) for fd in fds[4:]]
             assert (end["id"], end["connected"], end["path"]) == (OWN_ID, True, str(made.path))
             for fd in fds:
@@ -180,7 +180,7 @@ async def test_the_device_is_told_of_calls_and_host_then_of_the_ram_then_of_its_
 async def test_the_slot_says_all_that_the_driver_works_with() -> None:
     with device() as made:
         made.answer(1, 99)  # of a device that was there before
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         slot = made.slot()
         expected = {
             "state": 1,
@@ -218,7 +218,7 @@ async def test_the_slot_says_all_that_the_driver_works_with() -> None:
 
 async def test_the_drivers_doorbells_are_the_front_ends_calls_and_its_kicks_the_devices_interrupts() -> None:
     with device(rings=4, vectors=5, id_=9) as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             for number, ring in enumerate(made.rings()):
                 assert isinstance(ring["doorbell"], int)
@@ -231,7 +231,7 @@ async def test_the_drivers_doorbells_are_the_front_ends_calls_and_its_kicks_the_
 
 async def test_an_answer_is_taken_in_confirmed_and_told_and_a_wrong_one_is_not() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             for state, id_ in ((1, 77), (3, OWN_ID), (0, OWN_ID)):
                 made.answer(state, 5, id_=id_)
@@ -251,7 +251,7 @@ async def test_an_answer_is_taken_in_confirmed_and_told_and_a_wrong_one_is_not()
 
 async def test_a_driver_that_answers_without_an_end_is_heard_so_often_a_second() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             for request in range(1, MOST_ACKS + 20):
                 made.answer(1, request)
@@ -263,24 +263,24 @@ async def test_a_driver_that_answers_without_an_end_is_heard_so_often_a_second()
 
 async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             made.answer(1, 1)
             qemu.ring_host()
             await became(lambda: made.answers, "an answer")
             await rung(qemu.own[0])
-            both = [asyncio.create_task(made.carrier.off()) for _ in range(2)]
+            both = [asyncio.create_task(made.datapath.off()) for _ in range(2)]
             await became(lambda: count_of(qemu.own[0]), "the control interrupt")
             assert made.slot()["state"] == 2
             made.answer(1, 2)  # it was just about to say so
             qemu.ring_host()
             await became(lambda: len(made.answers) == 2, "the second answer")
-            assert made.carrier.is_on
+            assert made.datapath.is_on
             assert not any(task.done() for task in both)
             made.answer(2, 3)
             qemu.ring_host()
             assert [await task for task in both] == [True, True]
-            assert not made.carrier.is_on
+            assert not made.datapath.is_on
             assert made.slot()["confirmed"] == 3
             count_of(qemu.own[0])  # nothing that was asked for before `off` ended is still to come
             made.answer(2, 4)
@@ -293,47 +293,47 @@ async def test_off_waits_for_the_driver_that_works_the_rings() -> None:
 @pytest.mark.parametrize("answer", [None, (2, OWN_ID), (1, 99)], ids=["none", "off", "another device's"])
 async def test_off_does_not_wait_where_no_driver_works_the_rings(answer: tuple[int, int] | None) -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made):
             if answer is not None:
                 made.answer(answer[0], 1, id_=answer[1])
             async with asyncio.timeout(0.5):
-                assert await made.carrier.off()
+                assert await made.datapath.off()
             assert made.slot()["state"] == 2
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         made.answer(1, 1)
         async with asyncio.timeout(0.5):
-            assert await made.carrier.off(), "no QEMU has it"
+            assert await made.datapath.off(), "no QEMU has it"
 
 
 async def test_off_ends_with_the_devices_qemu_or_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             made.answer(1, 1)
-            off = asyncio.create_task(made.carrier.off())
+            off = asyncio.create_task(made.datapath.off())
             await became(lambda: count_of(qemu.own[0]), "the control interrupt")
             qemu.connection.close()
             assert await off
     monkeypatch.setattr(ivshmem_datapath, "ACK_SECONDS", 0.05)
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made):
             made.answer(1, 1)
-            assert not await made.carrier.off(), "it is silent"
-            assert not made.carrier.is_on
-            assert not await made.carrier.off()
+            assert not await made.datapath.off(), "it is silent"
+            assert not made.datapath.is_on
+            assert not await made.datapath.off()
     with device() as made:
-        assert await made.carrier.off(), "it was never attached"
+        assert await made.datapath.off(), "it was never attached"
 
 
 async def test_a_call_that_changes_is_a_new_peer_and_one_that_comes_back_is_not() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         masked = eventfd()
         async with plugged(made) as qemu:
-            made.carrier.change_call(1, masked)
+            made.datapath.change_call(1, masked)
             ((id_, fd),) = await greeted(qemu.connection, 1)
             assert (id_, made.rings()[1]["doorbell"], made.slot()["sequence"]) == (4, 4 << 16, 1)
             assert made.rings()[0]["doorbell"] == 3 << 16
@@ -345,13 +345,13 @@ async def test_a_call_that_changes_is_a_new_peer_and_one_that_comes_back_is_not(
             made.answer(1, 1, sequence=1)
             qemu.ring_host()
             await became(lambda: count_of(masked.fd), "once more, when the driver knows")
-            made.carrier.change_call(1, made.calls[1])
+            made.datapath.change_call(1, made.calls[1])
             assert (made.rings()[1]["doorbell"], made.slot()["sequence"]) == (3 << 16 | 1, 2)
-            made.carrier.change_call(1, masked)
+            made.datapath.change_call(1, masked)
             assert (made.rings()[1]["doorbell"], made.slot()["sequence"]) == (4 << 16, 3)
             made.answer(2, 2)
-            await made.carrier.off()
-            made.carrier.change_call(1, made.calls[1])
+            await made.datapath.off()
+            made.datapath.change_call(1, made.calls[1])
             assert made.slot()["sequence"] == 3, "it has let go"
             with pytest.raises(BlockingIOError):
                 qemu.connection.recv(8)
@@ -360,9 +360,9 @@ async def test_a_call_that_changes_is_a_new_peer_and_one_that_comes_back_is_not(
 
 async def test_a_call_that_changed_before_the_device_came_is_in_its_greeting() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         later = eventfd()
-        made.carrier.change_call(0, later)
+        made.datapath.change_call(0, later)
         with client(made.path) as connection:
             said = await greeted(connection, 10)
             assert [number for number, _ in said] == [0, OWN_ID, 3, 3, HOST_ID, 4, REGION, OWN_ID, OWN_ID, OWN_ID]
@@ -376,7 +376,7 @@ async def test_a_device_that_cannot_be_served_leaves_nothing_behind() -> None:
     with device() as made:
         made.path.mkdir()
         with pytest.raises(OSError, match="in use"):
-            made.carrier.attach(made.wiring)
+            made.datapath.attach(made.vrings)
         made.path.rmdir()
         assert made.slot()["state"] == 0
 
@@ -384,19 +384,19 @@ async def test_a_device_that_cannot_be_served_leaves_nothing_behind() -> None:
 async def test_two_rings_may_have_one_call() -> None:
     with device() as made:
         spare, made.calls[1] = made.calls[1], made.calls[0]
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         assert {ring["doorbell"] for ring in made.rings()} == {3 << 16}
         made.calls[1] = spare
 
 
 async def test_a_call_that_blocks_is_told_and_the_driver_of_the_other_guest_is_heard_and_rung() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         bad = eventfd()
         async with plugged(made) as qemu:
             block(bad.fd)
-            made.carrier.change_call(1, bad)
-            made.carrier.change_call(1, made.calls[1])
+            made.datapath.change_call(1, bad)
+            made.datapath.change_call(1, made.calls[1])
             await rung(qemu.own[0])
             await became(lambda: made.stuck, "the call that blocks")
             assert made.stuck == ["ring 1: its call eventfd blocks the writer"]
@@ -411,26 +411,26 @@ async def test_a_device_whose_control_interrupt_blocks_is_told_and_has_not_let_g
 ) -> None:
     monkeypatch.setattr(ivshmem_datapath, "ACK_SECONDS", 0.5)
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             made.answer(1, 1)
             block(qemu.own[0])
-            assert not await made.carrier.off()
+            assert not await made.datapath.off()
             await became(lambda: "stuck" in made.heard, "the device that is stuck")
             assert "leave" not in made.heard, "its QEMU has it still"
 
 
 async def test_a_front_end_is_given_so_many_calls_and_no_more_descriptors() -> None:
     with device() as made:
-        made.carrier.attach(made.wiring)
+        made.datapath.attach(made.vrings)
         async with plugged(made) as qemu:
             given = [eventfd() for _ in range(CALLS_OF_A_RING * 2 + 1)]
             for call in given[:-1]:
-                made.carrier.change_call(0, call)
+                made.datapath.change_call(0, call)
             before = open_files(os.getpid())
             with pytest.raises(OSError, match="it was given 16 others in this session"):
-                made.carrier.change_call(0, given[-1])
-            made.carrier.change_call(0, given[0])
+                made.datapath.change_call(0, given[-1])
+            made.datapath.change_call(0, given[0])
             assert open_files(os.getpid()) == before
             for _, fd in await greeted(qemu.connection, len(given) - 1):
                 os.close(fd if fd is not None else -1)

@@ -1,19 +1,19 @@
-"""A carrier that does nothing but remember, and whose guest lets go when it is told to."""
+"""A data path that does nothing but remember, and whose guest lets go when it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from vpctl.broker.vhost_user.datapath import Eventfd, Wiring
+from vpctl.broker.vhost_user.datapath import Eventfd, VringSet
 
 
 class Remembers:
-    """A `Carrier`: `lets_go` is the guest's word."""
+    """A `Datapath`: `lets_go` is the guest's word."""
 
     def __init__(self, name: str = "lan0.g2", *, obeys: bool = True) -> None:
         self.name = name
-        self.wiring: Wiring | None = None
+        self.vrings: VringSet | None = None
         self.calls: list[tuple[int, int]] = []
         self.is_detached = False
         self.was_asked = asyncio.Event()
@@ -24,13 +24,13 @@ class Remembers:
     @property
     def is_on(self) -> bool:
         return (
-            self.wiring is not None
+            self.vrings is not None
             and not self.is_detached
             and not (self.was_asked.is_set() and self.lets_go.is_set())
         )
 
-    def attach(self, wiring: Wiring) -> None:
-        self.wiring = wiring
+    def attach(self, vrings: VringSet) -> None:
+        self.vrings = vrings
 
     def change_call(self, ring: int, call: Eventfd) -> None:
         self.calls.append((ring, call.id))
