@@ -41,7 +41,7 @@ def front(vpctl: Vpctl, link: str) -> Any:
 
     async def ask() -> Any:
         async with connect(vpctl.rundir("pair")) as broker:
-            return next(each for each in await broker.fronts() if each["name"].startswith(f"{link}."))
+            return next(each for each in await broker.query_backends() if each["name"].startswith(f"{link}."))
 
     return asyncio.run(ask())
 

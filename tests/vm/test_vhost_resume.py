@@ -40,7 +40,7 @@ def front(vpctl: Vpctl) -> Any:
 
     async def ask() -> Any:
         async with connect(vpctl.rundir("pair")) as broker:
-            (found,) = await broker.fronts()
+            (found,) = await broker.query_backends()
             return found
 
     return asyncio.run(ask())

@@ -9,7 +9,16 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from vpctl.broker.protocol import LINE_LIMIT, BrokerFailure, Exit, FrontNews, LinkNews, decode, encode, link_news
+from vpctl.broker.protocol import (
+    LINE_LIMIT,
+    BackendEvent,
+    BrokerFailure,
+    Exit,
+    IvshmemEvent,
+    decode,
+    encode,
+    link_event,
+)
 from vpctl.errors import HostError, InternalError, UsageError, errors_by_code
 from vpctl.process import child_environment, run
 from vpctl.process_record import Child
@@ -20,7 +29,7 @@ REPLY_SECONDS = 30.0
 """The broker does nothing that takes long; `end` lasts up to its grace and the kernel's time to kill."""
 
 
-News = Exit | LinkNews | FrontNews | BrokerFailure
+BrokerEvent = Exit | IvshmemEvent | BackendEvent | BrokerFailure
 
 
 class BrokerGoneError(InternalError):
@@ -49,7 +58,7 @@ class BrokerClient:
         self._writer = writer
         self._number = 0
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.news: asyncio.Queue[News] = asyncio.Queue()
+        self.events: asyncio.Queue[BrokerEvent] = asyncio.Queue()
         """What the broker tells unasked, in order; journalled and acted upon by whoever holds the client."""
         self._acks: dict[tuple[str, int], asyncio.Event] = {}
         self.lost = asyncio.Event()
@@ -95,9 +104,9 @@ class BrokerClient:
 
     # Section: shared memory
 
-    async def make(self, memory: str, size: int) -> bool:
+    async def create(self, memory: str, size: int) -> bool:
         """See that there is a memory of this name and size; True if it was made now."""
-        return bool((await self._request("make", memory=memory, size=size))["made"])
+        return bool((await self._request("create", memory=memory, size=size))["created"])
 
     async def clear(self, memory: str) -> None:
         """Make all of a memory zero."""
@@ -124,20 +133,20 @@ class BrokerClient:
     async def serve(
         self, *, name: str, memory: str, ends: Sequence[Mapping[str, Any]], watch: str = ""
     ) -> dict[str, Any]:
-        """Serve a memory to ivshmem devices; what was served of it before is over. Returns what `served` tells.
+        """Serve a memory to ivshmem devices; what was served of it before is over. Returns as `query_ivshmem`.
 
         `watch`: where ivshmem clients that are no QEMU may look on.
         """
         return await self._request("serve", name=name, memory=memory, ends=ends, watch=watch)
 
-    async def served(self, name: str) -> dict[str, Any] | None:
+    async def query_ivshmem(self, name: str) -> dict[str, Any] | None:
         """Return what is known of something served, by its name or a device's; None: nothing, or by a dead one."""
-        servers = (await self._request("served"))["servers"]
+        servers = (await self._request("query-ivshmem"))["servers"]
         return next((server for server in servers if name in _names(server)), None)
 
-    async def renew(self, name: str, end: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+    async def ivshmem_replace(self, name: str, end: int, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Serve another device at an end whose last one is gone, in a server whose other device stays (`name`)."""
-        return await self._request("renew", name=name, end=end, spec=spec)
+        return await self._request("ivshmem-replace", name=name, end=end, spec=spec)
 
     async def ring(self, name: str, end: int) -> None:
         """Raise the control interrupt of an end's device."""
@@ -158,7 +167,7 @@ class BrokerClient:
 
     # Section: front-ends, and devices that work their rings
 
-    async def front(
+    async def backend_open(
         self,
         *,
         name: str,
@@ -173,7 +182,7 @@ class BrokerClient:
         `many_regions`: its memory may take more than one table (`vhost_user.negotiation.SLOTS`).
         """
         return await self._request(
-            "front",
+            "backend-open",
             name=name,
             path=path,
             ram=ram,
@@ -182,15 +191,15 @@ class BrokerClient:
             many_regions=many_regions,
         )
 
-    async def fronts(self) -> Sequence[dict[str, Any]]:
+    async def query_backends(self) -> Sequence[dict[str, Any]]:
         """Return what is known of all front-ends."""
-        fronts: Sequence[dict[str, Any]] = (await self._request("fronts"))["fronts"]
-        return fronts
+        backends: Sequence[dict[str, Any]] = (await self._request("query-backends"))["backends"]
+        return backends
 
     async def attach(
         self,
         *,
-        front: str,
+        backend: str,
         session: int,
         name: str,
         path: str,
@@ -200,13 +209,13 @@ class BrokerClient:
         slot: int,
         description: bytes,
     ) -> dict[str, Any]:
-        """Serve a device that works a front-end's rings; returns what `served` tells.
+        """Serve a device that works a front-end's rings; returns what `query_ivshmem` tells.
 
         UsageError if the session is over by now, or another device is at it.
         """
         return await self._request(
             "attach",
-            front=front,
+            backend=backend,
             session=session,
             name=name,
             path=path,
@@ -217,16 +226,16 @@ class BrokerClient:
             description=description.hex(),
         )
 
-    async def detach(self, front: str) -> bool:
+    async def detach(self, backend: str) -> bool:
         """Switch off the device that works a front-end's rings, end its server; False if its guest is silent.
 
         True too if there is none. NotFoundError if there is no such front-end.
         """
-        return bool((await self._request("detach", front=front))["released"])
+        return bool((await self._request("detach", backend=backend))["released"])
 
-    async def close_front(self, name: str) -> bool:
+    async def backend_close(self, name: str) -> bool:
         """Detach, hang up on a front-end and listen for it no more; as `detach`. Idempotent."""
-        return bool((await self._request("close_front", name=name))["released"])
+        return bool((await self._request("backend-close", name=name))["released"])
 
     # Section: the connection
 
@@ -273,22 +282,22 @@ class BrokerClient:
     def _take(self, message: dict[str, Any]) -> None:
         """Take in a message, or raise what one without its keys, or with others' types, raises."""
         if message.get("event") == "exit":
-            self.news.put_nowait(Exit.from_json(message))
+            self.events.put_nowait(Exit.from_json(message))
         elif message.get("event") == "link":
-            self._take_link(link_news(message))
+            self._take_link(link_event(message))
         elif message.get("event") == "failure":
-            self.news.put_nowait(BrokerFailure.from_json(message))
+            self.events.put_nowait(BrokerFailure.from_json(message))
         elif (waiting := self._waiting.get(message.get("id", 0))) is not None and not waiting.done():
             waiting.set_result(message)
 
-    def _take_link(self, news: LinkNews | FrontNews) -> None:
+    def _take_link(self, event: IvshmemEvent | BackendEvent) -> None:
         if (
-            isinstance(news, LinkNews)
-            and news.what == "ack"
-            and (waiting := self._acks.get((news.name, news.end))) is not None
+            isinstance(event, IvshmemEvent)
+            and event.what == "ack"
+            and (waiting := self._acks.get((event.name, event.end))) is not None
         ):
             waiting.set()
-        self.news.put_nowait(news)
+        self.events.put_nowait(event)
 
 
 def _names(served: Mapping[str, Any]) -> set[str]:

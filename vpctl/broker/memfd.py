@@ -30,7 +30,7 @@ class Memfds:
     def __init__(self) -> None:
         self._fds: dict[str, int] = {}
 
-    def make(self, name: str, size: int) -> bool:
+    def create(self, name: str, size: int) -> bool:
         """See that there is a memory of this name and size; True if it was made now, and is zero.
 
         The size is a power of two: any other aborts a QEMU whose ivshmem device is given it.

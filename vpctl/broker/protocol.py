@@ -1,9 +1,9 @@
 """What goes over the broker's socket: one JSON object per line, in both directions.
 
 request   {"id": 1, "do": "spawn" | "end" | "list" | "stop", …}
-          {"id": 1, "do": "make" | "clear" | "write" | "read" | "drop" | "memories", "memory": …, …}
-          {"id": 1, "do": "serve" | "served" | "ring" | "close", …}
-          {"id": 1, "do": "front" | "fronts" | "attach" | "detach" | "close_front", …}
+          {"id": 1, "do": "create" | "clear" | "write" | "read" | "drop" | "memories", "memory": …, …}
+          {"id": 1, "do": "serve" | "query-ivshmem" | "ring" | "ivshmem-replace" | "close", …}
+          {"id": 1, "do": "backend-open" | "query-backends" | "attach" | "detach" | "backend-close", …}
 reply     {"id": 1, "return": {…}}   or   {"id": 1, "error": "…"}
 event     {"event": "exit", "name": …, "generation": …, "pid": …, "status": …, "monotonic": …}
           {"event": "link", "name": …, "end": …, "what": "join" | "leave" | "ack" | "stuck", "id": …}
@@ -57,7 +57,7 @@ class Exit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LinkNews:
+class IvshmemEvent:
     """What happened at an end of something served: its QEMU has connected, has gone, or its guest acknowledges.
 
     stuck: the QEMU keeps its device's control interrupt from being raised.
@@ -69,12 +69,12 @@ class LinkNews:
     id: int
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> LinkNews:
-        return cls(**{key: data[key] for key in LinkNews.__slots__})
+    def from_json(cls, data: Mapping[str, Any]) -> IvshmemEvent:
+        return cls(**{key: data[key] for key in IvshmemEvent.__slots__})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrontNews:
+class BackendEvent:
     """What happened at a front-end, a virtio-net on vhost-user; `name` is its device.
 
     connected: its QEMU has come. ready: its rings work. stopped: they do not any more. gone: it has hung up, or was
@@ -92,7 +92,7 @@ class FrontNews:
     """
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FrontNews:
+    def from_json(cls, data: Mapping[str, Any]) -> BackendEvent:
         details = {key: value for key, value in data.items() if key not in ("event", "name", "what", "session")}
         return cls(name=data["name"], what=data["what"], session=data["session"], details=details)
 
@@ -109,9 +109,9 @@ class BrokerFailure:
         return cls(work=data["work"], message=data["message"])
 
 
-def link_news(data: Mapping[str, Any]) -> LinkNews | FrontNews:
+def link_event(data: Mapping[str, Any]) -> IvshmemEvent | BackendEvent:
     """Read an event of a link."""
-    return FrontNews.from_json(data) if "session" in data else LinkNews.from_json(data)
+    return BackendEvent.from_json(data) if "session" in data else IvshmemEvent.from_json(data)
 
 
 def encode(message: Mapping[str, Any]) -> bytes:

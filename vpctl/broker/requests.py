@@ -74,7 +74,7 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Make:
+class Create:
     """See that there is a memory."""
 
     memory: Name
@@ -129,7 +129,7 @@ class Serve:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ListServed:
+class QueryIvshmem:
     """List what is served."""
 
 
@@ -142,7 +142,7 @@ class Ring:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Renew:
+class IvshmemReplace:
     """Serve another device at an end."""
 
     name: Name
@@ -158,24 +158,24 @@ class Close:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Front(BackendSpec):
+class BackendOpen(BackendSpec):
     """Listen for a front-end."""
 
     @property
     def order(self) -> object:
-        return "front", self.name
+        return "backend", self.name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ListFronts:
-    """List the front-ends."""
+class QueryBackends:
+    """List the back-ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attach:
     """Serve a device that works a front-end's rings, in this session."""
 
-    front: Name
+    backend: Name
     session: Count
     name: Name
     path: PathText
@@ -187,29 +187,29 @@ class Attach:
 
     @property
     def order(self) -> object:
-        return "front", self.front
+        return "backend", self.backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Detach:
     """Switch off the device that works a front-end's rings."""
 
-    front: Name
+    backend: Name
 
     @property
     def order(self) -> object:
-        return "front", self.front
+        return "backend", self.backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CloseFront:
+class BackendClose:
     """Hang up on a front-end, and listen for it no more."""
 
     name: Name
 
     @property
     def order(self) -> object:
-        return "front", self.name
+        return "backend", self.name
 
 
 VERBS: dict[str, type] = {
@@ -218,22 +218,22 @@ VERBS: dict[str, type] = {
     "stop_blocking": StopBlocking,
     "list": ListProcesses,
     "stop": Stop,
-    "make": Make,
+    "create": Create,
     "clear": Clear,
     "write": Write,
     "read": Read,
     "drop": Drop,
     "memories": ListMemories,
     "serve": Serve,
-    "served": ListServed,
+    "query-ivshmem": QueryIvshmem,
     "ring": Ring,
-    "renew": Renew,
+    "ivshmem-replace": IvshmemReplace,
     "close": Close,
-    "front": Front,
-    "fronts": ListFronts,
+    "backend-open": BackendOpen,
+    "query-backends": QueryBackends,
     "attach": Attach,
     "detach": Detach,
-    "close_front": CloseFront,
+    "backend-close": BackendClose,
 }
 
 

@@ -28,13 +28,13 @@ class SharedResources:
         self._tell = tell
         self._may_watch = may_watch
         self._servers: dict[str, PairServer] = {}
-        self._fronts: dict[str, Backend] = {}
+        self._backends: dict[str, Backend] = {}
         self._bells = Bells()
 
     def close(self) -> None:
         """Close everything; idempotent."""
-        for front in tuple(self._fronts):
-            self._fronts.pop(front).close()
+        for backend in tuple(self._backends):
+            self._backends.pop(backend).close()
         for server in tuple(self._servers):
             self._servers.pop(server).close()
         self.memories.close()
@@ -49,13 +49,13 @@ class SharedResources:
                 await end.settled()
                 return {}
             case requests.Detach():
-                return {"released": await self._front(request.front).detach()}
-            case requests.CloseFront():
-                return {"released": await self.close_front(request.name)}
-            case requests.Front():
-                return self.open_front(request, tasks)
-            case requests.ListFronts():
-                return {"fronts": [front.as_json() for front in self._fronts.values()]}
+                return {"released": await self._backend(request.backend).detach()}
+            case requests.BackendClose():
+                return {"released": await self.close_backend(request.name)}
+            case requests.BackendOpen():
+                return self.open_backend(request, tasks)
+            case requests.QueryBackends():
+                return {"backends": [backend.as_json() for backend in self._backends.values()]}
             case requests.Attach():
                 return self.attach(request)
             case _:
@@ -65,10 +65,10 @@ class SharedResources:
         match request:
             case requests.Serve():
                 return self.serve(request)
-            case requests.ListServed():
-                return {"servers": self.served()}
-            case requests.Renew():
-                return self.renew(request.name, request.end, request.spec)
+            case requests.QueryIvshmem():
+                return {"servers": self.servers()}
+            case requests.IvshmemReplace():
+                return self.replace(request.name, request.end, request.spec)
             case requests.Close():
                 self.close_server(request.name)
             case _:
@@ -77,8 +77,8 @@ class SharedResources:
 
     def _do_with_memory(self, request: Any) -> Mapping[str, Any]:
         match request:
-            case requests.Make():
-                return {"made": self.memories.make(request.memory, request.size)}
+            case requests.Create():
+                return {"created": self.memories.create(request.memory, request.size)}
             case requests.Clear():
                 self.memories.clear(request.memory)
             case requests.Write():
@@ -123,18 +123,20 @@ class SharedResources:
         self._servers[name] = server
         return server.as_json()
 
-    def renew(self, name: str, end: int, spec: EndSpec) -> dict[str, Any]:
+    def replace(self, name: str, end: int, spec: EndSpec) -> dict[str, Any]:
         """Serve another device at an end of the server that has this name, or a device of it."""
         server = self._server(name)
         try:
-            server.renew(end, spec)
+            server.replace(end, spec)
         except OSError as error:
             raise HostError(f"cannot serve `{spec.name}`: {error.strerror}") from error
         return server.as_json()
 
-    def served(self) -> list[dict[str, Any]]:
+    def servers(self) -> list[dict[str, Any]]:
         """Return all that is served to devices: by servers, and by data paths, which have one end."""
-        datapaths = [front.datapath.as_json() for front in self._fronts.values() if front.datapath is not None]
+        datapaths = [
+            backend.datapath.as_json() for backend in self._backends.values() if backend.datapath is not None
+        ]
         return [*(server.as_json() for server in self._servers.values()), *datapaths]
 
     def close_server(self, name: str) -> None:
@@ -150,25 +152,25 @@ class SharedResources:
 
     # Section: a front-end, and the device that works its rings
 
-    def open_front(self, spec: BackendSpec, tasks: asyncio.TaskGroup) -> dict[str, Any]:
+    def open_backend(self, spec: BackendSpec, tasks: asyncio.TaskGroup) -> dict[str, Any]:
         """Listen for a front-end; UsageError if one of that name is there already."""
-        if spec.name in self._fronts:
+        if spec.name in self._backends:
             raise UsageError(f"`{spec.name}` is a front-end already")
         if not 1 <= spec.queue_pairs <= MAX_QUEUE_PAIRS:
             raise UsageError(f"`{spec.name}`: {spec.queue_pairs} queue pairs are not between 1 and {MAX_QUEUE_PAIRS}")
         ram = os.dup(self.memories.fd(spec.ram))
-        front = Backend(spec, ram=ram, known=self.memories.has, tell=self._tell)
+        backend = Backend(spec, ram=ram, known=self.memories.has, tell=self._tell)
         try:
-            front.open(tasks)
+            backend.open(tasks)
         except OSError as error:
-            front.close()
+            backend.close()
             raise HostError(f"cannot listen for `{spec.name}`: {error.strerror}") from error
-        self._fronts[spec.name] = front
-        return front.as_json()
+        self._backends[spec.name] = backend
+        return backend.as_json()
 
     def attach(self, wanted: requests.Attach) -> dict[str, Any]:
         """Serve a device that works a front-end's rings, in the session that the caller knows of."""
-        backend = self._front(wanted.front)
+        backend = self._backend(wanted.backend)
         page = self.memories.fd(wanted.control)
         name, id_ = wanted.name, wanted.ivposition
         spec = DeviceSpec(
@@ -198,21 +200,21 @@ class SharedResources:
                 datapath.detach()
         return datapath.as_json()
 
-    async def close_front(self, name: str) -> bool:
+    async def close_backend(self, name: str) -> bool:
         """End a front-end, its data path first; True if that one's guest has let go. Idempotent."""
-        front = self._fronts.get(name)
-        if front is None:
+        backend = self._backends.get(name)
+        if backend is None:
             return True
-        released = await front.detach()
-        if self._fronts.get(name) is front:
-            del self._fronts[name]
-        front.close()
+        released = await backend.detach()
+        if self._backends.get(name) is backend:
+            del self._backends[name]
+        backend.close()
         return released
 
-    def _front(self, name: str) -> Backend:
-        if name not in self._fronts:  # it belonged to a broker that died
+    def _backend(self, name: str) -> Backend:
+        if name not in self._backends:  # it belonged to a broker that died
             raise NotFoundError(f"there is no front-end `{name}`")
-        return self._fronts[name]
+        return self._backends[name]
 
 
 def _check(spec: DeviceSpec, page: int) -> None:

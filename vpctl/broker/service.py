@@ -287,8 +287,8 @@ class Broker:
 
     # Section: clients
 
-    def _tell_link(self, news: Mapping[str, Any]) -> None:
-        self._tell({"event": "link", **news})
+    def _tell_link(self, change: Mapping[str, Any]) -> None:
+        self._tell({"event": "link", **change})
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         self._clients.tell(message)

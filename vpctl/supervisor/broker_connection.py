@@ -9,8 +9,8 @@ from functools import partial
 from typing import Protocol
 
 from vpctl import wait
-from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
-from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews
+from vpctl.broker.client import BrokerClient, BrokerEvent, BrokerGoneError, connect, start_broker
+from vpctl.broker.protocol import BackendEvent, BrokerFailure, Exit
 from vpctl.errors import VpctlError
 from vpctl.process_record import process_name
 from vpctl.recovery.faults import Fault
@@ -107,31 +107,31 @@ class Bond:
         gone = asyncio.ensure_future(client.lost.wait())
         try:
             while True:
-                news = asyncio.ensure_future(client.news.get())
+                event = asyncio.ensure_future(client.events.get())
                 try:
-                    await asyncio.wait({news, gone}, return_when=asyncio.FIRST_COMPLETED)
-                    if not news.done():
+                    await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
+                    if not event.done():
                         return
-                    self._world.guarded(partial(self._take, news.result()), name="broker-news")
+                    self._world.guarded(partial(self._take, event.result()), name="broker-event")
                 finally:
-                    news.cancel()
+                    event.cancel()
         finally:
             gone.cancel()
 
-    def _take(self, news: News) -> None:
-        if isinstance(news, Exit):
-            self._take_exit(news)
+    def _take(self, event: BrokerEvent) -> None:
+        if isinstance(event, Exit):
+            self._take_exit(event)
             return
-        if isinstance(news, BrokerFailure):
-            reason = f"{news.work}: {news.message}"
+        if isinstance(event, BrokerFailure):
+            reason = f"{event.work}: {event.message}"
             self._world.journal.write("warning", attributes={"warning": "broker-failure", "reason": reason})
             return
-        followed = isinstance(news, FrontNews)
-        if isinstance(news, FrontNews):
-            attributes = {"device": news.name, "session": news.session, **news.details}
+        followed = isinstance(event, BackendEvent)
+        if isinstance(event, BackendEvent):
+            attributes = {"device": event.name, "session": event.session, **event.details}
         else:
-            attributes = {"device": news.name, "end": news.end, "id": news.id}
-        link = news.name.rpartition(".")[0]
-        self._world.journal.write(f"link.{news.what}", link=link, attributes=attributes)
+            attributes = {"device": event.name, "end": event.end, "id": event.id}
+        link = event.name.rpartition(".")[0]
+        self._world.journal.write(f"link.{event.what}", link=link, attributes=attributes)
         if followed:  # a device that leaves does so because it, or its QEMU, is on its way out
             self.listener.look(link)

@@ -40,7 +40,7 @@ async def told(rundir: RunDir, *messages: dict[str, Any]) -> tuple[list[object],
 
     rundir.broker_socket.unlink(missing_ok=True)
     server = await asyncio.start_unix_server(serve, path=rundir.broker_socket)
-    news: list[object] = []
+    events: list[object] = []
     outcome: object
     try:
         async with asyncio.timeout(20), connect(rundir) as client:
@@ -49,11 +49,11 @@ async def told(rundir: RunDir, *messages: dict[str, Any]) -> tuple[list[object],
             except (VpctlError, KeyError) as error:
                 outcome = error
             await client.lost.wait()
-            while not client.news.empty():
-                news.append(client.news.get_nowait())
+            while not client.events.empty():
+                events.append(client.events.get_nowait())
     finally:
         server.close()
-    return news, outcome
+    return events, outcome
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ async def told(rundir: RunDir, *messages: dict[str, Any]) -> tuple[list[object],
 async def test_a_message_that_lacks_what_it_needs_costs_no_other(
     directories: Directories, junk: dict[str, Any]
 ) -> None:
-    news, outcome = await told(made(directories), junk, EXIT, {"id": 1, "return": {"memories": {"ram": 1}}})
-    assert news == [Exit(name="vm/a", generation=1, pid=7, status=0, monotonic=1.0)]
+    events, outcome = await told(made(directories), junk, EXIT, {"id": 1, "return": {"memories": {"ram": 1}}})
+    assert events == [Exit(name="vm/a", generation=1, pid=7, status=0, monotonic=1.0)]
     assert outcome == {"ram": 1}
 
 
@@ -78,6 +78,6 @@ async def test_an_error_of_a_kind_that_is_not_known_is_an_internal_one(directori
 def test_whatever_comes_the_connection_lasts_to_its_end(
     directories: Directories, messages: list[dict[str, Any]]
 ) -> None:
-    news, _ = asyncio.run(told(made(directories), *messages, EXIT))
-    assert isinstance(news[-1], Exit)
-    assert news[-1].pid == 7
+    events, _ = asyncio.run(told(made(directories), *messages, EXIT))
+    assert isinstance(events[-1], Exit)
+    assert events[-1].pid == 7

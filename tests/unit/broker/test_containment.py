@@ -74,7 +74,7 @@ async def test_what_a_client_asked_for_is_done_though_it_has_gone(rundir: RunDir
 
 async def test_a_client_that_does_not_read_is_hung_up_on(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
-        await client.make("region/lan0", 1 << 20)
+        await client.create("region/lan0", 1 << 20)
         reader, writer = await asyncio.open_unix_connection(str(rundir.broker_socket))
         asked = encode({"id": 1, "do": "read", "memory": "region/lan0", "offset": 0, "length": 4096})
         async with asyncio.timeout(60):
@@ -202,11 +202,13 @@ async def test_a_want_of_memory_while_a_process_is_waited_for_costs_no_other_and
         other = await spawn(client, rundir, *SLEEPS, name="vm/vm2")
         monkeypatch.setattr(os, "pidfd_open", fails_twice)
         child = await spawn(client, rundir, "sh", "-c", "exit 3")
-        news = [await client.news.get() for _ in range(3)]
-        assert [type(each) for each in news] == [BrokerFailure, BrokerFailure, Exit]
-        assert news[0] == BrokerFailure(work="wait for vm/vm1", message="OSError: [Errno 12] Cannot allocate memory")
-        assert isinstance(news[2], Exit)
-        assert (news[2].name, news[2].status) == (child.name, 3)
+        events = [await client.events.get() for _ in range(3)]
+        assert [type(each) for each in events] == [BrokerFailure, BrokerFailure, Exit]
+        assert events[0] == BrokerFailure(
+            work="wait for vm/vm1", message="OSError: [Errno 12] Cannot allocate memory"
+        )
+        assert isinstance(events[2], Exit)
+        assert (events[2].name, events[2].status) == (child.name, 3)
         assert other in await client.list()
 
 
@@ -252,7 +254,7 @@ async def test_a_request_that_breaks_is_answered_and_told_and_no_other_is_harmed
         child = await spawn(client, rundir, *SLEEPS)
         with pytest.raises(Exception, match="the broker: ZeroDivisionError"):
             await client.stop_blocking(name=child.name, path="/x")
-        assert await client.news.get() == BrokerFailure(
+        assert await client.events.get() == BrokerFailure(
             work="answer", message="ZeroDivisionError: integer division or modulo by zero"
         )
         assert child in await client.list()

@@ -22,7 +22,7 @@ def memfds() -> Iterator[Memfds]:
 
 
 def test_nobody_can_change_the_size_of_a_memory(memfds: Memfds) -> None:
-    assert memfds.make("region/lan0", 2 * PAGE)
+    assert memfds.create("region/lan0", 2 * PAGE)
     fd = os.open(inherited_path(memfds.fd("region/lan0")), os.O_RDWR)
     for size in (0, PAGE, 4 * PAGE):
         with pytest.raises(PermissionError):
@@ -32,22 +32,22 @@ def test_nobody_can_change_the_size_of_a_memory(memfds: Memfds) -> None:
 
 
 def test_a_memory_is_made_once_and_stays_as_it_is(memfds: Memfds) -> None:
-    assert memfds.make("m", PAGE)
+    assert memfds.create("m", PAGE)
     memfds.write("m", [(8, b"\1\2")])
-    assert not memfds.make("m", PAGE)
+    assert not memfds.create("m", PAGE)
     assert memfds.read("m", 7, 4) == b"\x00\x01\x02\x00"
     with pytest.raises(UsageError, match="`m` has 4096 bytes, not 8192"):
-        memfds.make("m", 2 * PAGE)
+        memfds.create("m", 2 * PAGE)
 
 
 @pytest.mark.parametrize("size", [0, -PAGE, 1, 2048, 3 * PAGE, (1 << 24) + PAGE, 1 << 63])
 def test_a_size_that_would_abort_a_qemu_is_refused(memfds: Memfds, size: int) -> None:
     with pytest.raises(UsageError, match="no power of two"):
-        memfds.make("m", size)
+        memfds.create("m", size)
 
 
 def test_a_cleared_memory_is_zero_and_takes_no_room(memfds: Memfds) -> None:
-    memfds.make("m", 1 << 20)
+    memfds.create("m", 1 << 20)
     memfds.write("m", [(0, b"\xff" * PAGE), ((1 << 20) - 1, b"\xff")])
     assert os.fstat(memfds.fd("m")).st_blocks > 0
     memfds.clear("m")
@@ -59,7 +59,7 @@ def test_a_cleared_memory_is_zero_and_takes_no_room(memfds: Memfds) -> None:
 
 @pytest.mark.parametrize("part", [(-1, b"0"), (PAGE, b"0"), (PAGE - 1, b"00"), (1 << 62, b"0")])
 def test_nothing_is_written_outside_of_a_memory(memfds: Memfds, part: tuple[int, bytes]) -> None:
-    memfds.make("m", PAGE)
+    memfds.create("m", PAGE)
     with pytest.raises(UsageError):
         memfds.write("m", [part])
     assert memfds.read("m", 0, PAGE) == bytes(PAGE)
@@ -72,7 +72,7 @@ def test_a_name_that_nobody_gave_is_an_error(memfds: Memfds) -> None:
 
 
 def test_what_a_broker_has_left_in_a_process_is_found_again_with_its_contents(memfds: Memfds) -> None:
-    memfds.make("control/vm1", PAGE)
+    memfds.create("control/vm1", PAGE)
     memfds.write("control/vm1", [(0, bytes.fromhex("0badcafe"))])
     other = os.memfd_create("control/vm2")  # not of our making
     fds = [memfds.fd("control/vm1"), other]

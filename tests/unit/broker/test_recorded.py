@@ -101,11 +101,11 @@ def test_what_a_qemu_has_said_has_its_effect_again(record: Path) -> None:
                     await play(both, said, files)
                     expected = EFFECTS.get(step, [])
                     await told(both, expected)
-                    assert [each["what"] for each in both.told.news] == expected, step
+                    assert [each["what"] for each in both.told.events] == expected, step
                     if expected[-1:] == ["ready"]:
-                        assert both.told.news[-1]["queue_pairs"] == (1 if step == "one pair" else queue_pairs)
-                        both.back.attach(both.told.news[-1]["session"], Remembers())
-                    both.told.news.clear()
+                        assert both.told.events[-1]["queue_pairs"] == (1 if step == "one pair" else queue_pairs)
+                        both.back.attach(both.told.events[-1]["session"], Remembers())
+                    both.told.events.clear()
 
     leaves_no_descriptor(go)
 
@@ -123,9 +123,9 @@ async def play(both: Pair, said: list[dict[str, Any]], files: Files) -> None:
 
 async def told(both: Pair, whats: list[str]) -> None:
     async def yet() -> bool | None:
-        return len(both.told.news) >= len(whats) or None
+        return len(both.told.events) >= len(whats) or None
 
-    await until(yet, timeout=5, what=f"{whats}", every=0.001, last_seen=lambda: f"{both.told.news}")
+    await until(yet, timeout=5, what=f"{whats}", every=0.001, last_seen=lambda: f"{both.told.events}")
 
 
 def test_there_are_records_of_every_version_with_one_queue_pair_and_two() -> None:
@@ -151,9 +151,9 @@ def test_a_qemu_that_dies_between_messages_leaves_nothing(record: Path) -> None:
                     both.front.hang_up()
 
                     async def gone() -> bool | None:
-                        return any(each["what"] == "gone" for each in both.told.news) or None
+                        return any(each["what"] == "gone" for each in both.told.events) or None
 
                     await until(gone, timeout=5, what="gone", every=0.001)
-                    both.told.news.clear()
+                    both.told.events.clear()
 
     leaves_no_descriptor(go)

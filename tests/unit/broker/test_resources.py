@@ -16,7 +16,7 @@ from tests.fakes.vhost_user_frontend import MIB, Dialect, Frontend
 from vpctl.broker.client import BrokerClient, connect
 from vpctl.broker.control_page import PAGE_SIZE, SLOT, slot_offset
 from vpctl.broker.memfd import PREFIX
-from vpctl.broker.protocol import BrokerFailure, Exit, FrontNews, LinkNews
+from vpctl.broker.protocol import BackendEvent, BrokerFailure, Exit, IvshmemEvent
 from vpctl.broker.vhost_user.negotiation import OFFER
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import open_files
@@ -25,7 +25,7 @@ from vpctl.supervisor.hotplug.fd_parking import find_interrupts
 
 RAM = "ram/vm2.g1"
 FRONT = {"name": "lan0.g1", "ram": RAM, "features": int(OFFER), "queue_pairs": 1}
-DEVICE = {"front": "lan0.g1", "name": "lan0.g2", "id": 6, "vectors": 3, "control": "control/vm1"}
+DEVICE = {"backend": "lan0.g1", "name": "lan0.g2", "id": 6, "vectors": 3, "control": "control/vm1"}
 DESCRIPTION = SLOT.pack(generation=2, name=b"lan0")
 
 
@@ -64,10 +64,10 @@ def target(fd: int) -> str:
         return ""
 
 
-async def news(client: BrokerClient, what: str) -> LinkNews | FrontNews:
-    """Wait for the next news of what happens at links, which is this."""
+async def event(client: BrokerClient, what: str) -> IvshmemEvent | BackendEvent:
+    """Wait for the next event of what happens at links, which is this."""
     async with asyncio.timeout(5):
-        while isinstance(each := await client.news.get(), Exit):
+        while isinstance(each := await client.events.get(), Exit):
             pass
     assert not isinstance(each, BrokerFailure), each
     assert each.what == what, each
@@ -75,47 +75,47 @@ async def news(client: BrokerClient, what: str) -> LinkNews | FrontNews:
 
 
 async def prepared(client: BrokerClient) -> None:
-    await client.make(RAM, 256 * MIB)
-    await client.make("control/vm1", PAGE_SIZE)
+    await client.create(RAM, 256 * MIB)
+    await client.create("control/vm1", PAGE_SIZE)
 
 
 async def test_a_link_from_its_front_end_to_its_end(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
         await prepared(client)
-        opened = await client.front(**front(rundir))
+        opened = await client.backend_open(**front(rundir))
         assert (opened["state"], opened["connected"], opened["session"]) == ("listening", False, None)
         async with qemu(rundir) as played:
             await played.up()
-            await news(client, "connected")
-            ready = await news(client, "ready")
-            assert isinstance(ready, FrontNews)
+            await event(client, "connected")
+            ready = await event(client, "ready")
+            assert isinstance(ready, BackendEvent)
             assert (ready.name, ready.session) == ("lan0.g1", 1)
             assert ready.details == {"queue_pairs": 1, "features": int(OFFER)}
             served = await client.attach(**device(rundir))
-            assert await client.served("lan0.g2") == served
-            (known,) = await client.fronts()
+            assert await client.query_ivshmem("lan0.g2") == served
+            (known,) = await client.query_backends()
             assert (known["state"], known["session"], known["attached"], known["on"]) == ("ready", 1, "lan0.g2", True)
             with socket.socket(socket.AF_UNIX) as other:
                 other.connect(str(rundir.run / "lan0.2.0"))
-                assert await news(client, "join") == LinkNews(name="lan0.g2", end=0, what="join", id=6)
+                assert await event(client, "join") == IvshmemEvent(name="lan0.g2", end=0, what="join", id=6)
                 found = await find_interrupts(os.getpid(), served, 0)
                 assert len({*served["ends"][0]["eventfds"]}) == 3
                 assert found >= {*played.kicks}, "parking finds the device's interrupts by these ids"
                 assert await played.stop() == [0, 0]
-                stopped = await news(client, "stopped")
-                assert isinstance(stopped, FrontNews)
+                stopped = await event(client, "stopped")
+                assert isinstance(stopped, BackendEvent)
                 assert stopped.details["released"] is True
                 with pytest.raises(UsageError, match=r"session 1 of `lan0\.g1` is over"):
                     await client.attach(**device(rundir))
                 assert await client.detach("lan0.g1") is True
-                assert await client.served("lan0.g2") is None
-                await news(client, "leave")
+                assert await client.query_ivshmem("lan0.g2") is None
+                await event(client, "leave")
             await played.start()
-            assert await news(client, "ready")
+            assert await event(client, "ready")
             await client.attach(**device(rundir, session=2, name="lan0.g3"))
-            assert await client.close_front("lan0.g1") is True
-        assert await client.close_front("lan0.g1") is True
-        assert await client.fronts() == []
+            assert await client.backend_close("lan0.g1") is True
+        assert await client.backend_close("lan0.g1") is True
+        assert await client.query_backends() == []
         with pytest.raises(NotFoundError, match=r"there is no front-end `lan0\.g1`"):
             await client.detach("lan0.g1")
         assert not list(rundir.run.glob("lan0.*"))
@@ -124,16 +124,16 @@ async def test_a_link_from_its_front_end_to_its_end(rundir: RunDir) -> None:
 async def test_a_front_end_that_dies_is_gone_and_its_successor_has_a_memory_of_its_own(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
         await prepared(client)
-        await client.front(**front(rundir))
+        await client.backend_open(**front(rundir))
         async with qemu(rundir) as played:
             await played.up()
-            await news(client, "connected")
-            await news(client, "ready")
+            await event(client, "connected")
+            await event(client, "ready")
             await client.attach(**device(rundir))
-        gone = await news(client, "gone")
-        assert isinstance(gone, FrontNews)
+        gone = await event(client, "gone")
+        assert isinstance(gone, BackendEvent)
         assert gone.details == {"reason": "the front-end has hung up", "released": True}
-        await client.close_front("lan0.g1")
+        await client.backend_close("lan0.g1")
         assert await client.memories() == {RAM: 256 * MIB, "control/vm1": PAGE_SIZE}
         await client.drop(RAM)
         await client.drop(RAM)
@@ -158,11 +158,11 @@ async def test_a_device_that_cannot_be_is_refused_and_costs_nothing(
 ) -> None:
     async with broker_running(rundir) as client:
         await prepared(client)
-        await client.front(**front(rundir))
+        await client.backend_open(**front(rundir))
         async with qemu(rundir) as played:
             await played.up()
-            await news(client, "connected")
-            await news(client, "ready")
+            await event(client, "connected")
+            await event(client, "ready")
             before = open_files(os.getpid())
             with pytest.raises(UsageError) as caught:
                 await client.attach(**device(rundir, **changes))
@@ -176,24 +176,24 @@ async def test_a_device_that_cannot_be_is_refused_and_costs_nothing(
 async def test_a_front_end_that_cannot_be_is_refused(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
         with pytest.raises(UsageError, match=r"no memory named `ram/vm2\.g1`"):
-            await client.front(**front(rundir))
+            await client.backend_open(**front(rundir))
         await prepared(client)
         before = open_files(os.getpid())
         for pairs in (0, 17):
             with pytest.raises(UsageError, match=f"{pairs} queue pairs are not between 1 and 16"):
-                await client.front(**front(rundir, queue_pairs=pairs))
+                await client.backend_open(**front(rundir, queue_pairs=pairs))
         with pytest.raises(HostError, match=r"cannot listen for `lan0\.g1`"):
-            await client.front(**front(rundir, path="/none/x"))
+            await client.backend_open(**front(rundir, path="/none/x"))
         assert open_files(os.getpid()) == before
-        await client.front(**front(rundir))
+        await client.backend_open(**front(rundir))
         with pytest.raises(UsageError, match=r"`lan0\.g1` is a front-end already"):
-            await client.front(**front(rundir))
+            await client.backend_open(**front(rundir))
 
 
 async def test_another_memory_of_the_brokers_is_never_taken_for_ram(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
         await prepared(client)
-        await client.front(**front(rundir))
+        await client.backend_open(**front(rundir))
         async with qemu(rundir) as played:
             await played.connect()
             await played.greet()
@@ -203,32 +203,32 @@ async def test_another_memory_of_the_brokers_is_never_taken_for_ram(rundir: RunD
             assert await played.add(beside, page) == 0
             await played.enable(1)
             await played.start()
-            await news(client, "connected")
-            await news(client, "ready")
+            await event(client, "connected")
+            await event(client, "ready")
 
 
 async def test_nothing_of_a_front_end_outlives_its_broker(rundir: RunDir) -> None:
     with broker_process(rundir) as first:
         async with connect(rundir) as client:
             await prepared(client)
-            await client.front(**front(rundir))
+            await client.backend_open(**front(rundir))
             first.kill()
             async with asyncio.timeout(10):
                 await client.lost.wait()
     async with broker_running(rundir) as client:
-        assert await client.fronts() == []
+        assert await client.query_backends() == []
         await prepared(client)
-        await client.front(**front(rundir))  # where a socket of the dead one's is
+        await client.backend_open(**front(rundir))  # where a socket of the dead one's is
 
 
 async def test_the_end_of_everything_does_not_wait_for_a_front_end(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
         await prepared(client)
-        await client.front(**front(rundir))
+        await client.backend_open(**front(rundir))
         async with qemu(rundir) as played:
             await played.up()
-            await news(client, "connected")
-            await news(client, "ready")
+            await event(client, "connected")
+            await event(client, "ready")
             await client.attach(**device(rundir))
             await client.stop()
             async with asyncio.timeout(5):

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.broker import SLEEPS, broker_process, broker_running, made
-from vpctl.broker.client import BrokerClient, BrokerGoneError, News, connect, start_broker
+from vpctl.broker.client import BrokerClient, BrokerEvent, BrokerGoneError, connect, start_broker
 from vpctl.broker.memfd import placeholder
-from vpctl.broker.protocol import Exit, LinkNews
+from vpctl.broker.protocol import Exit, IvshmemEvent
 from vpctl.broker.service import RESTART_SECONDS, hold
 from vpctl.errors import HostError, NotFoundError, UsageError
 from vpctl.process import ProcessId, file_limit, identify, open_files, running, wait_gone
@@ -52,9 +52,9 @@ async def spoken(child: Child) -> None:
 
 async def next_exit(client: BrokerClient) -> Exit:
     async with asyncio.timeout(10):
-        while not isinstance(news := await client.news.get(), Exit):
+        while not isinstance(event := await client.events.get(), Exit):
             pass
-        return news
+        return event
 
 
 async def supervisor_other_than(client: BrokerClient, process: ProcessId | None) -> ProcessId:
@@ -312,7 +312,7 @@ def ends(rundir: RunDir, name: str = "lan0.g1") -> list[dict[str, Any]]:
 
 async def test_a_process_opens_the_memory_that_it_inherits_by_the_path_in_its_command_line(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
-        assert await client.make("control/vm1", 65536)
+        assert await client.create("control/vm1", 65536)
         await client.write("control/vm1", (0, b"abcd"))
         child = await client.spawn(
             name="vm/vm1",
@@ -345,15 +345,15 @@ async def test_a_process_that_asks_for_memory_that_is_not_there_is_not_started(r
 
 async def test_a_memory_has_one_server_at_a_time_and_who_joins_and_leaves_is_told(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
-        await client.make("region/lan0", 1 << 20)
+        await client.create("region/lan0", 1 << 20)
         first = await client.serve(name="lan0.g1", memory="region/lan0", ends=ends(rundir))
-        assert first == await client.served("lan0.g1")
+        assert first == await client.query_ivshmem("lan0.g1")
         with socket.socket(socket.AF_UNIX) as qemu:
             qemu.connect(str(rundir.run / "lan0.1.0"))
-            assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="join", id=2)
+            assert await next_event(client) == IvshmemEvent(name="lan0.g1", end=0, what="join", id=2)
             again = await client.serve(name="lan0.g2", memory="region/lan0", ends=ends(rundir, "lan0.g2"))
-            assert await next_news(client) == LinkNews(name="lan0.g1", end=0, what="leave", id=2)
-        assert await client.served("lan0.g1") is None
+            assert await next_event(client) == IvshmemEvent(name="lan0.g1", end=0, what="leave", id=2)
+        assert await client.query_ivshmem("lan0.g1") is None
         assert not {*again["ends"][0]["eventfds"]} & {*again["ends"][1]["eventfds"]}
         with pytest.raises(NotFoundError, match=r"nothing is served as `lan0\.g1`"):
             await client.ring("lan0.g1", 0)
@@ -363,21 +363,21 @@ async def test_a_memory_has_one_server_at_a_time_and_who_joins_and_leaves_is_tol
         assert not list(rundir.run.glob("lan0.*"))
 
 
-async def next_news(client: BrokerClient) -> News:
+async def next_event(client: BrokerClient) -> BrokerEvent:
     async with asyncio.timeout(5):
-        return await client.news.get()
+        return await client.events.get()
 
 
 async def test_a_place_where_nothing_can_be_served_is_the_hosts_error(rundir: RunDir) -> None:
     async with broker_running(rundir) as client:
-        await client.make("region/lan0", 1 << 20)
+        await client.create("region/lan0", 1 << 20)
         with pytest.raises(HostError, match=r"cannot serve `lan0\.g1`"):
             await client.serve(
                 name="lan0.g1",
                 memory="region/lan0",
                 ends=[{"name": "lan0.g1", "path": "/none/x", "id": 2, "vectors": 3}],
             )
-        assert await client.served("lan0.g1") is None
+        assert await client.query_ivshmem("lan0.g1") is None
 
 
 async def test_memory_outlives_its_broker_in_the_processes_that_have_it_and_what_was_served_does_not(
@@ -386,8 +386,8 @@ async def test_memory_outlives_its_broker_in_the_processes_that_have_it_and_what
     with broker_process(rundir) as first:
         async with connect(rundir) as client:
             await supervisor_other_than(client, None)
-            await client.make("control/vm1", 65536)
-            await client.make("region/lan0", 1 << 20)
+            await client.create("control/vm1", 65536)
+            await client.create("region/lan0", 1 << 20)
             await client.write("control/vm1", (0, b"abcd"))
             directory = str(rundir.generation("vm1", 1))
             await client.spawn(
@@ -398,10 +398,10 @@ async def test_memory_outlives_its_broker_in_the_processes_that_have_it_and_what
             async with asyncio.timeout(10):
                 await client.lost.wait()
     async with broker_running(rundir) as client:
-        assert not await client.make("control/vm1", 65536), "it is the same one"
+        assert not await client.create("control/vm1", 65536), "it is the same one"
         assert await client.contents("control/vm1", 0, 4) == b"abcd"
-        assert await client.make("region/lan0", 1 << 20), "nobody had it"
-        assert await client.served("lan0.g1") is None
+        assert await client.create("region/lan0", 1 << 20), "nobody had it"
+        assert await client.query_ivshmem("lan0.g1") is None
         await client.serve(name="lan0.g1", memory="region/lan0", ends=ends(rundir))
 
 

@@ -21,7 +21,7 @@ from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, HOST_ID, SLOT, AnswerState
 from vpctl.broker.ivshmem import message as ivshmem
-from vpctl.broker.protocol import FrontNews
+from vpctl.broker.protocol import BackendEvent
 from vpctl.links.devices import control_memory
 from vpctl.links.kind import Backing
 from vpctl.plan.link import backing, control_page, ram
@@ -145,7 +145,7 @@ async def plugged(ground: Ground) -> AsyncIterator[Frontend]:
 
 
 async def served(ground: Ground) -> bool | None:
-    return bool(await ground.broker.fronts()) or None
+    return bool(await ground.broker.query_backends()) or None
 
 
 @asynccontextmanager
@@ -157,9 +157,9 @@ async def following(ground: Ground) -> AsyncIterator[Follower]:
 
         async def listen() -> None:
             while True:
-                news = await ground.broker.news.get()
-                if isinstance(news, FrontNews):
-                    follower.look(news.name.rpartition(".")[0])
+                event = await ground.broker.events.get()
+                if isinstance(event, BackendEvent):
+                    follower.look(event.name.rpartition(".")[0])
 
         listening = group.create_task(listen())
         yield follower

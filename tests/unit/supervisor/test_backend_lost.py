@@ -90,7 +90,7 @@ async def test_a_front_end_that_died_meanwhile_has_lost_nothing(ground: Ground) 
 
 async def test_a_broker_that_knows_of_no_front_end_has_died_itself(ground: Ground) -> None:
     async with plugged(ground), following(ground) as follower:
-        await ground.broker.close_front("lan0.g1")
+        await ground.broker.backend_close("lan0.g1")
         follower.look("lan0")
         await state(ground, LinkState.DOWN)
         await asyncio.sleep(0.05)

@@ -49,7 +49,7 @@ def dies(ground: Ground) -> None:
 
 
 async def front(ground: Ground) -> Any:
-    (found,) = await ground.broker.fronts()
+    (found,) = await ground.broker.query_backends()
     return found
 
 
@@ -160,7 +160,7 @@ async def test_rings_whose_broker_died_after_they_were_held_are_not_waited_for(g
         dies(ground)
         repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, recorder()))
         await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
-        await ground.broker.close_front("lan0.g1")
+        await ground.broker.backend_close("lan0.g1")
         ground.world.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(RecoveryError, match="no rings any more"):
             async with asyncio.timeout(backends.RINGS_SECONDS / 4):

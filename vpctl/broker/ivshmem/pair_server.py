@@ -78,7 +78,7 @@ class PairServer:
     def _devices(self) -> list[Peer]:
         return [end.own for end in self._ends]
 
-    def renew(self, number: int, spec: EndSpec) -> None:
+    def replace(self, number: int, spec: EndSpec) -> None:
         """Serve another device at an end whose last one is gone, and let the others ring it, from now on.
 
         UsageError if another has no QEMU that could be told of it; OSError, and nothing is served there, if it fails.
@@ -125,7 +125,7 @@ class PairServer:
             end.close()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `served` tells of it."""
+        """Return what `query_ivshmem` tells of it."""
         ends = [{"name": s.name, **end.as_json()} for s, end in zip(self._specs, self._ends, strict=True)]
         return {"name": self.name, "memory": self.memory, "ends": ends}
 

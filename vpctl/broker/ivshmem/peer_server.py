@@ -90,7 +90,7 @@ class PeerServer:
             os.close(self._fds.pop())
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `served` tells of it; `eventfds` are the kernel's ids of the device's own vectors."""
+        """Return what `query_ivshmem` tells of it; `eventfds` are the kernel's ids of the device's own vectors."""
         return {
             "path": str(self._path),
             "id": self.own.id,

@@ -194,7 +194,7 @@ class Backend:
     # Section: what is told
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `fronts` tells of it."""
+        """Return what `query_backends` tells of it."""
         vrings = self._vrings
         return {
             "name": self.spec.name,

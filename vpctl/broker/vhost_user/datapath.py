@@ -82,4 +82,4 @@ class Datapath(Protocol):
         """End what the device is served by, and close everything; idempotent. `off` comes first."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `served` tells of it."""
+        """Return what `query_ivshmem` tells of it."""

@@ -184,7 +184,7 @@ class IvshmemDatapath:
             self._released.set_result(False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `served` tells of it: one end, the device."""
+        """Return what `query_ivshmem` tells of it: one end, the device."""
         ends = [self._server.as_json()] if self._server is not None else []
         return {"name": self.name, "memory": None, "ends": ends}
 

@@ -75,16 +75,16 @@ class Fronts:
 
     def __init__(self, broker: Callable[[], BrokerClient]) -> None:
         self._broker = broker
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def wake(self) -> None:
         """Have whoever waits look again."""
-        self._news.set()
-        self._news = asyncio.Event()
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def all(self) -> list[Front]:
         """Return what there is."""
-        return [Front.from_json(entry) for entry in await self._broker().fronts()]
+        return [Front.from_json(entry) for entry in await self._broker().query_backends()]
 
     async def of(self, device: str) -> Front | None:
         """Return the one of a device; None: it has none, or had it of a broker that died."""
@@ -111,11 +111,11 @@ class Fronts:
         try:
             async with asyncio.timeout(seconds):
                 while True:
-                    news = self._news
+                    changed = self._changed
                     front = await self.of(device)
                     if front is None or what(front):  # one that a broker took along does not come back
                         return front
-                    await _set_within(news, LOOK_AGAIN_SECONDS)
+                    await _set_within(changed, LOOK_AGAIN_SECONDS)
         except TimeoutError:
             return front
 

@@ -22,7 +22,7 @@ ACK_SECONDS = 3.0
 
 async def fill(broker: BrokerClient, memory: Memory) -> None:
     """Make a memory, or clear it, and write what it begins with; nobody may have it who still works with it."""
-    if not await broker.make(memory.name, memory.size):
+    if not await broker.create(memory.name, memory.size):
         await broker.clear(memory.name)
     await broker.write(memory.name, *memory.content)
 
@@ -39,7 +39,7 @@ async def serve_anew(broker: BrokerClient, sharing: Sharing, number: int) -> Non
     """Serve one end anew, in a memory where the other's guest has stayed and touches nothing but its own part."""
     kept = sharing.ends[1 - number]
     await broker.write(sharing.memory.name, *sharing.memory.content, sharing.afresh[number])
-    await broker.renew(kept.name, number, _end_spec(sharing.ends[number]))
+    await broker.ivshmem_replace(kept.name, number, _end_spec(sharing.ends[number]))
 
 
 def _end_spec(end: SharedEnd) -> dict[str, Any]:
@@ -54,7 +54,7 @@ async def switch_on(broker: BrokerClient, end: SharedEnd) -> None:
 
 async def is_connected(broker: BrokerClient, number: int, end: SharedEnd) -> bool:
     """Whether the QEMU of an end's device hears the broker: not one that was served by a broker that died."""
-    served = await broker.served(end.name)
+    served = await broker.query_ivshmem(end.name)
     return served is not None and bool(served["ends"][number]["connected"])
 
 

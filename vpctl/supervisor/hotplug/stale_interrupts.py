@@ -52,7 +52,7 @@ class Doorbells:
     async def _plugged(self, machine: Machine, bell: Doorbell) -> None:
         """Learn by which descriptors a QEMU hears a device that was just plugged."""
         if machine.process is not None:
-            served = await self._broker().served(bell.name)
+            served = await self._broker().query_ivshmem(bell.name)
             machine.hears(bell.name, await find_interrupts(machine.process.pid, served, bell.end))
 
     async def unplugged(self, machine: Machine, bell: Doorbell, before: frozenset[int]) -> None:

@@ -84,8 +84,8 @@ class Backings(Around):
         broker, front, offer = self._broker(), backed.front, self._world.links[link].offer
         for other in await self._fronts.all():
             if other.name.rpartition(".")[0] == link:
-                await broker.close_front(other.name)
-        await broker.front(
+                await broker.backend_close(other.name)
+        await broker.backend_open(
             name=front.name,
             path=front.socket,
             ram=ram_memory(front.vm, self._world.machines[front.vm].generation),
@@ -103,7 +103,7 @@ class Backings(Around):
             session = await self._fronts.until_ready(backed.front.vm, device)
             try:
                 await self._broker().attach(
-                    front=device,
+                    backend=device,
                     session=session,
                     name=backed.name,
                     path=end.socket,
@@ -182,7 +182,7 @@ class Backings(Around):
     async def after_unplug(self, vm: str, link: str, generation: int) -> None:
         backed = self._of(link, generation)
         if vm == backed.front.vm:
-            await self._broker().close_front(backed.front.name)
+            await self._broker().backend_close(backed.front.name)
         else:
             await free(self._broker(), backed.back)
 

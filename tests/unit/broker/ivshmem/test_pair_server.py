@@ -32,7 +32,7 @@ from vpctl.process import eventfd_id, open_files
 from vpctl.wait import pause, until
 
 IDS = (6, 7)
-News = list[Mapping[str, Any]]
+Events = list[Mapping[str, Any]]
 
 
 @contextmanager
@@ -66,15 +66,15 @@ async def read(connection: socket.socket) -> tuple[int, int | None]:
 class Ends:
     """A server of two ends in a directory of its own, and what it told."""
 
-    def __init__(self, server: PairServer, news: News, directory: Path) -> None:
+    def __init__(self, server: PairServer, events: Events, directory: Path) -> None:
         self.server = server
-        self.news = news
+        self.events = events
         self.paths = [directory / f"lan0.1.{end}" for end in (0, 1)]
         self.watch = directory / "lan0.watch"
 
     async def told(self, what: str, *, end: int) -> None:
         async def yet() -> bool | None:
-            return any((entry["what"], entry["end"]) == (what, end) for entry in self.news) or None
+            return any((entry["what"], entry["end"]) == (what, end) for entry in self.events) or None
 
         await until(yet, timeout=5, what=f"{what} at {end}", every=0.001)
 
@@ -83,7 +83,7 @@ class Ends:
 async def served(*, vectors: int = 3, may_watch: bool = True) -> AsyncIterator[Ends]:
     with TemporaryDirectory(prefix="vd", dir="/tmp") as name:
         region = os.memfd_create("region")
-        news: News = []
+        events: Events = []
         specs = [
             EndSpec(name="lan0.g1", path=f"{name}/lan0.1.{end}", id=id_, vectors=vectors)
             for end, id_ in enumerate(IDS)
@@ -95,13 +95,13 @@ async def served(*, vectors: int = 3, may_watch: bool = True) -> AsyncIterator[E
             "region/lan0",
             region,
             specs,
-            news.append,
+            events.append,
             bells,
             watch=f"{name}/lan0.watch",
             may_watch=lambda client: may_watch,
         )
         try:
-            yield Ends(server, news, Path(name))
+            yield Ends(server, events, Path(name))
         finally:
             server.close()
             bells.close()
@@ -143,7 +143,7 @@ async def test_a_device_whose_peer_died_is_told_of_the_next_one_and_of_no_end() 
             await ends.told("leave", end=1)
             for generation in (2, 3):
                 path, id_ = ends.paths[1].with_name(f"lan0.{generation}.1"), IDS[1] + 10 * generation
-                ends.server.renew(1, EndSpec(name=f"lan0.g{generation}", path=str(path), id=id_, vectors=3))
+                ends.server.replace(1, EndSpec(name=f"lan0.g{generation}", path=str(path), id=id_, vectors=3))
                 joined = await greeted(one, 3)
                 assert [number for number, _ in joined] == [id_] * 3, "nobody is told that a peer has left"
                 with client(path) as another:
@@ -165,7 +165,7 @@ async def test_a_device_whose_peer_died_is_told_of_the_next_one_and_of_no_end() 
 async def test_nobody_is_served_anew_where_the_other_end_cannot_be_told() -> None:
     async with served() as ends:
         with pytest.raises(UsageError, match="nobody can be told"):
-            ends.server.renew(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
+            ends.server.replace(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
         assert ends.server.names == {"lan0.g1"}
         assert ends.paths[1].exists(), "what was served is served"
 
@@ -197,7 +197,7 @@ async def test_each_end_rings_the_other_and_the_host_and_has_the_same_region() -
                 assert known[end]["connected"]
             for fd in (*fds[0], *fds[1]):
                 os.close(fd)
-    assert [(entry["what"], entry["id"]) for entry in ends.news if entry["what"] != "ack"] == [
+    assert [(entry["what"], entry["id"]) for entry in ends.events if entry["what"] != "ack"] == [
         *[("join", 6), ("join", 7), ("leave", 6), ("leave", 7)]
     ]
 
@@ -281,7 +281,7 @@ async def test_a_guest_that_rings_the_host_without_an_end_is_told_so_often_a_sec
                 os.eventfd_write(fds[3], 1)
                 await pause(0)
             seconds = 1 + (time.monotonic() - begin) // SECOND
-            assert 1 < [entry["what"] for entry in ends.news].count("ack") <= MOST_ACKS * (seconds + 1)
+            assert 1 < [entry["what"] for entry in ends.events].count("ack") <= MOST_ACKS * (seconds + 1)
             for fd in fds:
                 os.close(fd)
 
@@ -354,7 +354,7 @@ async def test_a_place_where_nothing_can_be_bound_is_an_error_that_leaves_nothin
         specs = [EndSpec(name="lan0.g1", path=str(path), id=id_, vectors=3) for path, id_ in ((good, 6), (bad, 7))]
         before = open_files(os.getpid())
         with pytest.raises(OSError, match="No such file"):
-            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None, Bells())
+            open_server("lan0.g1", "region/lan0", 0, specs, lambda events: None, Bells())
         assert not good.exists()
         assert open_files(os.getpid()) == before
 
@@ -371,7 +371,7 @@ async def test_a_file_in_the_place_of_a_socket_is_not_removed() -> None:
         file.write_text("data")
         specs = [EndSpec(name="lan0.g1", path=str(file), id=6, vectors=3)]
         with pytest.raises(OSError, match="in use"):
-            open_server("lan0.g1", "region/lan0", 0, specs, lambda news: None, Bells())
+            open_server("lan0.g1", "region/lan0", 0, specs, lambda events: None, Bells())
         assert file.read_text() == "data"
 
 
@@ -429,7 +429,7 @@ async def test_a_client_that_is_no_qemu_is_greeted_by_the_letter_and_follows_the
                 await rung(device[7])
                 if connection is looks_on:
                     contrib.close()
-            ends.server.renew(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
+            ends.server.replace(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
             for _ in range(4):
                 await contrib.next()
             assert {id_: len(fds) for id_, fds in contrib.vectors.items()} == {6: 3, 99: 3, contrib.id: 1}
@@ -466,7 +466,7 @@ def test_clients_that_look_on_may_vanish_at_any_point_and_say_anything(count: in
                     looks_on.send(says) if says else None
                     if renews:
                         await ends.told("join", end=0)
-                        ends.server.renew(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
+                        ends.server.replace(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=3))
                 for _, fd in await greeted(one, 10):
                     if fd is not None:
                         os.close(fd)
@@ -481,7 +481,7 @@ async def test_a_slow_client_is_sent_what_was_meant_though_its_peer_has_gone_mea
         with client(ends.paths[0]) as slow:
             await ends.told("join", end=0)
             old = ends.server.as_json()["ends"][1]["eventfds"]
-            ends.server.renew(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=vectors))
+            ends.server.replace(1, EndSpec(name="lan0.g2", path=str(ends.paths[1]), id=99, vectors=vectors))
             others = [os.memfd_create("secret") for _ in range(2 * vectors)]  # they get the numbers that became free
             said = await greeted(slow, 4 + 3 * vectors)
             sent = [eventfd_id(os.getpid(), fd) for number, fd in said if number == IDS[1] and fd is not None]

@@ -54,18 +54,18 @@ class Told:
     """What a back-end tells, in order."""
 
     def __init__(self) -> None:
-        self.news: list[Mapping[str, Any]] = []
+        self.events: list[Mapping[str, Any]] = []
 
     async def exactly(self, *whats: str) -> Mapping[str, Any]:
         """Wait until this was told, and see that it is all; return the last, and forget it."""
 
         async def yet() -> bool | None:
-            return len(self.news) >= len(whats) or None
+            return len(self.events) >= len(whats) or None
 
-        await until(yet, timeout=5, what=f"{whats}", every=0.001, last_seen=lambda: f"{self.news}")
-        assert [each["what"] for each in self.news] == list(whats), self.news
-        last = self.news[-1]
-        self.news.clear()
+        await until(yet, timeout=5, what=f"{whats}", every=0.001, last_seen=lambda: f"{self.events}")
+        assert [each["what"] for each in self.events] == list(whats), self.events
+        last = self.events[-1]
+        self.events.clear()
         return last
 
 
@@ -108,7 +108,7 @@ async def pair(
                 queue_pairs=queue_pairs,
                 many_regions=dialect.slots,
             )
-            back = Backend(spec, ram=os.dup(front.ram), known=lambda file: False, tell=told.news.append)
+            back = Backend(spec, ram=os.dup(front.ram), known=lambda file: False, tell=told.events.append)
             async with asyncio.TaskGroup() as tasks:
                 back.open(tasks)
                 try:
@@ -270,7 +270,7 @@ async def test_a_call_that_changes_at_run_time_is_no_new_session(dialect: Dialec
         both.back.attach(1, later)
         assert later.vrings is not None
         assert later.vrings.rings[0].call.id == eventfd_id(os.getpid(), both.front.masked[0])
-        assert both.told.news == []
+        assert both.told.events == []
 
 
 async def test_rings_without_a_calm_moment_are_not_taken_to_work_yet() -> None:
@@ -299,7 +299,7 @@ def test_a_ring_that_its_front_end_polls_works_and_its_call_reaches_nobody() -> 
             assert ids[1] == eventfd_id(os.getpid(), both.front.calls[1])
             assert ids[0] == ids[2], "it is one for all"
             assert ids[0] not in [eventfd_id(os.getpid(), fd) for fd in both.front.calls]
-            assert both.told.news == [], "the session goes on"
+            assert both.told.events == [], "the session goes on"
 
     leaves_no_descriptor(go)
 
@@ -332,7 +332,7 @@ async def test_a_devices_memory_is_left_out_whenever_it_comes_and_goes() -> None
             assert await both.front.remove(foreign) == 0
         finally:
             os.close(fd)
-        assert both.told.news == []
+        assert both.told.events == []
         assert not datapath.was_asked.is_set()
 
 
@@ -344,7 +344,7 @@ async def test_a_table_with_a_devices_memory_is_no_new_session_and_one_without_t
         try:
             table = vhost_user.table_payload([*both.front.regions, foreign])
             assert await both.front.insist(Request.SET_MEM_TABLE, table, [both.front.ram, fd]) == 0
-            assert both.told.news == []
+            assert both.told.events == []
             table = vhost_user.table_payload([foreign])
             assert await both.front.insist(Request.SET_MEM_TABLE, table, [fd]) == 1
         finally:
@@ -542,10 +542,10 @@ async def test_a_front_end_that_is_refused_again_and_again_is_hung_up_on() -> No
             await both.front.send(data * (MOST_REFUSALS + 100))
 
         async def gone() -> bool | None:
-            return any(each["what"] == "gone" for each in both.told.news) or None
+            return any(each["what"] == "gone" for each in both.told.events) or None
 
         await until(gone, timeout=5, what="gone", every=0.001)
-        refused = [each for each in both.told.news if each["what"] == "refused"]
+        refused = [each for each in both.told.events if each["what"] == "refused"]
         assert len(refused) == MOST_REFUSALS + 1
         assert refused[-1]["reason"] == "there is no ring 9 of 2 (and 8 messages before it within a second)"
 
@@ -559,7 +559,7 @@ async def test_rings_that_start_and_stop_without_an_end_begin_so_many_sessions_a
             await both.front.enable(1)
             await pause(0.01)
         seconds = 1 + int(time.monotonic() - begin)
-        sessions = [each for each in both.told.news if each["what"] == "ready"]
+        sessions = [each for each in both.told.events if each["what"] == "ready"]
         assert 0 < len(sessions) <= MOST_SESSIONS * (seconds + 1)
         await pause(SECOND)
         assert both.back.as_json()["session"] is not None, "what was too often is done a second later"
@@ -618,7 +618,7 @@ async def test_a_session_has_one_carrier_at_a_time_and_ends_it_with_itself() -> 
         assert await both.back.detach(), "there is none"
         second = Remembers("lan0.g3")
         both.back.attach(1, second)  # the front-end has noticed nothing
-        assert both.told.news == []
+        assert both.told.events == []
         assert both.back.as_json()["attached"] == "lan0.g3"
 
 
@@ -654,10 +654,10 @@ def test_a_front_end_that_dies_at_any_byte_leaves_nothing(bytes_: int, dialect: 
             both.front.hang_up()
 
             async def gone() -> bool | None:
-                return any(each["what"] == "gone" for each in both.told.news) or None
+                return any(each["what"] == "gone" for each in both.told.events) or None
 
             await until(gone, timeout=5, what="gone", every=0.001)
-            both.told.news.clear()
+            both.told.events.clear()
             both.front.allowance = None
             await both.ready()
 
@@ -721,10 +721,10 @@ def test_whatever_is_said_in_whatever_order_the_back_end_lives_and_keeps_no_desc
             both.front.hang_up()
 
             async def gone() -> bool | None:
-                return any(each["what"] == "gone" for each in both.told.news) or None
+                return any(each["what"] == "gone" for each in both.told.events) or None
 
             await until(gone, timeout=5, what="gone", every=0.001)
-            both.told.news.clear()
+            both.told.events.clear()
             await both.ready()  # with the next, all is well
 
     leaves_no_descriptor(go)
@@ -742,10 +742,10 @@ def test_no_bytes_end_the_back_end_or_what_comes_next(pieces: list[bytes]) -> No
             both.front.hang_up()
 
             async def gone() -> bool | None:
-                return any(each["what"] == "gone" for each in both.told.news) or None
+                return any(each["what"] == "gone" for each in both.told.events) or None
 
             await until(gone, timeout=5, what="gone", every=0.001)
-            both.told.news.clear()
+            both.told.events.clear()
             await both.ready()
 
     leaves_no_descriptor(go)

@@ -144,10 +144,10 @@ async def test_memory_that_another_qemu_still_has_is_not_begun_anew(ground: Grou
     with pytest.raises(RecoveryError, match="`vm2` still has a device of link `shm0`") as caught:
         await ground.hands.plug("vm1", ground.repair())
     assert caught.value.hint == "vpctl recover vm2"
-    assert (await ground.broker.served("shm0.g1")) is not None, "what vm2 has is served as before"
+    assert (await ground.broker.query_ivshmem("shm0.g1")) is not None, "what vm2 has is served as before"
     await ground.hands.unplug("vm2", "shm0", 1)
     await ground.hands.plug("vm1", ground.repair())
-    assert (await ground.broker.served("shm0.g1")) is None
+    assert (await ground.broker.query_ivshmem("shm0.g1")) is None
 
 
 async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_broker(ground: Ground) -> None:
@@ -172,7 +172,7 @@ async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_brok
 
 
 async def _connected(ground: Ground) -> bool | None:
-    served = await ground.broker.served("shm0.g1")
+    served = await ground.broker.query_ivshmem("shm0.g1")
     return bool(served and served["ends"][1]["connected"]) or None
 
 

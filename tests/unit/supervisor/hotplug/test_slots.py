@@ -106,7 +106,7 @@ async def test_a_generation_begins_with_a_header_and_nothing_of_the_last_one(run
         assert (header["generation"], header["data_offset"]) == (2, HEADERS_SIZE)
         for offset in (4096, 8192, 1 << 20):
             assert await client.contents(second.memory.name, offset, 4096) == bytes(4096)
-        assert await client.served(first.name) is None
+        assert await client.query_ivshmem(first.name) is None
         assert [path.name for path in sorted(rundir.run.glob("shm0.*"))] == ["shm0.2.0", "shm0.2.1", "shm0.watch"]
 
 
@@ -194,7 +194,7 @@ async def test_the_next_generation_of_one_end_leaves_the_others_part_of_the_memo
             assert await client.contents(memory, 4096, 4096) == b"\x01" * 4096
             assert await client.contents(memory, 8192, 4096) == bytes(4096)
             assert {path.name for path in rundir.run.glob("shm0.*")} == {"shm0.2.1", "shm0.watch"}
-            assert await client.served("shm0.g2") == await client.served("shm0.g1")
+            assert await client.query_ivshmem("shm0.g2") == await client.query_ivshmem("shm0.g1")
 
 
 async def test_a_guest_that_is_silent_is_named_and_not_waited_for_for_ever(

@@ -82,7 +82,7 @@ async def test_whichever_device_goes_the_back_ends_guest_has_let_go_before(groun
     async with plugged(ground):
         await ground.hands.unplug("vm2", "lan0", 1)
         assert (await ground.slot())["state"] == SlotState.OFF
-        assert await ground.broker.fronts() == []
+        assert await ground.broker.query_backends() == []
         await ground.hands.unplug("vm1", "lan0", 1)
         assert (await ground.slot())["state"] == SlotState.FREE
     assert ground.qemus["vm2"].names()[-3:] == ["device_del", "netdev_del", "chardev-remove"]
@@ -94,7 +94,7 @@ async def test_whichever_device_goes_the_back_ends_guest_has_let_go_before(groun
 
 async def test_a_back_end_whose_broker_died_is_told_by_its_slot_and_not_waited_for(ground: Ground) -> None:
     async with plugged(ground):
-        await ground.broker.close_front("lan0.g1")  # the next broker knows nothing of it
+        await ground.broker.backend_close("lan0.g1")  # the next broker knows nothing of it
         repair = await ground.hands.repair_of("lan0")
         assert repair is not None
         assert [vm for vm, _ in repair.unplug] == ["vm1", "vm2"], "nobody tells vm1's driver when the buffers go"
@@ -200,13 +200,13 @@ async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_oth
 ) -> None:
     monkeypatch.setattr(ivshmem_datapath, "ACK_SECONDS", 0.1)  # nobody plays the driver to the end
     async with plugged(ground), following(ground):
-        (front,) = await ground.broker.fronts()
+        (front,) = await ground.broker.query_backends()
         refused = front["features"] & -front["features"]
         connection, acknowledge = await answer(ground, 1, front["features"] & ~refused)
         await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the front end's next device")
         async with ground.rings(2):
             await state(ground, LinkState.UP)
-            (front,) = await ground.broker.fronts()
+            (front,) = await ground.broker.query_backends()
             assert (front["name"], front["features"] & refused) == ("lan0.g2", 0)
         connection.close()
         os.close(acknowledge)
@@ -217,7 +217,7 @@ async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_oth
 
 
 async def _served(ground: Ground, device: str) -> bool | None:
-    return device in [front["name"] for front in await ground.broker.fronts()] or None
+    return device in [front["name"] for front in await ground.broker.query_backends()] or None
 
 
 async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link_down_meanwhile(
