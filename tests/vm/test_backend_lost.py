@@ -1,4 +1,4 @@
-"""The connection between a front end's QEMU and its back-end, the broker, ends while everybody lives."""
+"""The connection between a virtio-net end's QEMU and its back-end, the broker, ends while everybody lives."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ PIDFD_GETFD = 438
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Vpctl]:
-    """Each of two guests is a back end and a front end; each test leaves both links up."""
+    """Each of two guests is a vhost-pci end and a virtio-net end; each test leaves both links up."""
     with user() as vpctl:
         vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {}, vm2: {}}", LINKS)))
         yield vpctl
 
 
 def front(vpctl: Vpctl, link: str) -> Any:
-    """Return what the broker knows of a link's front end."""
+    """Return what the broker knows of a link's virtio-net end."""
 
     async def ask() -> Any:
         async with connect(vpctl.rundir("pair")) as broker:
@@ -53,7 +53,7 @@ def connected(path: str) -> set[str]:
 
 
 def cut(vpctl: Vpctl, link: str) -> None:
-    """Shut a front end's connection down, as whoever may debug the broker can: neither end is asked."""
+    """Shut a virtio-net end's connection down, as whoever may debug the broker can: neither end is asked."""
     broker, wanted = vpctl.broker("pair"), connected(front(vpctl, link)["path"])
     assert broker is not None
     pidfd = broker.open_pidfd()

@@ -1,5 +1,7 @@
-"""Links where one guest works the other's rings: a hub that is back end twice and front end once, and every way to
-lose an end, or to begin anew without losing one."""
+"""Links where one guest works the other's rings: a hub that is vhost-pci end twice and virtio-net end once.
+
+Every way to lose an end, or to begin anew without losing one.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ links:
   c0: {{kind: {KIND}, endpoints: [c, hub], recovery: {{policy: replug}}}}
 """
 ENDS = {"a0": ("hub", "a"), "b0": ("hub", "b"), "c0": ("c", "hub")}
-"""Link → back end and front end."""
+"""Link → vhost-pci end and virtio-net end."""
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 COMPLAINTS = r"dmesg | grep -E 'WARNING|BUG|Oops|Call Trace|vpctl_ivshmem.*(bad|garbage|refused)' || true"
 VIRTIO = "basename $(readlink /sys/class/net/{link}/device)"
@@ -205,13 +207,13 @@ def test_a_front_ends_driver_that_is_unbound_and_bound_again_gets_new_rings_work
     assert hub.json("check", "--link", "a0")["ok"]
     assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
     plugged = links(hub)["a0"]["plugged"]
-    assert plugged["a"] == links_before["a0"]["plugged"]["a"], "nothing of the front end was replugged"
+    assert plugged["a"] == links_before["a0"]["plugged"]["a"], "nothing of the virtio-net end was replugged"
     assert plugged["hub"] == [links_before["a0"]["generation"] + 1]
     assert generations(hub) == {name: entry["generation"] + (name == "a0") for name, entry in links_before.items()}
 
 
 def test_rings_that_start_again_after_another_device_has_gone_do_not_look_for_its_memory(hub: Vpctl) -> None:
-    """The hub is the front end of c0, and its device of a0, whose BAR c0's back-end was told of, goes meanwhile."""
+    """The hub is c0's virtio-net end; its device of a0, whose BAR c0's back-end was told of, goes meanwhile."""
     before = vms(hub)
     driver = "/sys/bus/virtio/drivers/virtio_net"
     devices = {vm: hub.guest(vm, VIRTIO.format(link=link)).strip() for vm, link in (("hub", "c0"), ("a", "a0"))}
@@ -245,7 +247,7 @@ def test_a_back_ends_guest_that_reboots_goes_on_where_it_was(hub: Vpctl) -> None
     hub.entry("hub", "recovery.end", after=seq, vm="hub", ok=True, limit=90)
     assert hub.json("check")["ok"]
     assert {name: vm["pid"] for name, vm in vms(hub).items()} == {name: vm["pid"] for name, vm in before.items()}
-    # The hub is front end of c0: that one has new rings.
+    # The hub is virtio-net end of c0: that one has new rings.
     assert generations(hub) == {name: entry["generation"] + (name == "c0") for name, entry in links_before.items()}
     for link in ("a0", "b0"):
         assert links(hub)[link]["plugged"] == links_before[link]["plugged"]

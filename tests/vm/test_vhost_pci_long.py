@@ -44,7 +44,7 @@ def test_256_mib_arrive_as_they_were_sent(pair: Vpctl, source: str, target: str)
 
 
 def test_interrupts_that_are_moved_from_cpu_to_cpu_under_traffic_cost_nothing(pair: Vpctl) -> None:
-    """Masked for it, a queue may get another eventfd: the back end's device rings that one from then on."""
+    """Masked for it, a queue may get another eventfd: the vhost-pci end's device rings that one from then on."""
     before = pair.json("status")
     pair.guest("vm2", "iperf3 --server --daemon --one-off")
     iperf = f"iperf3 -c {peer_address(pair, 'vm1')} --bidir --time 20 --interval 0.5 --json"

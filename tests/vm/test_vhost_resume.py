@@ -1,4 +1,4 @@
-"""vhost-pci links whose front end is not touched: a back end that goes on with its rings, and TCP that lives on."""
+"""vhost-pci links whose virtio-net end is not touched: its rings are gone on with, and TCP lives on."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ pytestmark = [pytest.mark.vm, pytest.mark.kvm]
 
 LAN0 = "{lan0: {kind: vhost-pci, endpoints: [vm1, vm2], recovery: {policy: resume}}}"
 DEVICE = "cd /sys/class/net/lan0; basename $(readlink device); cat ifindex carrier_changes; ethtool -i lan0"
-"""All that changes when a front end's device is another one, or was without its carrier."""
+"""All that changes when a virtio-net end's device is another one, or was without its carrier."""
 RECOVERED_SECONDS = 110.0
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Vpctl]:
-    """vm1, the back end, and vm2, the front end; each test leaves them up."""
+    """vm1, the vhost-pci end, and vm2, the virtio-net end; each test leaves them up."""
     with user() as vpctl:
         vpctl.run("up", str(vpctl.spare_file("pair", "{vm1: {health: {backoff: 8s}}, vm2: {}}", LAN0)))
         yield vpctl
 
 
 def front(vpctl: Vpctl) -> Any:
-    """Return what the broker knows of the front end."""
+    """Return what the broker knows of the virtio-net end."""
 
     async def ask() -> Any:
         async with connect(vpctl.rundir("pair")) as broker:
@@ -87,7 +87,7 @@ def test_a_back_end_that_is_killed_under_traffic_goes_on_and_the_front_end_notic
     assert links(pair.json("status"))["lan0"]["plugged"] == {"vm1": [2], "vm2": [1]}
     again = stream.received("vm1")
     assert (again["corrupt"], again["received"] > 20) == (0, True)
-    assert again["first_seq"] > flowing["last_seq"], "the front end's sender is still the same"
+    assert again["first_seq"] > flowing["last_seq"], "the virtio-net end's sender is still the same"
     stream.stop()
     assert pair.json("check")["ok"]
 

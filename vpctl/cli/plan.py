@@ -46,7 +46,7 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
     from vpctl.broker.memfd import placeholder
     from vpctl.guest.config import config_paths
     from vpctl.host.bridge import creation
-    from vpctl.plan.link import front_end, host_network, plug_steps, ram, sharing
+    from vpctl.plan.link import host_network, plug_steps, ram, shared_region, virtio_net_end
     from vpctl.qemu.argv import machine_argv
 
     topology = run.topology
@@ -80,10 +80,10 @@ def plan_data(run: Any, rundir: Any) -> dict[str, Any]:
         entry = {"name": link.name, "kind": link.kind, "subnet": str(link.subnet), "mtu": link.mtu}
         host = host_network(link, rundir)
         commands = [f"ip {line}" for line in creation(host, present=(), uid=os.getuid())] if host is not None else []
-        shared = sharing(run, link, 1, rundir=rundir)
+        shared = shared_region(run, link, 1, rundir=rundir)
         memory = {"name": shared.memory.name, "size": shared.memory.size} if shared is not None else None
         entry |= {"recovery": recovery, "endpoints": ends, "host": commands, "memory": memory}
-        entry |= {"front_end": front_end(link)}
+        entry |= {"front_end": virtio_net_end(link)}
         links.append({**entry, "steps": steps})
     return {"schema_version": 1, "name": topology.name, "vms": vms, "links": links}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vpctl.broker.memfd import placeholder
 from vpctl.links.kind import SharedEnd
-from vpctl.links.pci import Place
+from vpctl.links.pci import PciPlace
 from vpctl.qmp.device import DevicePlan
 from vpctl.topology.model import Endpoint, VmSpec
 
@@ -24,7 +24,7 @@ def device_generations(link: str, ids: Iterable[str]) -> list[int]:
     return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
 
 
-def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
+def virtio_net(end: Endpoint, name: str, place: PciPlace) -> dict[str, Any]:
     """Return the `device_add` of a virtio NIC named `name`, whose netdev is called `name`.net.
 
     romfile: nobody boots from a link, and a ROM would cost each plug its load.
@@ -39,7 +39,7 @@ def virtio_net(end: Endpoint, name: str, place: Place) -> dict[str, Any]:
     }
 
 
-def ivshmem_doorbell(end: SharedEnd, name: str, place: Place) -> DevicePlan:
+def ivshmem_doorbell(end: SharedEnd, name: str, place: PciPlace) -> DevicePlan:
     """Return an ivshmem-doorbell device named `name`, which asks the broker for its memory and interrupts.
 
     A fresh chardev for each device: QEMU hangs in `device_add` on one that an earlier device has used.

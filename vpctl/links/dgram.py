@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from vpctl.links.devices import device_id, virtio_net
 from vpctl.links.kind import Files, LinkKind, PlugStep, Requirements
-from vpctl.links.pci import Place
+from vpctl.links.pci import PciPlace
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec
@@ -25,7 +25,7 @@ class DgramKind(LinkKind):
     )
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, PciPlace], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
         # New paths with each generation: a frame that an end of the old one still sends arrives nowhere.
         paths = {

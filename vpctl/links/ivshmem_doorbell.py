@@ -12,8 +12,8 @@ from types import MappingProxyType
 from vpctl.broker import control_page as layout
 from vpctl.broker.control_page import HOST_ID, peer_id
 from vpctl.links.devices import device_id, ivshmem_doorbell
-from vpctl.links.kind import Files, LinkKind, Memory, PlugStep, Requirements, SharedEnd, Sharing
-from vpctl.links.pci import Place
+from vpctl.links.kind import Files, LinkKind, Memory, PlugStep, Requirements, SharedEnd, SharedRegion
+from vpctl.links.pci import PciPlace
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec, Topology, VmSpec
 
@@ -61,9 +61,9 @@ class IvshmemDoorbellKind(LinkKind):
     )
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, PciPlace], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
-        shared = self.sharing(link, generation, places=places, rundir=rundir)
+        shared = self.shared_region(link, generation, places=places, rundir=rundir)
         ends = {end.vm: end for end in shared.ends}
 
         def step(vm: str) -> PlugStep:
@@ -75,15 +75,15 @@ class IvshmemDoorbellKind(LinkKind):
         # As at vhost-pci: a pc's firmware puts the memory below 4 GiB at a reboot, where Linux maps it uncached.
         return vm.machine != "pc"
 
-    def sharing(
+    def shared_region(
         self,
         link: LinkSpec,
         generation: int,
         *,
-        places: Mapping[str, Place],
+        places: Mapping[str, PciPlace],
         rundir: RunDir,
         kept: Mapping[str, int] = MappingProxyType({}),
-    ) -> Sharing:
+    ) -> SharedRegion:
         lives = [kept.get(end.vm, generation) for end in link.endpoints]
         ids = [
             peer_id(role=role, number=places[end.vm].number, of=places[end.vm].of, generation=lives[role])
@@ -117,7 +117,7 @@ class IvshmemDoorbellKind(LinkKind):
             )
 
         header = layout.region_header(region_size=size, generation=generation, queue_pairs=link.queues)
-        return Sharing(
+        return SharedRegion(
             name=device_id(link.name, generation),
             memory=Memory(name=f"region/{link.name}", size=size, content=((0, header),)),
             afresh=tuple((layout.side_offset(role), bytes(layout.SIDE_SIZE)) for role in range(2)),

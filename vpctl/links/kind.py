@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from vpctl.links.pci import Place
+from vpctl.links.pci import PciPlace
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import KindRules, LinkSpec, Topology, VmSpec
@@ -90,7 +90,7 @@ class SharedEnd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sharing:
+class SharedRegion:
     """What the broker does for one generation of a link beside QEMU's part: a memory, served to devices at its ends.
 
     Carried out in this order. Before the first plug, when no QEMU has a device of an earlier generation: the memory
@@ -116,7 +116,7 @@ class Sharing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrontEnd:
+class VirtioNetEnd:
     """A virtio device of a VM whose vhost-user back-end is the broker; its netdev connects to `socket`."""
 
     vm: str
@@ -128,18 +128,18 @@ class FrontEnd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Backing:
-    """What the broker does for one generation of a link whose one end works the rings of the other, `front`.
+class VhostPciPair:
+    """What the broker does for one generation of a link whose one end works the rings of the other, `virtio_net_end`.
 
-    Before the front end's plug: the broker listens on its socket. Before the other end's plug: the front end's driver
-    has started its rings, and these are served, with the VM's memory, to the device that is about to come. Before
-    the unplug of either: the device's driver has let go of the rings.
+    Before the virtio-net end's plug: the broker listens on its socket. Before the other end's plug: the virtio-net
+    end's driver has started its rings, and these are served, with the VM's memory, to the device that is about to
+    come. Before the unplug of either: the device's driver has let go of the rings.
     """
 
-    front: FrontEnd
-    back: SharedEnd
+    virtio_net_end: VirtioNetEnd
+    vhost_pci_end: SharedEnd
     name: str
-    """Of the device at `back`, for the broker."""
+    """Of the device at `vhost_pci_end`, for the broker."""
 
 
 class LinkKind(Protocol):
@@ -154,14 +154,14 @@ class LinkKind(Protocol):
         """What it needs of QEMU."""
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, PciPlace], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
         """Return how one generation of a link is plugged, beginning at VM `first` (after a crash: the survivor).
 
-        A kind with a `front_end` begins there.
+        A kind with a `virtio_net_end` begins there.
         """
 
-    def front_end(self, link: LinkSpec) -> str | None:
+    def virtio_net_end(self, link: LinkSpec) -> str | None:
         """Return the VM whose virtio device is worked by the other end, which maps that VM's memory; None: neither.
 
         That end is plugged first, and the other when its driver has started its rings.
@@ -172,15 +172,15 @@ class LinkKind(Protocol):
         """Return what has to be on the host before anything is plugged; the same for every generation."""
         return None
 
-    def sharing(
+    def shared_region(
         self,
         link: LinkSpec,
         generation: int,
         *,
-        places: Mapping[str, Place],
+        places: Mapping[str, PciPlace],
         rundir: RunDir,
         kept: Mapping[str, int] = MappingProxyType({}),
-    ) -> Sharing | None:
+    ) -> SharedRegion | None:
         """Return what the broker has to make and serve for one generation.
 
         `kept` are the VMs whose device stays, with that one's generation.
@@ -191,10 +191,10 @@ class LinkKind(Protocol):
         """Whether the device at a VM's end is as good as before once the VM's guest has rebooted."""
         return True
 
-    def backing(
-        self, link: LinkSpec, generation: int, *, places: Mapping[str, Place], rundir: RunDir
-    ) -> Backing | None:
-        """Return what the broker does for one generation of a kind with a `front_end`."""
+    def vhost_pci_pair(
+        self, link: LinkSpec, generation: int, *, places: Mapping[str, PciPlace], rundir: RunDir
+    ) -> VhostPciPair | None:
+        """Return what the broker does for one generation of a kind with a `virtio_net_end`."""
         return None
 
     def window(self, link: LinkSpec, vm: VmSpec, topology: Topology) -> int:

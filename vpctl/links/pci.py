@@ -11,7 +11,7 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class PciPlace:
     """Where a link's end goes in its VM: the bus that takes the hot-added device, and the slot where it has to be."""
 
     bus: str
@@ -36,14 +36,14 @@ def power_of_two(size: int) -> int:
 
 def place_of(
     link: LinkSpec, vm: VmSpec, *, number: int, of: int, qemu: tuple[int, int, int], accelerator: str
-) -> Place:
+) -> PciPlace:
     """Return the bus of a link's end: its own root port on q35, whose `pcie.0` takes no hotplug; `pci.0` on pc.
 
     A guest looks at slot 0 of a root port only; without the address QEMU 7.2 puts a device into slot 1 of a port
     that is still taken, and answers `{}`.
     """
     bus, addr = (f"port-{link.name}", "0") if vm.machine == "q35" else ("pci.0", None)
-    return Place(bus=bus, addr=addr, number=number, of=of, qemu=qemu, accelerator=accelerator)
+    return PciPlace(bus=bus, addr=addr, number=number, of=of, qemu=qemu, accelerator=accelerator)
 
 
 def root_port_args(link: LinkSpec, vm: VmSpec, *, number: int, window: int = 0) -> list[str]:

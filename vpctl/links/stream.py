@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from vpctl.links.devices import device_id, virtio_net
 from vpctl.links.kind import Files, LinkKind, PlugStep, Requirements
-from vpctl.links.pci import Place
+from vpctl.links.pci import PciPlace
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, KindRules, LinkSpec
@@ -26,7 +26,7 @@ class StreamKind(LinkKind):
     )
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, PciPlace], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
         listener, client = link.end_of(first), link.peer_of(first)
         path = rundir.link_socket(link.name, generation)

@@ -11,7 +11,7 @@ from typing import Any
 
 from vpctl.links.devices import device_id, virtio_net
 from vpctl.links.kind import Files, HostNetwork, LinkKind, PlugStep, Requirements
-from vpctl.links.pci import Place
+from vpctl.links.pci import PciPlace
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
 from vpctl.topology.model import Endpoint, Key, KindRules, LinkSpec
@@ -31,7 +31,7 @@ class TapKind(LinkKind):
     )
 
     def plug_steps(
-        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, Place], rundir: RunDir
+        self, link: LinkSpec, generation: int, *, first: str, places: Mapping[str, PciPlace], rundir: RunDir
     ) -> tuple[PlugStep, PlugStep]:
         taps = {end.vm: rundir.interface(link.name, end=number) for number, end in enumerate(link.endpoints)}
 

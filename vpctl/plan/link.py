@@ -8,8 +8,8 @@ from types import MappingProxyType
 from vpctl.broker.control_page import PAGE_SIZE, control_header
 from vpctl.links import LINK_KINDS
 from vpctl.links.devices import control_memory, control_page_args, ram_memory
-from vpctl.links.kind import Backing, HostNetwork, Memory, PlugStep, Sharing
-from vpctl.links.pci import Place, hole_args, place_of, power_of_two, root_port_args
+from vpctl.links.kind import HostNetwork, Memory, PlugStep, SharedRegion, VhostPciPair
+from vpctl.links.pci import PciPlace, hole_args, place_of, power_of_two, root_port_args
 from vpctl.plan.run import Run
 from vpctl.qmp.device import DevicePlan
 from vpctl.rundir import RunDir
@@ -54,12 +54,12 @@ def ram(topology: Topology, vm: VmSpec, generation: int) -> Memory | None:
     A peer maps it. A new life has a new one, since who mapped the old one may hold it a little longer. Its size is a
     power of two, as a peer's QEMU aborts at any other; the guest has the beginning of it, the rest is never touched.
     """
-    if not any(LINK_KINDS[link.kind].front_end(link) == vm.name for link in topology.links_of(vm.name)):
+    if not any(LINK_KINDS[link.kind].virtio_net_end(link) == vm.name for link in topology.links_of(vm.name)):
         return None
     return Memory(name=ram_memory(vm.name, generation), size=power_of_two(vm.memory))
 
 
-def _places(run: Run, link: LinkSpec) -> dict[str, Place]:
+def _places(run: Run, link: LinkSpec) -> dict[str, PciPlace]:
     places = {}
     for end in link.endpoints:
         links, machine = run.topology.links_of(end.vm), run.machine(end.vm)
@@ -79,29 +79,29 @@ def plug_steps(run: Run, link: LinkSpec, generation: int, *, first: str, rundir:
     return LINK_KINDS[link.kind].plug_steps(link, generation, first=first, places=_places(run, link), rundir=rundir)
 
 
-def sharing(
+def shared_region(
     run: Run,
     link: LinkSpec,
     generation: int,
     *,
     rundir: RunDir,
     kept: Mapping[str, int] = MappingProxyType({}),
-) -> Sharing | None:
+) -> SharedRegion | None:
     """Return what the broker has to make and serve for one generation of a link; None for most kinds.
 
     `kept` are the VMs whose device is of an earlier one, with that.
     """
-    return LINK_KINDS[link.kind].sharing(link, generation, places=_places(run, link), rundir=rundir, kept=kept)
+    return LINK_KINDS[link.kind].shared_region(link, generation, places=_places(run, link), rundir=rundir, kept=kept)
 
 
-def backing(run: Run, link: LinkSpec, generation: int, *, rundir: RunDir) -> Backing | None:
-    """Return what the broker does for one generation of a link with a front end; None for other kinds."""
-    return LINK_KINDS[link.kind].backing(link, generation, places=_places(run, link), rundir=rundir)
+def vhost_pci_pair(run: Run, link: LinkSpec, generation: int, *, rundir: RunDir) -> VhostPciPair | None:
+    """Return what the broker does for one generation of a link with a virtio-net end; None for other kinds."""
+    return LINK_KINDS[link.kind].vhost_pci_pair(link, generation, places=_places(run, link), rundir=rundir)
 
 
-def front_end(link: LinkSpec) -> str | None:
+def virtio_net_end(link: LinkSpec) -> str | None:
     """Return the VM whose virtio device the link's other end works; None for most kinds."""
-    return LINK_KINDS[link.kind].front_end(link)
+    return LINK_KINDS[link.kind].virtio_net_end(link)
 
 
 def host_network(link: LinkSpec, rundir: RunDir) -> HostNetwork | None:

@@ -1,8 +1,8 @@
 """What to do about a fault: a pure function from the topology and what is known of it to steps.
 
 A survivor's end is unplugged and plugged afresh while the dead guest is re-created; the survivor comes first, since
-the end that is plugged first is the one that listens. A kind with a front end begins there instead, and its other end
-waits for that guest.
+the end that is plugged first is the one that listens. A kind with a virtio-net end begins there instead, and its
+other end waits for that guest.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from vpctl.recovery.state import FrontView, LinkView
+from vpctl.recovery.state import LinkView, RingsView
 from vpctl.topology.model import LinkSpec
 
 REPLUG = "replug"
@@ -21,11 +21,11 @@ RELINK = "relink"
 """The policy by which a survivor keeps its device, which has its link set down, and up for the new other end."""
 
 RESUME = "resume"
-"""The policy by which a front end that lives is not touched at all: the new other end goes on with its rings.
+"""The policy by which a virtio-net end that lives is not touched at all: the new other end goes on with its rings.
 
 That takes rings that run, and another guest whose QEMU is gone with all that heard them; else it is `RELINK`."""
 
-HARDER: Mapping[str, str] = MappingProxyType({RESUME: RELINK, RELINK: REPLUG})
+FALLBACK: Mapping[str, str] = MappingProxyType({RESUME: RELINK, RELINK: REPLUG})
 """Policy → the one to try after it has failed, which asks less of what is there."""
 
 
@@ -101,47 +101,47 @@ def plan_repair(
     link: LinkSpec,
     view: LinkView,
     alive: Collection[str],
-    front: FrontView | None = None,
+    rings: RingsView | None = None,
     *,
     policy: str | None = None,
-    deaf: Collection[str] = (),
+    unreachable: Collection[str] = (),
 ) -> Repair:
-    """Return how to repair a link, given the VMs that live, and what is known of its front end if it has one.
+    """Return how to repair a link, given the VMs that live, and what is known of its rings if one end owns them.
 
-    `policy` is another than the link's own; `deaf` are the VMs whose device can be given no other peer. A new
+    `policy` is another than the link's own; `unreachable` are the VMs whose device can be given no other peer. A new
     generation, so that no id, socket or ring of the old one is met again. Unplug is asked for every generation that
     may be plugged at a survivor, the newest first.
     """
     policy = policy or link.recovery.policy
-    while policy in view.failed and policy in HARDER:
-        policy = HARDER[policy]
-    if front is not None and front.vm in alive and (front.vm in view.gone or not front.served):
+    while policy in view.failed and policy in FALLBACK:
+        policy = FALLBACK[policy]
+    if rings is not None and rings.vm in alive and (rings.vm in view.gone or not rings.served):
         policy = REPLUG  # there is no device to keep, or QEMU makes no use of another back-end
     names = [end.vm for end in link.endpoints]
-    if front is not None:
-        names.sort(key=lambda vm: vm != front.vm)
+    if rings is not None:
+        names.sort(key=lambda vm: vm != rings.vm)
     survivors = [vm for vm in names if vm in alive]
     holders = [vm for vm in survivors if view.plugged.get(vm)]
-    if front is None and policy != REPLUG:
-        tellable = len(holders) == 1 and len(view.plugged[holders[0]]) == 1 and holders[0] not in deaf
+    if rings is None and policy != REPLUG:
+        tellable = len(holders) == 1 and len(view.plugged[holders[0]]) == 1 and holders[0] not in unreachable
         policy = RELINK if tellable else REPLUG
-    if front is None:
+    if rings is None:
         names.sort(key=lambda vm: vm not in (holders if policy == RELINK else survivors))
     first, second = names
     single = first in survivors and first not in view.gone and len(view.plugged.get(first, ())) == 1
     # What another guest's QEMU has heard may not be signalled while its device goes, and under TCG not afterwards.
     silent = second not in survivors or not view.plugged.get(second)
-    if policy == RESUME and not (front and front.served and front.live and single and silent):
+    if policy == RESUME and not (rings and rings.served and rings.running and single and silent):
         policy = RELINK
     # Rings that nobody could go on with are begun anew.
-    fresh = front is not None and front.fresh and (RESUME not in view.failed or not front.live)
-    stays = fresh or (policy in (RELINK, RESUME) and (front is None or front.served))
+    idle = rings is not None and rings.idle and (RESUME not in view.failed or not rings.running)
+    stays = idle or (policy in (RELINK, RESUME) and (rings is None or rings.served))
     keep = (first,) if stays and single else ()
     own = tuple((vm, view.plugged[vm][0]) for vm in keep)
-    # The front end's device goes first, which stops the rings: its QEMU must not ring a device on its way out. Where
-    # they have lost their back-end it is QEMU that stopped them, and the other guest was told by nobody: it may write
-    # into buffers of the front end's until its device is gone.
-    order = survivors if front is None or front.served else survivors[::-1]
+    # The virtio-net end's device goes first, which stops the rings: its QEMU must not ring a device on its way out.
+    # Where they have lost their back-end it is QEMU that stopped them, and the other guest was told by nobody: it may
+    # write into buffers of the virtio-net end's until its device is gone.
+    order = survivors if rings is None or rings.served else survivors[::-1]
     return Repair(
         link=link.name,
         policy=policy,
@@ -155,7 +155,7 @@ def plan_repair(
         first=first,
         second=second,
         keep=keep,
-        unlink=own if not fresh and policy != RESUME else (),
+        unlink=own if not idle and policy != RESUME else (),
         hold=own if policy == RESUME else (),
     )
 
@@ -168,14 +168,14 @@ def plan_recovery(
     links: Mapping[str, LinkView],
     alive: Collection[str],
     recreate: bool,
-    fronts: Mapping[str, FrontView] = MappingProxyType({}),
+    rings: Mapping[str, RingsView] = MappingProxyType({}),
     policy: str | None = None,
 ) -> RecoveryPlan:
     """Return how to bring a VM back, and which of its links, `specs`, with it.
 
-    `alive` are the VMs that are ready, `generation` is its present one, `fronts` the front ends of links with one,
+    `alive` are the VMs that are ready, `generation` is its present one, `rings` those of links with a virtio-net end,
     `policy` another than the links' own.
     """
     survivors = [name for name in alive if name != vm or not recreate]
-    repairs = [plan_repair(link, links[link.name], survivors, fronts.get(link.name), policy=policy) for link in specs]
+    repairs = [plan_repair(link, links[link.name], survivors, rings.get(link.name), policy=policy) for link in specs]
     return RecoveryPlan(vm=vm, generation=generation + recreate, recreate=recreate, repairs=tuple(repairs))

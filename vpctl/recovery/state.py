@@ -50,13 +50,13 @@ class LinkView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrontView:
-    """What is known of the end that a link has to begin at, see `LinkKind.front_end`."""
+class RingsView:
+    """What is known of the end that a link has to begin at, see `LinkKind.virtio_net_end`."""
 
     vm: str
     served: bool = True
     """Whether its device has a back-end: the broker, which takes that along when it dies."""
-    fresh: bool = False
-    """Whether nobody works its rings, so that its device can stay and another back end take them up."""
-    live: bool = True
+    idle: bool = False
+    """Whether nobody works its rings, so that its device can stay and another vhost-pci end take them up."""
+    running: bool = True
     """Whether its driver has started its rings."""

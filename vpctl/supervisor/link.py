@@ -9,7 +9,7 @@ from typing import Any
 
 from vpctl.journal import Journal
 from vpctl.recovery.ops import EndGoneError
-from vpctl.recovery.plan import HARDER
+from vpctl.recovery.plan import FALLBACK
 from vpctl.recovery.state import LinkState, LinkView
 
 
@@ -28,7 +28,7 @@ class Link:
         self.leaving: set[tuple[str, str]] = set()
         """The devices that we take out just now, by VM: that they go is no news. Both ends' may have the same id."""
         self.offer: int | None = None
-        """The features that a front end may be offered, a mask, once the other end's driver has refused some."""
+        """The features that a virtio-net end may be offered, a mask, once the other end's driver has refused some."""
         self.failed: frozenset[str] = frozenset()
         """The policies by which it was tried in vain since it was up last."""
         self.gone: set[str] = set()
@@ -89,7 +89,7 @@ class Link:
 
     def policy_failed(self, policy: str) -> None:
         """A repair by this policy was in vain: until the link is up nobody tries it again if there is another."""
-        if (harder := HARDER.get(policy)) is None:
+        if (harder := FALLBACK.get(policy)) is None:
             return
         self.failed |= {policy}
         attributes = {"name": "fall-back", "target": self.name, "ok": True, "from": policy, "to": harder}
@@ -138,7 +138,7 @@ class Link:
         return asked
 
     def restrict(self, offer: int) -> None:
-        """From the next plug on a front end is offered these features at most."""
+        """From the next plug on a virtio-net end is offered these features at most."""
         self.offer = offer
         self._on_change()
 

@@ -11,14 +11,14 @@ from typing import Any
 from vpctl import wait
 from vpctl.errors import ReadyTimeoutError, RecoveryError, UsageError, VerificationError, VpctlError
 from vpctl.links import LINK_KINDS
-from vpctl.plan.link import front_end
+from vpctl.plan.link import virtio_net_end
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.ops import Hands
 from vpctl.recovery.plan import RecoveryPlan, plan_recovery
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.retry import Series
-from vpctl.recovery.state import FrontView, LinkState, VmState
+from vpctl.recovery.state import LinkState, RingsView, VmState
 from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.state import World
 from vpctl.supervisor.vm.machine import Machine
@@ -335,7 +335,7 @@ class Recoveries:
             links={name: link.view() for name, link in self._world.links.items()},
             alive=[name for name in self._world.machines if self._world.is_alive(name)],
             recreate=recreate,
-            fronts={link.name: FrontView(vm=front) for link in links if (front := front_end(link)) is not None},
+            rings={link.name: RingsView(vm=front) for link in links if (front := virtio_net_end(link)) is not None},
             policy=policy,
         )
 

@@ -9,7 +9,7 @@ import pytest
 from tests.made import made_run, made_topology
 from tests.unit.links.made import RUNDIR, link_of
 from vpctl.links import LINK_KINDS
-from vpctl.plan.link import control_page, link_args, shared_memory, sharing
+from vpctl.plan.link import control_page, link_args, shared_memory, shared_region
 from vpctl.topology.model import Topology, VmSpec
 
 
@@ -48,7 +48,7 @@ def link_args_of(size: int, *, machine: str) -> str:
 @pytest.mark.parametrize("kind", [name for name in LINK_KINDS if name not in ("ivshmem-doorbell", "vhost-pci")])
 def test_a_kind_without_shared_memory_has_nothing_of_it(kind: str) -> None:
     pair = made_topology(("lan0", "vm1", "vm2"), kind=kind)
-    assert sharing(made_run(pair), pair.link("lan0"), 1, rundir=RUNDIR) is None
+    assert shared_region(made_run(pair), pair.link("lan0"), 1, rundir=RUNDIR) is None
     assert control_page(pair, pair.vm("vm1")) is None
     assert shared_memory(pair) == 0
     assert not [word for word in link_args(pair, pair.vm("vm1")) if "ivshmem" in word or "global" in word]

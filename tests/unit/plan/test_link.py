@@ -20,15 +20,15 @@ from vpctl.broker.memfd import placeholder
 from vpctl.links import LINK_KINDS
 from vpctl.links.kind import PlugStep, SharedEnd
 from vpctl.plan.link import (
-    backing,
     control_page,
-    front_end,
     link_args,
     plug_steps,
     plugged_device,
     ram,
     shared_memory,
-    sharing,
+    shared_region,
+    vhost_pci_pair,
+    virtio_net_end,
 )
 from vpctl.rundir import RunDir
 from vpctl.topology.model import LinkSpec, Topology, VmSpec
@@ -77,7 +77,7 @@ def test_every_generation_has_ids_and_sockets_that_no_other_has(
     topology = mixed(kind)
     link = topology.links[number]
     first, second = (end.vm for end in (reversed(link.endpoints) if swapped else link.endpoints))
-    if front_end(link) is not None:
+    if virtio_net_end(link) is not None:
         second, first = (end.vm for end in link.endpoints)
     run = made_run(topology)
     steps = plug_steps(run, link, generation, first=first, rundir=RUNDIR)
@@ -102,12 +102,12 @@ def mac_of(topology: Topology, link: LinkSpec, generation: int, step: PlugStep) 
     """Return the MAC that a device has: from QEMU, or from its place in the guest's control page."""
     run = made_run(topology)
     shared, backed = (
-        sharing(run, link, generation, rundir=RUNDIR),
-        backing(run, link, generation, rundir=RUNDIR),
+        shared_region(run, link, generation, rundir=RUNDIR),
+        vhost_pci_pair(run, link, generation, rundir=RUNDIR),
     )
     if "mac" in step.device.device:
         return str(step.device.device["mac"])
-    ends = shared.ends if shared is not None else (backed.back,) if backed is not None else ()
+    ends = shared.ends if shared is not None else (backed.vhost_pci_end,) if backed is not None else ()
     (end,) = (end for end in ends if end.vm == step.vm)
     mac = SLOT.unpack(end.description)["mac"]
     assert isinstance(mac, bytes)
@@ -132,7 +132,7 @@ def test_a_guests_devices_of_shared_memory_have_slots_and_ids_of_their_own(numbe
 
 
 def shared_ends(topology: Topology, link: LinkSpec, generation: int) -> Sequence[SharedEnd]:
-    shared = sharing(made_run(topology), link, generation, rundir=RUNDIR)
+    shared = shared_region(made_run(topology), link, generation, rundir=RUNDIR)
     assert shared is not None
     one, other = (SLOT.unpack(end.description) for end in shared.ends)
     assert (one["peer"], other["peer"]) == (other["ivposition"], one["ivposition"])
@@ -142,7 +142,7 @@ def shared_ends(topology: Topology, link: LinkSpec, generation: int) -> Sequence
 
 
 def sharing_name(topology: Topology, link: LinkSpec) -> str:
-    first = sharing(made_run(topology), link, 1, rundir=RUNDIR)
+    first = shared_region(made_run(topology), link, 1, rundir=RUNDIR)
     assert first is not None
     return first.memory.name
 
@@ -181,12 +181,21 @@ def test_a_vm_whose_memory_a_peer_maps_has_a_new_one_for_each_life_of_a_size_tha
 def test_a_front_ends_device_keeps_its_description_while_the_other_end_has_a_newer_one() -> None:
     run = made_run(made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci"))
     link = run.topology.links[0]
-    first, third = (backing(run, link, generation, rundir=RUNDIR) for generation in (1, 3))
+    first, third = (vhost_pci_pair(run, link, generation, rundir=RUNDIR) for generation in (1, 3))
     assert first is not None
     assert third is not None
-    assert (first.front.vm, first.front.name, first.front.socket) == ("vm2", "lan0.g1", "/run/v/pair/lan0.1.1")
-    assert (third.back.vm, third.name, third.back.socket) == ("vm1", "lan0.g3", "/run/v/pair/lan0.3.0")
-    assert third.back.id != first.back.id
-    slot = SLOT.unpack(third.back.description)
-    assert (slot["kind"], slot["ivposition"], slot["generation"]) == (2, third.back.id, 3)
-    assert backing(made_run(PAIR), PAIR.links[0], 1, rundir=RUNDIR) is None
+    end, worker = first.virtio_net_end, third.vhost_pci_end
+    assert (end.vm, end.name, end.socket) == (
+        "vm2",
+        "lan0.g1",
+        "/run/v/pair/lan0.1.1",
+    )
+    assert (worker.vm, third.name, worker.socket) == (
+        "vm1",
+        "lan0.g3",
+        "/run/v/pair/lan0.3.0",
+    )
+    assert third.vhost_pci_end.id != first.vhost_pci_end.id
+    slot = SLOT.unpack(third.vhost_pci_end.description)
+    assert (slot["kind"], slot["ivposition"], slot["generation"]) == (2, third.vhost_pci_end.id, 3)
+    assert vhost_pci_pair(made_run(PAIR), PAIR.links[0], 1, rundir=RUNDIR) is None

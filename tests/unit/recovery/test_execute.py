@@ -27,7 +27,7 @@ from vpctl.recovery.faults import Fault
 from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
 from vpctl.recovery.report import Recorder
-from vpctl.recovery.state import FrontView, LinkState, LinkView
+from vpctl.recovery.state import LinkState, LinkView, RingsView
 from vpctl.wait import until
 
 TOPOLOGY = made_topology(("ab0", "a", "b"), ("ac0", "a", "c"), ("bc0", "b", "c"))
@@ -50,7 +50,7 @@ class FakeHands:
         self.broken: list[str] = []
         self.half_booted: set[str] = set()
         self.prepared: list[str] = []
-        self.fronts: dict[str, FrontView] = {}
+        self.fronts: dict[str, RingsView] = {}
         self.policy: str | None = None
         self.against: dict[str, frozenset[str]] = defaultdict(frozenset)
         self.expected: dict[str, list[str]] = {}
@@ -331,7 +331,7 @@ async def test_the_host_is_seen_to_before_a_link_is_even_if_that_needs_no_repair
 async def test_a_survivor_that_waits_for_the_front_end_counts_as_repaired_when_it_has_let_go() -> None:
     hands, record = FakeHands("b"), recorder()
     link = TOPOLOGY.link("ab0")
-    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.fronts["ab0"] = RingsView(vm="b")
     task = asyncio.create_task(execute.repair_link(link.name, hands, record))
     await until(lambda: _done(hands, "unplug a/ab0.g1"), timeout=5, what="the survivor's unplug", every=0)
     early = record.survivor_ms
@@ -346,14 +346,14 @@ async def test_a_survivor_that_waits_for_the_front_end_counts_as_repaired_when_i
 async def test_a_device_that_is_kept_is_neither_unplugged_nor_plugged() -> None:
     hands = FakeHands()
     hands.up.remove("ab0")
-    hands.fronts["ab0"] = FrontView(vm="b", fresh=True)
+    hands.fronts["ab0"] = RingsView(vm="b", idle=True)
     await execute.repair_link("ab0", hands, recorder())
     assert hands.of("ab0") == ["unplug a/ab0.g1", "link b/ab0", "plug a/ab0.g2", "prove ab0"]
 
 
 async def test_a_link_that_is_set_down_at_the_survivor_is_set_up_when_the_other_guest_is_there() -> None:
     hands, record = FakeHands("a"), recorder()
-    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.fronts["ab0"] = RingsView(vm="b")
     hands.policy = "relink"
     task = asyncio.create_task(execute.repair_link("ab0", hands, record))
     await until(lambda: _done(hands, "unlink b/ab0.g1"), timeout=5, what="the survivor's link", every=0)
@@ -369,7 +369,7 @@ async def test_a_link_that_is_set_down_at_the_survivor_is_set_up_when_the_other_
 async def test_by_resume_the_survivor_is_told_nothing_and_counts_as_repaired_at_once() -> None:
     hands, record = FakeHands("a"), recorder()
     hands.plugged["a", "ab0"].clear()
-    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.fronts["ab0"] = RingsView(vm="b")
     hands.policy = "resume"
     task = asyncio.create_task(execute.repair_link("ab0", hands, record))
     await until(lambda: _done(hands, "hold b/ab0.g1"), timeout=5, what="the survivor's rings held", every=0)
@@ -390,7 +390,7 @@ async def test_after_a_resume_that_failed_the_next_repair_begins_new_rings(step:
     hands, record = FakeHands("a", fails={step: HotplugError("a: its driver does not go on")}), recorder()
     hands.plugged["a", "ab0"].clear()
     hands.alive.add("a")
-    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.fronts["ab0"] = RingsView(vm="b")
     hands.policy = "resume"
     with pytest.raises(HotplugError):
         await execute.repair_link("ab0", hands, record)
@@ -407,7 +407,7 @@ async def test_after_a_resume_that_failed_the_next_repair_begins_new_rings(step:
 async def test_a_guest_that_dies_again_says_nothing_of_the_rings_it_was_to_go_on_with() -> None:
     hands = FakeHands("a", fails={"plug a/ab0.g2": QmpError("a: its QEMU has ended")})
     hands.plugged["a", "ab0"].clear()
-    hands.fronts["ab0"] = FrontView(vm="b")
+    hands.fronts["ab0"] = RingsView(vm="b")
     hands.policy = "resume"
     hands.alive.add("a")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.made import made_topology
 from vpctl.recovery.plan import RecoveryPlan, Repair, plan_recovery, plan_repair
-from vpctl.recovery.state import FrontView, LinkState, LinkView
+from vpctl.recovery.state import LinkState, LinkView, RingsView
 
 VMS = ("a", "b", "c")
 TOPOLOGY = made_topology(("ab0", "a", "b"), ("ba1", "b", "a"), ("bc0", "b", "c"), vms=["lonely"])
@@ -94,13 +94,13 @@ def test_what_people_are_shown_is_each_step_once_and_in_an_order_that_can_be(
 
 @given(st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.integers(0, 1), st.booleans(), st.booleans())
 def test_a_link_with_a_front_end_begins_there_whoever_lives(  # type: ignore[no-untyped-def]
-    link, view, alive, end: int, served: bool, fresh: bool
+    link, view, alive, end: int, served: bool, idle: bool
 ) -> None:
     front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
-    repair = plan_repair(link, view, alive, FrontView(vm=front, served=served, fresh=fresh))
+    repair = plan_repair(link, view, alive, RingsView(vm=front, served=served, idle=idle))
     assert (repair.first, repair.second) == (front, other)
     one = len(view.plugged.get(front, ())) == 1
-    assert repair.keep == ((front,) if fresh and front in alive and one else ())
+    assert repair.keep == ((front,) if idle and front in alive and one else ())
     assert repair.unlink == ()
     assert repair.plugs == tuple(vm for vm in (front, other) if vm not in repair.keep)
     order = list(dict.fromkeys(vm for vm, _ in repair.unplug))
@@ -111,10 +111,10 @@ def test_a_link_with_a_front_end_begins_there_whoever_lives(  # type: ignore[no-
 def test_a_back_end_that_has_survived_lets_go_and_waits_for_the_rings_of_the_new_guest() -> None:
     view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
     links = made_topology(("ab0", "a", "b")).links
-    fronts = {"ab0": FrontView(vm="b")}
+    rings = {"ab0": RingsView(vm="b")}
     shown = [
         plan_recovery(
-            links, vm, generation=1, links={"ab0": view}, alive=["a", "b"], recreate=True, fronts=fronts
+            links, vm, generation=1, links={"ab0": view}, alive=["a", "b"], recreate=True, rings=rings
         ).lines()
         for vm in ("a", "b")
     ]
@@ -142,8 +142,8 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
     view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
     links = made_topology(("ab0", "a", "b")).links
     given = {"generation": 1, "links": {"ab0": view}, "alive": ["a", "b"], "policy": "relink"}
-    front = {"fronts": {"ab0": FrontView(vm="b")}}
-    assert plan_recovery(links, "a", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+    rings = {"rings": {"ab0": RingsView(vm="b")}}
+    assert plan_recovery(links, "a", recreate=True, **given, **rings).lines() == [  # type: ignore[arg-type]
         ("fence", "a"),
         ("unlink", "b/ab0.g2"),
         ("boot", "a (generation 2)"),
@@ -151,24 +151,24 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
         ("plug", "a/ab0.g4"),
         ("verify", "ab0"),
     ]
-    (repair,) = plan_recovery(links, "b", recreate=True, **given, **front).repairs  # type: ignore[arg-type]
+    (repair,) = plan_recovery(links, "b", recreate=True, **given, **rings).repairs  # type: ignore[arg-type]
     assert (repair.keep, repair.unlink, repair.plugs) == ((), (), ("b", "a")), "a dead one has nothing to keep"
-    lost = plan_repair(links[0], view, ["a", "b"], FrontView(vm="b", served=False), policy="relink")
+    lost = plan_repair(links[0], view, ["a", "b"], RingsView(vm="b", served=False), policy="relink")
     assert (lost.keep, lost.unlink) == ((), ()), "what has no back-end is not helped by its link"
     assert lost.unplug == (("a", 3), ("b", 2))
 
 
-def resumed(view: LinkView, alive: list[str], **front: bool) -> Repair:
+def resumed(view: LinkView, alive: list[str], **rings: bool) -> Repair:
     link = made_topology(("ab0", "a", "b")).links[0]
-    return plan_repair(link, view, alive, FrontView(vm="b", **front), policy="resume")
+    return plan_repair(link, view, alive, RingsView(vm="b", **rings), policy="resume")
 
 
 @pytest.mark.parametrize("policy", ["relink", "resume", "replug"])
-@pytest.mark.parametrize("fresh", [True, False])
-def test_a_front_ends_device_that_somebody_has_removed_is_not_kept(policy: str, *, fresh: bool) -> None:
+@pytest.mark.parametrize("idle", [True, False])
+def test_a_front_ends_device_that_somebody_has_removed_is_not_kept(policy: str, *, idle: bool) -> None:
     view = LinkView(state=LinkState.DOWN, generation=3, plugged={"a": (3,), "b": (2,)}, gone=frozenset({"b"}))
     (link,) = made_topology(("ab0", "a", "b")).links
-    repair = plan_repair(link, view, ["a", "b"], FrontView(vm="b", fresh=fresh, live=not fresh), policy=policy)
+    repair = plan_repair(link, view, ["a", "b"], RingsView(vm="b", idle=idle, running=not idle), policy=policy)
     assert (repair.policy, repair.keep, repair.hold, repair.unlink) == ("replug", (), (), ())
     assert sorted(repair.unplug) == [("a", 3), ("b", 2)], "what was plugged beside the device is taken out"
     assert repair.plugs == ("b", "a")
@@ -178,42 +178,42 @@ def test_by_resume_a_front_end_that_lives_is_held_as_it_is_and_the_other_guest_g
     view = LinkView(state=LinkState.UP, generation=3, plugged={"a": (3,), "b": (2,)})
     links = made_topology(("ab0", "a", "b")).links
     given = {"generation": 1, "links": {"ab0": view}, "alive": ["a", "b"], "policy": "resume"}
-    front = {"fronts": {"ab0": FrontView(vm="b")}}
-    assert plan_recovery(links, "a", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+    rings = {"rings": {"ab0": RingsView(vm="b")}}
+    assert plan_recovery(links, "a", recreate=True, **given, **rings).lines() == [  # type: ignore[arg-type]
         ("fence", "a"),
         ("hold", "b/ab0.g2"),
         ("boot", "a (generation 2)"),
         ("resume", "a/ab0.g4"),
         ("verify", "ab0"),
     ]
-    assert plan_recovery(links, "b", recreate=True, **given, **front).lines() == [  # type: ignore[arg-type]
+    assert plan_recovery(links, "b", recreate=True, **given, **rings).lines() == [  # type: ignore[arg-type]
         ("fence", "b"),
         ("unplug", "a/ab0.g3"),
         ("boot", "b (generation 2)"),
         ("plug", "b/ab0.g4"),
         ("plug", "a/ab0.g4"),
         ("verify", "ab0"),
-    ], "of a front end that died there is nothing to go on with"
+    ], "of a virtio-net end that died there is nothing to go on with"
 
 
 def test_rings_that_cannot_be_gone_on_with_are_relinked_by_another_name() -> None:
     plugged = {"b": (2,)}
     view = LinkView(state=LinkState.DOWN, generation=3, plugged=plugged)
     assert resumed(view, ["b"]).policy == "resume"
-    assert resumed(view, ["b"], fresh=True).policy == "resume", "the broker has freed them already"
+    assert resumed(view, ["b"], idle=True).policy == "resume", "the broker has freed them already"
     assert resumed(view, ["a", "b"]).policy == "resume", "it is there again, and has no device yet"
     tried = replace(view, failed=frozenset({"resume"}))
     for repair in (
-        resumed(view, ["b"], live=False, fresh=True),
+        resumed(view, ["b"], running=False, idle=True),
         resumed(view, ["a"]),
         resumed(replace(view, plugged={"b": (1, 2)}), ["b"]),
         resumed(replace(view, plugged={"a": (3,), "b": (2,)}), ["a", "b"]),
         resumed(tried, ["b"]),
-        resumed(tried, ["a", "b"], fresh=True),
+        resumed(tried, ["a", "b"], idle=True),
     ):
         assert (repair.policy, repair.hold, repair.plug_step) == ("relink", (), "plug")
-    assert resumed(view, ["b"], live=False, served=False).policy == "replug", "its back-end has died"
-    assert resumed(tried, ["b"], fresh=True).unlink == (("b", 2),), "they are begun anew"
+    assert resumed(view, ["b"], running=False, served=False).policy == "replug", "its back-end has died"
+    assert resumed(tried, ["b"], idle=True).unlink == (("b", 2),), "they are begun anew"
     assert resumed(replace(tried, plugged={"a": (3,), "b": (2,)}), ["a", "b"]).unplug == (("a", 3),)
 
 
@@ -221,14 +221,14 @@ def test_rings_that_cannot_be_gone_on_with_are_relinked_by_another_name() -> Non
     st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.integers(0, 1), st.booleans(), st.booleans(), st.booleans()
 )
 def test_a_front_end_is_held_only_where_nobody_else_can_hear_its_rings(  # type: ignore[no-untyped-def]
-    link, view, alive, end: int, served: bool, fresh: bool, live: bool
+    link, view, alive, end: int, served: bool, idle: bool, running: bool
 ) -> None:
     front, other = link.endpoints[end].vm, link.endpoints[1 - end].vm
-    given = FrontView(vm=front, served=served, fresh=fresh, live=live)
+    given = RingsView(vm=front, served=served, idle=idle, running=running)
     repair = plan_repair(link, view, alive, given, policy="resume")
     lost = front in alive and not served
     assert repair.policy == ("replug" if lost else "resume" if repair.hold else "relink")
-    assert not repair.hold or (served and live and front in alive and repair.keep == (front,))
+    assert not repair.hold or (served and running and front in alive and repair.keep == (front,))
     assert not repair.hold or other not in alive or not view.plugged.get(other)
     assert not repair.hold or (repair.unplug, repair.unlink, repair.relinks) == ((), (), ())
 
@@ -254,7 +254,7 @@ def test_by_relink_the_device_of_a_survivor_without_a_front_end_stays_if_it_can_
     back = replace(view, plugged={"b": (2,)})
     assert plan_repair(link, back, ["a", "b"], policy="relink").first == "b", "who has a device, not who is first"
     for repair in (
-        plan_repair(link, view, ["b"], policy="relink", deaf=["b"]),
+        plan_repair(link, view, ["b"], policy="relink", unreachable=["b"]),
         plan_repair(link, view, ["a", "b"], policy="relink"),
         plan_repair(link, replace(view, plugged={"b": (1, 2)}), ["b"], policy="relink"),
         plan_repair(link, replace(view, plugged={}), ["a", "b"], policy="relink"),

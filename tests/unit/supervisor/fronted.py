@@ -1,4 +1,4 @@
-"""Two VMs that are joined by a link with a front end: QEMUs that are played, and a real broker."""
+"""Two VMs that are joined by a link with a virtio-net end: QEMUs that are played, and a real broker."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from vpctl.broker.control_page import ANSWER, HOST_ID, SLOT, AnswerState
 from vpctl.broker.ivshmem import message as ivshmem
 from vpctl.broker.protocol import BackendEvent
 from vpctl.links.devices import control_memory
-from vpctl.links.kind import Backing
-from vpctl.plan.link import backing, control_page, ram
+from vpctl.links.kind import VhostPciPair
+from vpctl.plan.link import control_page, ram, vhost_pci_pair
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
@@ -74,14 +74,14 @@ class Ground:
     def link(self) -> Any:
         return self.world.links["lan0"]
 
-    def backing(self, generation: int) -> Backing:
-        found = backing(RUN, LINK, generation, rundir=self.world.rundir)
+    def vhost_pci_pair(self, generation: int) -> VhostPciPair:
+        found = vhost_pci_pair(RUN, LINK, generation, rundir=self.world.rundir)
         assert found is not None
         return found
 
     async def slot(self) -> dict[str, int | bytes]:
         """Return what vm1's guest sees of its device."""
-        end = self.backing(1).back
+        end = self.vhost_pci_pair(1).vhost_pci_end
         return SLOT.unpack(await self.broker.contents(control_memory("vm1"), end.slot, SLOT.size))
 
     def repair(self) -> Repair:
@@ -90,7 +90,9 @@ class Ground:
     @asynccontextmanager
     async def rings(self, generation: int = 1) -> AsyncIterator[Frontend]:
         """Be vm2's QEMU, whose guest has a driver; rings run when the block begins."""
-        frontend = Frontend(Path(self.backing(generation).front.socket), memory("ram/vm2.g1"), dialect=QEMU)
+        frontend = Frontend(
+            Path(self.vhost_pci_pair(generation).virtio_net_end.socket), memory("ram/vm2.g1"), dialect=QEMU
+        )
         try:
             await frontend.up()
             yield frontend
@@ -187,7 +189,7 @@ def acknowledgement_of(path: str) -> tuple[socket.socket, int]:
 
 async def answer(ground: Ground, generation: int, features: int) -> tuple[socket.socket, int]:
     """Be vm1's QEMU and its guest's driver, which says that it works the rings; return the QEMU's connection."""
-    end = ground.backing(generation).back
+    end = ground.vhost_pci_pair(generation).vhost_pci_end
     connection, acknowledge = await asyncio.to_thread(acknowledgement_of, end.socket)
     said = ANSWER.pack(state=AnswerState.ON, ivposition=end.id, request=1, features=features)
     await ground.broker.write(control_memory("vm1"), (end.slot + SLOT.offsets["answer"], said))

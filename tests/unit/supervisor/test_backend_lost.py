@@ -1,4 +1,4 @@
-"""A front end that lives and has no back-end any more: a fault; one whose QEMU has ended has none of its own."""
+"""A virtio-net end that lives and has no back-end any more: a fault; one whose QEMU has ended has none of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Policy `resume`: a back end that died is followed by one that goes on, and the front end is told nothing."""
+"""Policy `resume`: a vhost-pci end that died is followed by one that goes on; the virtio-net end is told nothing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ async def works(ground: Ground, generation: int) -> tuple[Any, int]:
 
 
 def available(frontend: Frontend, ring: int, index: int) -> None:
-    """Say, as the front end's guest, how many chains it has made available so far."""
+    """Say, as the virtio-net end's guest, how many chains it has made available so far."""
     os.pwrite(frontend.ram, struct.pack("<H", index), frontend.offset(ring) + 16 * RING_SIZE + 2)
 
 

@@ -11,25 +11,25 @@ from vpctl.broker.client import BrokerClient
 from vpctl.errors import HotplugError
 
 RINGS_SECONDS = 20.0
-"""From a front end's plug to its rings: a driver that is there takes some tens of milliseconds."""
+"""From a virtio-net end's plug to its rings: a driver that is there takes some tens of milliseconds."""
 
 TAKEN_UP_SECONDS = 10.0
-"""From a back end's plug to its driver's word that it works the rings: a driver that is there takes some tens of
+"""From a vhost-pci end's plug to its driver's word that it works the rings: a driver that is there takes some tens of
 milliseconds, and its interface has to be set up by then."""
 
 EVERY_FEATURE = (1 << 64) - 1
-"""What a front end may be offered as long as nobody refuses any of it; the broker knows what it can do."""
+"""What a virtio-net end may be offered as long as nobody refuses any of it; the broker knows what it can do."""
 
 LOOK_AGAIN_SECONDS = 1.0
 """While nothing is told: it may have been told to a supervisor, or by a broker, that has died."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Front:
-    """What is known of one."""
+class BackendStatus:
+    """What the broker says of its back-end for one virtio-net device."""
 
     name: str
-    """Of the front end's device."""
+    """The virtio-net device."""
     connected: bool
     session: int | None
     """Counts how often its driver has started its rings; None: they do not run."""
@@ -55,7 +55,7 @@ class Front:
         return None
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Front:
+    def from_json(cls, data: Mapping[str, Any]) -> BackendStatus:
         answer = data["answer"]
         return cls(
             name=data["name"],
@@ -70,8 +70,8 @@ class Front:
         )
 
 
-class Fronts:
-    """All that the broker has."""
+class Backends:
+    """The back-ends that the broker has, and waits for what becomes of them."""
 
     def __init__(self, broker: Callable[[], BrokerClient]) -> None:
         self._broker = broker
@@ -82,42 +82,44 @@ class Fronts:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def all(self) -> list[Front]:
+    async def all(self) -> list[BackendStatus]:
         """Return what there is."""
-        return [Front.from_json(entry) for entry in await self._broker().query_backends()]
+        return [BackendStatus.from_json(entry) for entry in await self._broker().query_backends()]
 
-    async def of(self, device: str) -> Front | None:
+    async def of(self, device: str) -> BackendStatus | None:
         """Return the one of a device; None: it has none, or had it of a broker that died."""
-        return next((front for front in await self.all() if front.name == device), None)
+        return next((status for status in await self.all() if status.name == device), None)
 
     async def until_ready(self, vm: str, device: str) -> int:
         """Return the session of a device's rings when they are ready; HotplugError if that does not come about."""
-        front = await self._until(device, lambda front: front.session is not None, seconds=RINGS_SECONDS)
-        if front is None or front.session is None:
-            raise _never_ready(vm, device, front)
-        return front.session
+        status = await self._until(device, lambda status: status.session is not None, seconds=RINGS_SECONDS)
+        if status is None or status.session is None:
+            raise _never_ready(vm, device, status)
+        return status.session
 
     async def until_taken_up(self, device: str) -> None:
-        """Wait until a back end's driver says that it works a device's rings; HotplugError if it does not."""
-        front = await self._until(device, lambda front: front.accepted is not None, seconds=TAKEN_UP_SECONDS)
-        if front is None or front.accepted is None:
-            back = front.attached if front is not None and front.attached is not None else "the back end"
+        """Wait until a vhost-pci end's driver says that it works a device's rings; HotplugError if it does not."""
+        status = await self._until(device, lambda status: status.accepted is not None, seconds=TAKEN_UP_SECONDS)
+        if status is None or status.accepted is None:
+            back = status.attached if status is not None and status.attached is not None else "the vhost-pci end"
             message = f"`{back}`: its driver does not go on with the rings of `{device}`"
             raise HotplugError(f"{message} within {TAKEN_UP_SECONDS:g} s", hint="vpctl events")
 
-    async def _until(self, device: str, what: Callable[[Front], bool], *, seconds: float) -> Front | None:
-        """Return a device's front end when it is as wanted, or as it is when time is up; None: there is none."""
-        front: Front | None = None
+    async def _until(
+        self, device: str, what: Callable[[BackendStatus], bool], *, seconds: float
+    ) -> BackendStatus | None:
+        """Return a device's virtio-net end when it is as wanted, or as it is when time is up; None: there is none."""
+        status: BackendStatus | None = None
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     changed = self._changed
-                    front = await self.of(device)
-                    if front is None or what(front):  # one that a broker took along does not come back
-                        return front
+                    status = await self.of(device)
+                    if status is None or what(status):  # one that a broker took along does not come back
+                        return status
                     await _set_within(changed, LOOK_AGAIN_SECONDS)
         except TimeoutError:
-            return front
+            return status
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:
@@ -128,12 +130,12 @@ async def _set_within(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _never_ready(vm: str, device: str, front: Front | None) -> HotplugError:
-    if front is None:
+def _never_ready(vm: str, device: str, status: BackendStatus | None) -> HotplugError:
+    if status is None:
         return HotplugError(f"{vm}: the broker serves no `{device}` any more", hint="vpctl events")
-    if front.refused is not None:
-        return HotplugError(f"{vm}: `{device}` cannot be served: {front.refused}", hint=f"vpctl logs {vm}")
-    if not front.connected:
+    if status.refused is not None:
+        return HotplugError(f"{vm}: `{device}` cannot be served: {status.refused}", hint=f"vpctl logs {vm}")
+    if not status.connected:
         return HotplugError(f"{vm}: its QEMU has let go of the back-end of `{device}`", hint=f"vpctl logs {vm}")
     message = f"{vm}: no driver has started the rings of `{device}` within {RINGS_SECONDS:g} s"
     return HotplugError(message, hint=f"is virtio_net there? `vpctl exec {vm} -- ls -l /sys/bus/virtio/drivers`")

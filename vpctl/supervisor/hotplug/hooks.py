@@ -21,8 +21,8 @@ class Doorbell:
     vectors: int
 
 
-class Around(Protocol):
-    """Each method is done when it is done, and raises a VpctlError if it failed."""
+class PlugHooks(Protocol):
+    """What a link kind does around plug and unplug; a method returns when it is done, or raises a VpctlError."""
 
     async def before_plug(self, vm: str, repair: Repair) -> None:
         """Do what has to be there when a VM's QEMU is told of its end."""
@@ -44,7 +44,7 @@ class Around(Protocol):
         """Let a device that stays, of this generation, begin anew with the other end that is to come."""
         return
 
-    async def deaf(self, link: str) -> Collection[str]:
+    async def unreachable(self, link: str) -> Collection[str]:
         """Return the VMs whose device of a link can be given no other peer."""
         return ()
 
@@ -53,8 +53,8 @@ class Around(Protocol):
         return None
 
 
-class Nothing(Around):
-    """Of a kind that needs nothing."""
+class NoHooks(PlugHooks):
+    """Hooks of a kind that needs nothing."""
 
 
 def require_nobody_holds(world: World, link: str, *, but: str | None = None) -> None:

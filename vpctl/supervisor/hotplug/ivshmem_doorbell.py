@@ -1,4 +1,4 @@
-"""Regions that both guests of a link share: the broker's part around each plug and unplug (`links.base.Sharing`)."""
+"""Run-time part of `ivshmem-doorbell`: the broker serves a `links.kind.SharedRegion` around each plug and unplug."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import MappingProxyType
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import UsageError
 from vpctl.links.devices import device_id
-from vpctl.links.kind import SharedEnd, Sharing
-from vpctl.plan.link import sharing
+from vpctl.links.kind import SharedEnd, SharedRegion
+from vpctl.plan.link import shared_region
 from vpctl.recovery.plan import Repair
-from vpctl.supervisor.hotplug.hooks import Around, Doorbell, require_nobody_holds
+from vpctl.supervisor.hotplug.hooks import Doorbell, PlugHooks, require_nobody_holds
 from vpctl.supervisor.hotplug.slots import change_peer, free, is_connected, serve, serve_anew, switch_off, switch_on
 from vpctl.supervisor.state import World
 
@@ -19,8 +19,8 @@ NOBODY = 0
 """The peer's id while there is none."""
 
 
-class Regions(Around):
-    """Of links with a `Sharing`."""
+class IvshmemDoorbellHooks(PlugHooks):
+    """Hooks of links with a `SharedRegion`."""
 
     def __init__(self, world: World, broker: Callable[[], BrokerClient]) -> None:
         self._world = world
@@ -61,7 +61,7 @@ class Regions(Around):
 
     # Section: a device that stays
 
-    async def deaf(self, link: str) -> list[str]:
+    async def unreachable(self, link: str) -> list[str]:
         """Return the VMs whose device of a link can be given no other peer: its broker has died."""
         silent = []
         for vm, there in self._world.links[link].plugged.items():
@@ -93,8 +93,8 @@ class Regions(Around):
             raise UsageError(f"link `{link}` has no end in `{vm}`")
         return found
 
-    def _of(self, link: str, generation: int, *, kept: Mapping[str, int] = MappingProxyType({})) -> Sharing:
+    def _of(self, link: str, generation: int, *, kept: Mapping[str, int] = MappingProxyType({})) -> SharedRegion:
         world = self._world
-        found = sharing(world.run, world.topology.link(link), generation, rundir=world.rundir, kept=kept)
+        found = shared_region(world.run, world.topology.link(link), generation, rundir=world.rundir, kept=kept)
         assert found is not None
         return found

@@ -9,16 +9,16 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from vpctl.broker.client import BrokerClient
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.host.bridge import create
-from vpctl.plan.link import front_end, host_network, plug_steps, plugged_device, sharing
+from vpctl.plan.link import host_network, plug_steps, plugged_device, shared_region, virtio_net_end
 from vpctl.qmp import hotplug
 from vpctl.recovery.plan import Repair, plan_repair
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.supervisor.hotplug.backends import Front, Fronts
-from vpctl.supervisor.hotplug.hooks import Around, Nothing
-from vpctl.supervisor.hotplug.ivshmem_doorbell import Regions
+from vpctl.supervisor.hotplug.backends import Backends, BackendStatus
+from vpctl.supervisor.hotplug.hooks import NoHooks, PlugHooks
+from vpctl.supervisor.hotplug.ivshmem_doorbell import IvshmemDoorbellHooks
 from vpctl.supervisor.hotplug.stale_interrupts import Doorbells, files_of
 from vpctl.supervisor.hotplug.stream import stop_blocking, until_listening
-from vpctl.supervisor.hotplug.vhost_pci import Backings
+from vpctl.supervisor.hotplug.vhost_pci import VhostPciHooks
 from vpctl.supervisor.state import World
 from vpctl.supervisor.verify import Proofs
 from vpctl.supervisor.vm.machine import Machine
@@ -35,9 +35,9 @@ class Hands:
         # device is still on its way out it then ejects a second time: the next device there, if that is quick.
         self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
         self._doorbells = Doorbells(broker)
-        self.fronts = Fronts(broker)
-        self.backings = Backings(world, broker, self.fronts)
-        self._regions = Regions(world, broker)
+        self.backends = Backends(broker)
+        self.vhost_pci = VhostPciHooks(world, broker, self.backends)
+        self._regions = IvshmemDoorbellHooks(world, broker)
         self._proofs = Proofs(world)
 
     async def fence(self, vm: str) -> None:
@@ -91,14 +91,14 @@ class Hands:
         spec, known = self._world.topology.link(link), self._world.links[link]
         for vm in [vm for vm, there in known.plugged.items() if there and self._comes_back(vm)]:
             await self.until_ready(vm)  # a QEMU that was adopted, whose devices are there: they are taken out first
-        front = await self.backings.front(link)
+        backend = await self.vhost_pci.backend(link)
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
-        whole = self._is_whole(link, front)
+        whole = self._is_whole(link, backend)
         if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
-        view = self.backings.view(link, front)
-        deaf = await self._around(link).deaf(link)
-        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), deaf=deaf)
+        view = self.vhost_pci.view(link, backend)
+        deaf = await self._around(link).unreachable(link)
+        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), unreachable=deaf)
         known.begin(repair.generation)
         return repair
 
@@ -150,18 +150,18 @@ class Hands:
         if vm == steps[-1].vm:
             await stop_blocking(self._broker(), steps, world.machines)
         if repair.hold:
-            await self.backings.until_taken_up(repair.link)
+            await self.vhost_pci.until_taken_up(repair.link)
 
-    def _is_whole(self, link: str, front: Front | None) -> bool:
+    def _is_whole(self, link: str, backend: BackendStatus | None) -> bool:
         """Whether both ends of a link are plugged; a device that was kept is of an earlier generation."""
         spec, known = self._world.topology.link(link), self._world.links[link]
-        if (vm := front_end(spec)) is None:
+        if (vm := virtio_net_end(spec)) is None:
             return all(len(known.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
         back = known.plugged.get(spec.peer_of(vm).vm)
-        return back == [known.generation] and self.backings.works(link, front)
+        return back == [known.generation] and self.vhost_pci.works(link, backend)
 
     async def hold(self, vm: str, link: str, generation: int) -> None:
-        await self.backings.hold(link)
+        await self.vhost_pci.hold(link)
 
     async def unlink(self, vm: str, link: str, generation: int) -> None:
         await self._around(link).part(vm, link, generation)
@@ -169,13 +169,13 @@ class Hands:
     async def link(self, vm: str, repair: Repair) -> None:
         await self._around(repair.link).join(vm, repair, self._world.links[repair.link].kept(vm))
 
-    def _around(self, link: str) -> Around:
+    def _around(self, link: str) -> PlugHooks:
         """Return what does the part of a link's kind that is not QEMU's."""
         world = self._world
         spec = world.topology.link(link)
-        if front_end(spec) is not None:
-            return self.backings
-        return self._regions if sharing(world.run, spec, 1, rundir=world.rundir) is not None else Nothing()
+        if virtio_net_end(spec) is not None:
+            return self.vhost_pci
+        return self._regions if shared_region(world.run, spec, 1, rundir=world.rundir) is not None else NoHooks()
 
     def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
         return self._proofs.expecting(link, vms)

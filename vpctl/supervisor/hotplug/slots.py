@@ -1,6 +1,6 @@
 """Memory that guests share, around each plug and unplug: made and served, switched on, off and acknowledged, freed.
 
-What is to be done is `links.base.Sharing`; the broker does it.
+What is to be done is `links.kind.SharedRegion`; the broker does it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, SLOT, SlotState, slot_state
 from vpctl.errors import HotplugError, UsageError
 from vpctl.links.devices import control_memory
-from vpctl.links.kind import Memory, SharedEnd, Sharing
+from vpctl.links.kind import Memory, SharedEnd, SharedRegion
 
 ACK_SECONDS = 3.0
 """For a guest to let go of a device; a driver takes about a millisecond, a guest that hangs or has none for ever."""
@@ -27,19 +27,19 @@ async def fill(broker: BrokerClient, memory: Memory) -> None:
     await broker.write(memory.name, *memory.content)
 
 
-async def serve(broker: BrokerClient, sharing: Sharing) -> None:
+async def serve(broker: BrokerClient, region: SharedRegion) -> None:
     """Make and serve one generation; whatever was served of the memory before is over."""
-    await broker.close(sharing.name)
-    await fill(broker, sharing.memory)
-    ends = [_end_spec(end) for end in sharing.ends]
-    await broker.serve(name=sharing.name, memory=sharing.memory.name, ends=ends, watch=sharing.watch)
+    await broker.close(region.name)
+    await fill(broker, region.memory)
+    ends = [_end_spec(end) for end in region.ends]
+    await broker.serve(name=region.name, memory=region.memory.name, ends=ends, watch=region.watch)
 
 
-async def serve_anew(broker: BrokerClient, sharing: Sharing, number: int) -> None:
+async def serve_anew(broker: BrokerClient, region: SharedRegion, number: int) -> None:
     """Serve one end anew, in a memory where the other's guest has stayed and touches nothing but its own part."""
-    kept = sharing.ends[1 - number]
-    await broker.write(sharing.memory.name, *sharing.memory.content, sharing.afresh[number])
-    await broker.ivshmem_replace(kept.name, number, _end_spec(sharing.ends[number]))
+    kept = region.ends[1 - number]
+    await broker.write(region.memory.name, *region.memory.content, region.afresh[number])
+    await broker.ivshmem_replace(kept.name, number, _end_spec(region.ends[number]))
 
 
 def _end_spec(end: SharedEnd) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Front ends whose rings stop and start by themselves: the other end follows, and nobody calls it a fault.
+"""Virtio-net ends whose rings stop and start by themselves: the other end follows, and nobody calls it a fault.
 
 A driver that is unbound and bound, or a guest that reboots, begins with new rings. The broker has seen to it that the
 old ones are let go of; here the device that showed them is unplugged, and plugged again for the new ones. A broker
-that died has taken every front end's back-end along: those links are made anew at both ends.
+that died has taken every virtio-net end's back-end along: those links are made anew at both ends.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from vpctl import wait
 from vpctl.broker.client import BrokerGoneError
 from vpctl.errors import InternalError, VpctlError
-from vpctl.plan.link import front_end
+from vpctl.plan.link import virtio_net_end
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import RELINK, REPLUG
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState
-from vpctl.supervisor.hotplug.backends import EVERY_FEATURE, Front
+from vpctl.supervisor.hotplug.backends import EVERY_FEATURE, BackendStatus
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.recover import Recoveries
 from vpctl.supervisor.state import World
@@ -47,13 +47,13 @@ class Follower:
         self._group = group
         self._take_fault = take_fault
         self._lost: set[str] = set()
-        """The front ends' devices whose back-end was found to be lost."""
-        self._links = [link.name for link in world.topology.links if front_end(link) is not None]
+        """The virtio-net ends' devices whose back-end was found to be lost."""
+        self._links = [link.name for link in world.topology.links if virtio_net_end(link) is not None]
         self._pending: set[str] = set()
 
     def look(self, link: str) -> None:
         """Look at a link as soon as nobody else repairs it, and at what it is then."""
-        self._hands.fronts.wake()
+        self._hands.backends.wake()
         if link in self._links and link not in self._pending:
             self._pending.add(link)
             name = f"follow-{link}"
@@ -96,21 +96,21 @@ class Follower:
         """Let go of rings that are over; return whether the link can be plugged again now."""
         world, known = self._world, self._world.links[link]
         spec = world.topology.link(link)
-        front_vm = front_end(spec)
-        assert front_vm is not None
-        back_vm = spec.peer_of(front_vm).vm
-        front = await self._hands.backings.front(link)
-        if not (world.is_alive(front_vm) and world.is_alive(back_vm) and known.plugged.get(front_vm)):
+        owner = virtio_net_end(spec)
+        assert owner is not None
+        back_vm = spec.peer_of(owner).vm
+        backend = await self._hands.vhost_pci.backend(link)
+        if not (world.is_alive(owner) and world.is_alive(back_vm) and known.plugged.get(owner)):
             return False  # a recovery's affair
-        if front is None or not front.connected:
+        if backend is None or not backend.connected:
             known.set_state(LinkState.DOWN)
-            if front is not None:  # else its broker has died, and `_remake` sees to it
-                await self._examine_loss(link, front_vm, front)
+            if backend is not None:  # else its broker has died, and `_remake` sees to it
+                await self._examine_loss(link, owner, backend)
             return False
-        if self._hands.backings.works(link, front):
-            return self._restrict(link, front)
+        if self._hands.vhost_pci.works(link, backend):
+            return self._restrict(link, backend)
         known.set_state(LinkState.DOWN)
-        if front.session is not None:
+        if backend.session is not None:
             # They run already, and may ring the old device's interrupts: their link is set down for its unplug.
             known.asked = RELINK
             return True
@@ -118,24 +118,24 @@ class Follower:
             await self._hands.unplug(back_vm, link, generation)
         return False
 
-    async def _examine_loss(self, link: str, vm: str, front: Front) -> None:
-        """See whether a front end that is not connected has lost its back-end, or has ended itself."""
-        if front.name in self._lost:
+    async def _examine_loss(self, link: str, vm: str, backend: BackendStatus) -> None:
+        """See whether a virtio-net end that is not connected has lost its back-end, or has ended itself."""
+        if backend.name in self._lost:
             return
         if not await self._world.machines[vm].answers():
             return  # it is QEMU that has ended, and the next word is of that
         if all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints):
-            self._lost.add(front.name)
-            reason = front.refused or "QEMU lives, and is connected to it no more"
-            self._take_fault(vm, link, Fault.BACKEND_LOST, f"`{front.name}` has no back-end: {reason}")
+            self._lost.add(backend.name)
+            reason = backend.refused or "QEMU lives, and is connected to it no more"
+            self._take_fault(vm, link, Fault.BACKEND_LOST, f"`{backend.name}` has no back-end: {reason}")
 
-    def _restrict(self, link: str, front: Front) -> bool:
-        """Take in that the back end's driver refuses some of what was negotiated; return whether it does."""
-        if front.accepted is None or not (refused := front.features & ~front.accepted):
+    def _restrict(self, link: str, backend: BackendStatus) -> bool:
+        """Take in that the vhost-pci end's driver refuses some of what was negotiated; return whether it does."""
+        if backend.accepted is None or not (refused := backend.features & ~backend.accepted):
             return False
         known = self._world.links[link]
         known.restrict((known.offer if known.offer is not None else EVERY_FEATURE) & ~refused)
-        attributes = {"refused": refused, "negotiated": front.features}
+        attributes = {"refused": refused, "negotiated": backend.features}
         self._world.journal.write("link.offer", link=link, attributes=attributes)
         known.set_state(LinkState.DOWN)
         known.asked = REPLUG  # an offer is made to a new device
@@ -180,7 +180,7 @@ class Follower:
         self._world.journal.write("recovery.end", attributes=attributes)
 
     def _is_orphaned(self, link: str) -> bool:
-        """Whether a link has a front end that works with nobody now, and nobody else who sees to it."""
+        """Whether a link has a virtio-net end that works with nobody now, and nobody else who sees to it."""
         spec, known = self._world.topology.link(link), self._world.links[link]
         alive = all(self._world.is_alive(end.vm) for end in spec.endpoints)
-        return alive and bool(known.plugged.get(front_end(spec) or ""))
+        return alive and bool(known.plugged.get(virtio_net_end(spec) or ""))

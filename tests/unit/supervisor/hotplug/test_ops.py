@@ -19,7 +19,7 @@ from vpctl.broker.control_page import SLOT, SlotState
 from vpctl.errors import RecoveryError, VpctlError
 from vpctl.journal import read
 from vpctl.links.devices import control_memory
-from vpctl.plan.link import control_page, sharing
+from vpctl.plan.link import control_page, shared_region
 from vpctl.qmp import hotplug
 from vpctl.qmp.session import Session
 from vpctl.recovery.ops import EndGoneError
@@ -53,7 +53,7 @@ class Ground:
 
     async def slots(self, generation: int) -> list[SlotState]:
         """Return what each guest sees of its device of this generation."""
-        shared = sharing(RUN, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
+        shared = shared_region(RUN, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
         assert shared is not None
         states = []
         for end in shared.ends:
@@ -159,7 +159,7 @@ async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_brok
     repair = await ground.hands.repair_of("shm0")
     assert repair is not None
     assert (repair.policy, repair.unplug) == ("replug", (("vm2", 1),)), "it was served by a broker that died"
-    shared = sharing(RUN, TOPOLOGY.links[0], 1, rundir=ground.world.rundir)
+    shared = shared_region(RUN, TOPOLOGY.links[0], 1, rundir=ground.world.rundir)
     assert shared is not None
     with socket.socket(socket.AF_UNIX) as qemu:
         qemu.connect(shared.ends[1].socket)

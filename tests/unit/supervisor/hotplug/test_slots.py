@@ -16,8 +16,8 @@ from vpctl.broker.client import BrokerClient
 from vpctl.broker.control_page import ANSWER, HEADERS_SIZE, REGION_HEADER, SLOT, AnswerState, SlotState
 from vpctl.errors import HotplugError, UsageError
 from vpctl.links.devices import control_memory
-from vpctl.links.kind import SharedEnd, Sharing
-from vpctl.plan.link import control_page, sharing
+from vpctl.links.kind import SharedEnd, SharedRegion
+from vpctl.plan.link import control_page, shared_region
 from vpctl.rundir import Directories, RunDir
 from vpctl.supervisor.hotplug import slots as module
 from vpctl.supervisor.hotplug.slots import change_peer, fill, free, serve, serve_anew, switch_off, switch_on
@@ -31,8 +31,8 @@ def rundir(directories: Directories) -> RunDir:
     return made(directories)
 
 
-def shared(rundir: RunDir, generation: int = 1) -> Sharing:
-    found = sharing(RUN, TOPOLOGY.link("shm0"), generation, rundir=rundir)
+def shared(rundir: RunDir, generation: int = 1) -> SharedRegion:
+    found = shared_region(RUN, TOPOLOGY.link("shm0"), generation, rundir=rundir)
     assert found is not None
     return found
 
@@ -77,7 +77,7 @@ def device(end: SharedEnd) -> Iterator[Device]:
 
 
 @asynccontextmanager
-async def plugged(client: BrokerClient, generation: Sharing) -> AsyncIterator[list[Device]]:
+async def plugged(client: BrokerClient, generation: SharedRegion) -> AsyncIterator[list[Device]]:
     """Serve a generation, and connect a device at each end; in a thread, since the broker is in this one."""
     await serve(client, generation)
     with ExitStack() as stack:
@@ -180,7 +180,7 @@ async def test_a_driver_that_does_not_know_of_other_peers_is_an_error(
 async def test_the_next_generation_of_one_end_leaves_the_others_part_of_the_memory_alone(rundir: RunDir) -> None:
     async with broker(rundir) as client:
         first = shared(rundir, 1)
-        second = sharing(RUN, TOPOLOGY.link("shm0"), 2, rundir=rundir, kept={"vm1": 1})
+        second = shared_region(RUN, TOPOLOGY.link("shm0"), 2, rundir=rundir, kept={"vm1": 1})
         assert second is not None
         assert (second.ends[0].id, second.ends[0].name) == (first.ends[0].id, "shm0.g1")
         assert second.ends[1].id not in (first.ends[1].id, first.ends[0].id)

@@ -1,4 +1,4 @@
-"""Links with a front end, by a real broker: who waits for whom, what is told to which guest, and who follows."""
+"""Links with a virtio-net end, by a real broker: who waits for whom, what is told to which guest, and who follows."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_driver_that_never_starts_its_rings_is_named(ground: Ground, mon
     await ground.hands.plug("vm2", ground.repair())
     with pytest.raises(HotplugError, match="its QEMU has let go of the back-end"):
         await ground.hands.plug("vm1", ground.repair())
-    frontend = Frontend(Path(ground.backing(1).front.socket), memory("ram/vm2.g1"), dialect=QEMU)
+    frontend = Frontend(Path(ground.vhost_pci_pair(1).virtio_net_end.socket), memory("ram/vm2.g1"), dialect=QEMU)
     await frontend.connect()
     await frontend.greet()
     with pytest.raises(HotplugError, match="no driver has started the rings") as caught:
@@ -157,13 +157,13 @@ async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_tha
     async with plugged(ground) as frontend:
         await frontend.stop()
         await frontend.start()
-        front = await ground.hands.backings.front("lan0")
-        assert not ground.hands.backings.works("lan0", front)
+        front = await ground.hands.vhost_pci.backend("lan0")
+        assert not ground.hands.vhost_pci.works("lan0", front)
         repair = plan_repair(
             LINK,
             ground.link.view(),
             ["vm1", "vm2"],
-            ground.hands.backings.view("lan0", front),
+            ground.hands.vhost_pci.view("lan0", front),
             policy="relink",
         )
         assert (repair.keep, repair.unlink, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
@@ -203,7 +203,7 @@ async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_oth
         (front,) = await ground.broker.query_backends()
         refused = front["features"] & -front["features"]
         connection, acknowledge = await answer(ground, 1, front["features"] & ~refused)
-        await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the front end's next device")
+        await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the virtio-net end's next device")
         async with ground.rings(2):
             await state(ground, LinkState.UP)
             (front,) = await ground.broker.query_backends()
