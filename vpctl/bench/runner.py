@@ -31,7 +31,7 @@ LAST_BREATH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Failed:
+class FailedMeasurement:
     """A measurement that gave no figure. `round_` 0 is the warm-up."""
 
     link: str
@@ -46,7 +46,7 @@ class Outcome:
 
     figures: dict[str, list[Figure]] = field(default_factory=dict)
     """Link → figures in the order of their measurement, those of the warm-up left out."""
-    failures: list[Failed] = field(default_factory=list)
+    failures: list[FailedMeasurement] = field(default_factory=list)
     skipped: dict[tuple[str, str], str] = field(default_factory=dict)
     """(link, workload) → why it was not run, or not to its end."""
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Observer(Protocol):
     def measured(self, link: str, figures: Sequence[Figure], round_: int, left: float) -> None:
         """One is done; `left` seconds or so to go."""
 
-    def failed(self, failure: Failed) -> None:
+    def failed(self, failure: FailedMeasurement) -> None:
         """One gave no figure."""
 
     def broken(self, link: str, reason: str) -> None:
@@ -198,7 +198,7 @@ class Runner:
 
     async def _failed(self, subject: _Subject, index: int, round_: int, error: VpctlError) -> None:
         row = subject.tasks[index].row
-        failure = Failed(link=subject.name, row=row, round_=round_, error=error)
+        failure = FailedMeasurement(link=subject.name, row=row, round_=round_, error=error)
         self.outcome.failures.append(failure)
         self._observer.failed(failure)
         self._skip(subject, row.also, f"{row} failed: {error.message}")

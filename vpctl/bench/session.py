@@ -26,7 +26,7 @@ from vpctl.bench.results.result import (
     Skip,
     Timing,
 )
-from vpctl.bench.runner import Failed, Observer, Outcome, Runner
+from vpctl.bench.runner import FailedMeasurement, Observer, Outcome, Runner
 from vpctl.bench.workload import Figure, Pair, Plan
 from vpctl.bench.workloads import WORKLOADS
 from vpctl.errors import NotFoundError, VpctlError, cause_of
@@ -215,7 +215,7 @@ def _link_record(link: LinkSpec) -> LinkRecord:
     return LinkRecord(name=link.name, kind=link.kind, endpoints=(first, second), mtu=link.mtu, queues=link.queues)
 
 
-def _failure(failed: Failed, kinds: Mapping[str, str]) -> Failure:
+def _failure(failed: FailedMeasurement, kinds: Mapping[str, str]) -> Failure:
     return Failure(
         link=failed.link,
         kind=kinds[failed.link],

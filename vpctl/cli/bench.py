@@ -70,9 +70,9 @@ async def bench(
     from vpctl.cli import choose
     from vpctl.cli.view import progress
     from vpctl.cli.view.bench_progress import view
-    from vpctl.client.bench import Asked, Views, compared, measured, measured_file, measured_kinds
+    from vpctl.client.bench import BenchOptions, Views, compared, measured, measured_file, measured_kinds
 
-    asked = Asked(
+    options = BenchOptions(
         links=link or [],
         workloads=chosen(workload or [], crash=crash is not None),
         quick=quick,
@@ -90,14 +90,14 @@ async def bench(
             raise UsageError(
                 "`--compare-kinds` needs a topology file: it boots a pair of its own", hint="vpctl bench --help"
             )
-        result = await measured_kinds(context, file, compare_kinds, asked, views, apart=separate_pairs)
+        result = await measured_kinds(context, file, compare_kinds, options, views, apart=separate_pairs)
         result = compared(result, thresholds)
     elif separate_pairs or threshold:
         raise UsageError("`--separate-pairs` and `--threshold` go with `--compare-kinds`")
     elif file is None:
-        result = await measured(choose.topology(context), asked, views)
+        result = await measured(choose.topology(context), options, views)
     else:
-        result = await measured_file(context, file, asked, views)
+        result = await measured_file(context, file, options, views)
     return written(result, output=output, junit_xml=junit_xml)
 
 

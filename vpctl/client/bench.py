@@ -33,7 +33,7 @@ REBIRTH_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class BenchOptions:
     """What the command line asked for, defaults filled in."""
 
     links: Sequence[str]
@@ -58,34 +58,34 @@ class Views:
     bench: _Observing
 
 
-async def measured(rundir: RunDir, asked: Asked, views: Views) -> BenchResult:
+async def measured(rundir: RunDir, options: BenchOptions, views: Views) -> BenchResult:
     """Measure a topology that runs."""
-    return await measure(rundir, asked, views, before=load_average())
+    return await measure(rundir, options, views, before=load_average())
 
 
-async def measured_file(context: ClientContext, file: Path, asked: Asked, views: Views) -> BenchResult:
+async def measured_file(context: ClientContext, file: Path, options: BenchOptions, views: Views) -> BenchResult:
     """Measure a file's topology, which is booted for it unless it runs."""
     before = load_average()
     topology = load_file(file, context.environ)
-    chosen_links(topology, asked.links)
+    chosen_links(topology, options.links)
     async with booted(context, topology, views, source=source_of(file)) as run:
-        return await run.keeping(measure(run.rundir, asked, views, before=before))
+        return await run.keeping(measure(run.rundir, options, views, before=before))
 
 
 async def measured_kinds(
-    context: ClientContext, file: Path, kinds: str, asked: Asked, views: Views, *, apart: bool
+    context: ClientContext, file: Path, kinds: str, options: BenchOptions, views: Views, *, apart: bool
 ) -> BenchResult:
     """Measure a pair of a file with a link of each kind."""
     before = load_average()
     topology = load_file(file, context.environ)
     rules = kind_rules()
     names = parse_kinds(kinds, rules)
-    links = chosen_links(topology, asked.links)
-    if len(asked.links) > 1:
+    links = chosen_links(topology, options.links)
+    if len(options.links) > 1:
         raise UsageError("`--compare-kinds` takes the pair of one link", hint="give `--link` once")
     derived = comparison(topology, links[0], names, rules, apart=apart)
     async with booted(context, derived, views, source=source_of(file)) as run:
-        return await run.keeping(measure(run.rundir, replace(asked, links=[]), views, before=before))
+        return await run.keeping(measure(run.rundir, replace(options, links=[]), views, before=before))
 
 
 def source_of(file: Path) -> str:
@@ -94,7 +94,7 @@ def source_of(file: Path) -> str:
 
 
 @dataclass(slots=True)
-class Booted:
+class BootedTopology:
     """A topology that runs to be measured."""
 
     rundir: RunDir
@@ -109,14 +109,16 @@ class Booted:
 
 
 @asynccontextmanager
-async def booted(context: ClientContext, topology: Topology, views: Views, *, source: str) -> AsyncIterator[Booted]:
+async def booted(
+    context: ClientContext, topology: Topology, views: Views, *, source: str
+) -> AsyncIterator[BootedTopology]:
     """Have a topology running for as long as the block lasts; one that ran before is left running.
 
     What was booted for it is stopped afterwards; its logs stay unless all went well.
     """
     rundir, ours = await begin(context, topology, source=source)
     outcome = await wait_for_up(context, rundir, ours=ours, keep=False, on_event=views.boot())
-    run = Booted(rundir=rundir)
+    run = BootedTopology(rundir=rundir)
     try:
         require_proved(outcome)
         yield run
@@ -129,11 +131,11 @@ async def booted(context: ClientContext, topology: Topology, views: Views, *, so
             await undo(context, rundir.name, ours, keep_logs=run.keep_logs)
 
 
-async def measure(rundir: RunDir, asked: Asked, views: Views, *, before: Load) -> BenchResult:
+async def measure(rundir: RunDir, options: BenchOptions, views: Views, *, before: Load) -> BenchResult:
     """Measure a topology that runs; `before` is the host's load before anything was booted for it."""
     spec: Any = read_json(rundir.spec)
     run = run_from_json(spec)
-    links = chosen_links(run.topology, asked.links)
+    links = chosen_links(run.topology, options.links)
     async with connect(rundir) as supervisor:
         status = await supervisor.execute("query-status")
     require_up(status, links)
@@ -141,13 +143,13 @@ async def measure(rundir: RunDir, asked: Asked, views: Views, *, before: Load) -
     vms = list(dict.fromkeys(end.vm for one in links for end in one.endpoints))
     async with guests(status, vms, raw) as opened:
         plan = Plan(
-            workloads=asked.workloads,
-            duration=asked.duration,
-            quick=asked.quick,
-            crash=crash_of(rundir, asked.crash, links, opened),
+            workloads=options.workloads,
+            duration=options.duration,
+            quick=options.quick,
+            crash=crash_of(rundir, options.crash, links, opened),
         )
-        request = Request(run=run, links=links, plan=plan, repeats=asked.repeats, load_before=before)
-        with views.bench(repeats=asked.repeats) as observer:
+        request = Request(run=run, links=links, plan=plan, repeats=options.repeats, load_before=before)
+        with views.bench(repeats=options.repeats) as observer:
             return await measure_links(request, opened, raw=raw, observer=observer)
 
 

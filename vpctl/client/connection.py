@@ -27,7 +27,7 @@ class SupervisorLostError(InternalError):
     """The supervisor went away in the middle of a command."""
 
 
-class Supervisor:
+class SupervisorClient:
     """A connection to a supervisor."""
 
     def __init__(self, session: Session) -> None:
@@ -102,7 +102,7 @@ def revive(error: Mapping[str, Any]) -> VpctlError:
 
 
 @asynccontextmanager
-async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncIterator[Supervisor]:
+async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncIterator[SupervisorClient]:
     """Be connected for as long as the block lasts; SupervisorLostError if none answers."""
     require_visible(rundir)
     if not is_locked(rundir.broker_lock):
@@ -119,7 +119,7 @@ async def connect(rundir: RunDir, *, timeout: float = CONNECT_SECONDS) -> AsyncI
             hint=f"see {rundir.service_log('supervisor')}",
         ) from error
     try:
-        yield Supervisor(session)
+        yield SupervisorClient(session)
     finally:
         await session.close()
 

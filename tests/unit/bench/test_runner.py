@@ -14,7 +14,7 @@ import pytest
 from tests.fakes.bench import made_guest, made_pair
 from vpctl.bench import runner as runner_module
 from vpctl.bench.guest import GuestFacts, GuestLostError, Raw
-from vpctl.bench.runner import FAILURES_PER_TASK, Failed, Outcome, Runner
+from vpctl.bench.runner import FAILURES_PER_TASK, FailedMeasurement, Outcome, Runner
 from vpctl.bench.workload import Crash, Figure, Metric, Pair, Plan, Row, Task, Workload, WorkloadError
 from vpctl.guest.ssh import GuestSshError
 from vpctl.process import ProcessId, identify
@@ -87,7 +87,7 @@ class Told:
         self.lines.append(f"{round_} measured {link} {[figure.value for figure in figures]}")
         self.left.append(left)
 
-    def failed(self, failure: Failed) -> None:
+    def failed(self, failure: FailedMeasurement) -> None:
         self.lines.append(f"{failure.round_} failed {failure.link}: {failure.error.message}")
 
     def broken(self, link: str, reason: str) -> None:

@@ -16,7 +16,7 @@ from tests.fakes.guest import Process, guest_running, shell
 from tests.made import PAIR, made_run
 from vpctl.bench.guest import Raw
 from vpctl.bench.results.result import BenchResult, GuestRecord, HostRecord, RawRecord
-from vpctl.bench.runner import Failed, Outcome, Runner
+from vpctl.bench.runner import FailedMeasurement, Outcome, Runner
 from vpctl.bench.session import MANY_OBSERVATIONS, Request, assemble, guests, measure, open_guest, samples, why_broken
 from vpctl.bench.workload import Crash, Figure, Metric, Plan, Row, WorkloadError
 from vpctl.errors import NotFoundError
@@ -131,7 +131,9 @@ def record() -> RawRecord:
 def test_a_result_tells_what_was_asked_what_came_of_it_and_what_did_not() -> None:
     found = outcome(lan0=[figure("ping", 1.0)])
     row = Row(workload="tcp", source="vm1", target="vm2", variant="64 B")
-    found.failures.append(Failed(link="lan0", row=row, round_=2, error=WorkloadError("nothing", hint="look")))
+    found.failures.append(
+        FailedMeasurement(link="lan0", row=row, round_=2, error=WorkloadError("nothing", hint="look"))
+    )
     found.skipped["lan0", "tcp"] = "it failed"
     found.seconds["lan0", "ping"] = 1.23456
     result = assembled(found, quick=True)
@@ -316,7 +318,7 @@ class Silent:
 
     def measured(self, link: str, figures: Sequence[Figure], round_: int, left: float) -> None: ...
 
-    def failed(self, failure: Failed) -> None: ...
+    def failed(self, failure: FailedMeasurement) -> None: ...
 
     def broken(self, link: str, reason: str) -> None: ...
 

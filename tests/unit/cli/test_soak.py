@@ -11,9 +11,9 @@ import pytest
 from tests.made import made_topology
 from vpctl.__main__ import main
 from vpctl.cli.soak import complaints
-from vpctl.client.soak.plan import strikes_of_round
+from vpctl.client.soak.plan import faults_of_round
 from vpctl.client.soak.report import Round, report_schema
-from vpctl.client.soak.run import Soaked
+from vpctl.client.soak.run import SoakTally
 
 
 def made(*, rounds: int, outages: list[float], unrecovered: list[str]) -> dict[str, Any]:
@@ -21,14 +21,14 @@ def made(*, rounds: int, outages: list[float], unrecovered: list[str]) -> dict[s
     entries = [
         Round(
             round=number,
-            strikes=[str(strike) for strike in strikes_of_round(topology, seed=3, number=number)],
+            strikes=[str(planned) for planned in faults_of_round(topology, seed=3, number=number)],
             ok=True,
             seconds=7.5,
             outages_ms=outages,
         )
         for number in range(1, rounds + 1)
     ]
-    return Soaked(seed=3, rounds=entries, outages=outages, recoveries=rounds, unrecovered=unrecovered).as_json()
+    return SoakTally(seed=3, rounds=entries, outages=outages, recoveries=rounds, unrecovered=unrecovered).as_json()
 
 
 WELL = made(rounds=50, outages=[812.5, 3100.0], unrecovered=[])

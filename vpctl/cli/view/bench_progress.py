@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-    from vpctl.bench.runner import Failed, Observer, Runner
+    from vpctl.bench.runner import FailedMeasurement, Observer, Runner
     from vpctl.bench.workload import Figure, Row
 
 
@@ -48,7 +48,7 @@ class Lines:
         for figure in figures:
             self._log.info(f"{self._round(round_)}  {link:<15}  {named(figure):<32} {shown(figure)}")
 
-    def failed(self, failure: Failed) -> None:
+    def failed(self, failure: FailedMeasurement) -> None:
         self._log.info(f"{self._round(failure.round_)}  {failure.link:<15}  {failure.row}: {failure.error.message}")
 
     def broken(self, link: str, reason: str) -> None:
@@ -82,7 +82,7 @@ class Table:
                 row.append(figure)
         self._live.update(self._drawn(), refresh=True)
 
-    def failed(self, failure: Failed) -> None:
+    def failed(self, failure: FailedMeasurement) -> None:
         self._warn(f"link `{failure.link}`: {failure.row}: {failure.error.message}")
 
     def broken(self, link: str, reason: str) -> None:

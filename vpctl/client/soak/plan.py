@@ -15,7 +15,7 @@ from vpctl.recovery.faults import Fault
 from vpctl.topology.model import Topology
 
 
-class Blow(StrEnum):
+class Injection(StrEnum):
     """What a soak does."""
 
     KILL = "kill"
@@ -27,28 +27,28 @@ class Blow(StrEnum):
     BROKER = "kill-broker"
 
 
-FAULTS: Mapping[Blow, Fault | None] = {
-    Blow.KILL: Fault.QEMU_EXIT,
-    Blow.PANIC: Fault.GUEST_PANIC,
-    Blow.HANG: Fault.GUEST_HANG,
-    Blow.STOP: Fault.QEMU_STOPPED,
-    Blow.DEVICE: Fault.DEVICE_LOST,
-    Blow.SUPERVISOR: None,  # no event for any guest or link
-    Blow.BROKER: Fault.BROKER_EXIT,
+FAULTS: Mapping[Injection, Fault | None] = {
+    Injection.KILL: Fault.QEMU_EXIT,
+    Injection.PANIC: Fault.GUEST_PANIC,
+    Injection.HANG: Fault.GUEST_HANG,
+    Injection.STOP: Fault.QEMU_STOPPED,
+    Injection.DEVICE: Fault.DEVICE_LOST,
+    Injection.SUPERVISOR: None,  # no event for any guest or link
+    Injection.BROKER: Fault.BROKER_EXIT,
 }
 
 LONGEST_DELAY = 3.0
-"""Seconds from the first blow of a round to the second, which is to hit the recovery."""
+"""Seconds from the first fault of a round to the second, which is to hit the recovery."""
 
 SECOND = 0.3
 """The share of rounds that begin with a killed VM in which something else is hit while that is recovered."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Strike:
-    """One blow: at a VM, at a VM's device of a link, or at one of vpctl's own processes."""
+class PlannedFault:
+    """One fault to inject: at a VM, at a VM's device of a link, or at one of vpctl's own processes."""
 
-    blow: Blow
+    injection: Injection
     vm: str | None = None
     link: str | None = None
     delay: float = 0.0
@@ -56,32 +56,34 @@ class Strike:
 
     def __str__(self) -> str:
         where = self.vm or ""
-        return f"{self.blow} {where}{f'/{self.link}' if self.link else ''}".rstrip()
+        return f"{self.injection} {where}{f'/{self.link}' if self.link else ''}".rstrip()
 
 
-def strikes_of_round(topology: Topology, *, seed: int, number: int) -> tuple[Strike, ...]:
+def faults_of_round(topology: Topology, *, seed: int, number: int) -> tuple[PlannedFault, ...]:
     """Return what is done in a round, from 1."""
     chance = random.Random(f"{seed}/{number}")
     vms = [vm.name for vm in topology.vms]
-    blow = chance.choice([blow for blow in Blow if blow is not Blow.DEVICE or topology.links])
+    injection = chance.choice(
+        [injection for injection in Injection if injection is not Injection.DEVICE or topology.links]
+    )
     pause = round(chance.uniform(0.0, 1.0), 2)
-    if blow is Blow.DEVICE:
+    if injection is Injection.DEVICE:
         link = chance.choice(topology.links)
-        return (Strike(blow=blow, vm=chance.choice(link.endpoints).vm, link=link.name, delay=pause),)
-    if blow in (Blow.SUPERVISOR, Blow.BROKER):
-        return (Strike(blow=blow, delay=pause),)
-    first = Strike(blow=blow, vm=chance.choice(vms), delay=pause)
-    if blow is not Blow.KILL or chance.random() >= SECOND:
+        return (PlannedFault(injection=injection, vm=chance.choice(link.endpoints).vm, link=link.name, delay=pause),)
+    if injection in (Injection.SUPERVISOR, Injection.BROKER):
+        return (PlannedFault(injection=injection, delay=pause),)
+    first = PlannedFault(injection=injection, vm=chance.choice(vms), delay=pause)
+    if injection is not Injection.KILL or chance.random() >= SECOND:
         return (first,)
     delay = round(chance.uniform(0.0, LONGEST_DELAY), 2)
-    others = [Strike(blow=Blow.KILL, vm=vm, delay=delay) for vm in vms if vm != first.vm]
-    own = [Strike(blow=blow, delay=delay) for blow in (Blow.SUPERVISOR, Blow.BROKER)]
+    others = [PlannedFault(injection=Injection.KILL, vm=vm, delay=delay) for vm in vms if vm != first.vm]
+    own = [PlannedFault(injection=injection, delay=delay) for injection in (Injection.SUPERVISOR, Injection.BROKER)]
     return (first, chance.choice([*others, *own]))
 
 
-def false_alarms(strikes: Sequence[Strike], entries: Iterable[Mapping[str, Any]]) -> list[str]:
+def false_alarms(faults: Sequence[PlannedFault], entries: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the faults in a round's journal that nobody has caused."""
-    caused = {(strike.vm, str(fault)) for strike in strikes if (fault := FAULTS[strike.blow]) is not None}
+    caused = {(planned.vm, str(fault)) for planned in faults if (fault := FAULTS[planned.injection]) is not None}
     return [
         f"{entry.get('vm', 'vpctl')}: {entry['attributes']['fault']}: {entry['attributes'].get('reason', '')}"
         for entry in entries
@@ -89,10 +91,10 @@ def false_alarms(strikes: Sequence[Strike], entries: Iterable[Mapping[str, Any]]
     ]
 
 
-def missed(strikes: Sequence[Strike], entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the first blow of a round if its fault was not named; later ones may hit what is dead already."""
-    first = strikes[0]
-    fault = FAULTS[first.blow]
+def missed(faults: Sequence[PlannedFault], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the first fault of a round if its fault was not named; later ones may hit what is dead already."""
+    first = faults[0]
+    fault = FAULTS[first.injection]
     named = {(entry.get("vm"), entry["attributes"]["fault"]) for entry in entries if entry["type"] == "fault"}
     return [f"{first}: no fault {fault} in the journal"] if fault and (first.vm, str(fault)) not in named else []
 

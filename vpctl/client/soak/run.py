@@ -15,7 +15,16 @@ from typing import Any
 
 from vpctl import wait
 from vpctl.client.connection import connect, try_status
-from vpctl.client.soak.plan import Blow, Census, Strike, false_alarms, leaks, missed, percentiles, strikes_of_round
+from vpctl.client.soak.plan import (
+    Census,
+    Injection,
+    PlannedFault,
+    false_alarms,
+    faults_of_round,
+    leaks,
+    missed,
+    percentiles,
+)
 from vpctl.client.soak.report import Outage, Round, SoakReport
 from vpctl.errors import NotFoundError, ReadyTimeoutError, VerificationError, VpctlError, cause_of
 from vpctl.guest import ssh as guest_ssh
@@ -29,7 +38,7 @@ from vpctl.qmp.session import connect as connect_qmp
 from vpctl.rundir import RunDir, read_json
 
 ROUND_SECONDS = 300.0
-"""For everything to be well again after a blow."""
+"""For everything to be well again after a fault."""
 
 RATE = 100
 """Datagrams per second of each stream."""
@@ -40,7 +49,7 @@ TRAFFIC_SECONDS = 60.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Soaked:
+class SoakTally:
     """What has come of the rounds so far."""
 
     seed: int
@@ -81,40 +90,40 @@ class Soak:
         self._entries: list[dict[str, Any]] = []
         """What the journal has of the present round."""
 
-    async def run(self, *, seed: int, first: int, rounds: int) -> Soaked:
+    async def run(self, *, seed: int, first: int, rounds: int) -> SoakTally:
         """Run rounds `first` to `first + rounds - 1` of a seed; ends early where something does not come up again."""
-        soaked = Soaked(seed=seed)
+        tally = SoakTally(seed=seed)
         self._journal = Reader.at_end(self._rundir.journal)
         before = await self._census(await self._until_well())
         await self._see_traffic()
         for number in range(first, first + rounds):
-            strikes = strikes_of_round(self._run.topology, seed=seed, number=number)
+            faults = faults_of_round(self._run.topology, seed=seed, number=number)
             began = self._begin_round()
-            name = f"round {number}: {', then '.join(str(strike) for strike in strikes)}"
+            name = f"round {number}: {', then '.join(str(planned) for planned in faults)}"
             self._say(name)
             try:
-                await self._round(strikes)
+                await self._round(faults)
             except (VpctlError, ExceptionGroup) as error:
                 cause = cause_of(error)
                 if not isinstance(cause, VpctlError):
                     raise
-                soaked.unrecovered.append(f"{name}: {cause.message}")
-                self._take(soaked, number, strikes, began, ok=False)
-                return soaked
-            self._take(soaked, number, strikes, began, ok=True)
+                tally.unrecovered.append(f"{name}: {cause.message}")
+                self._take(tally, number, faults, began, ok=False)
+                return tally
+            self._take(tally, number, faults, began, ok=True)
         after = await self._census(await self._until_well())
-        soaked.leaks = leaks(before, after, rounds)
-        return soaked
+        tally.leaks = leaks(before, after, rounds)
+        return tally
 
-    async def _round(self, strikes: Sequence[Strike]) -> None:
+    async def _round(self, faults: Sequence[PlannedFault]) -> None:
         async with asyncio.TaskGroup() as group:
-            for index, strike in enumerate(strikes):
-                await wait.pause(strike.delay)
-                group.create_task(self._strike(strike, first=index == 0), name=str(strike))
-        await self._until_well(strikes)
+            for index, planned in enumerate(faults):
+                await wait.pause(planned.delay)
+                group.create_task(self._inject(planned, first=index == 0), name=str(planned))
+        await self._until_well(faults)
         await self._see_traffic()
 
-    def _take(self, soaked: Soaked, number: int, strikes: Sequence[Strike], began: float, *, ok: bool) -> None:
+    def _take(self, tally: SoakTally, number: int, faults: Sequence[PlannedFault], began: float, *, ok: bool) -> None:
         entries = self._entries_of_round()
         ends = [entry["attributes"] for entry in entries if entry["type"] == "recovery.end"]
         outages = [
@@ -123,48 +132,48 @@ class Soak:
             for link in end.get("links", ())
             if isinstance(link, dict) and link["outage_ms"] is not None
         ]
-        alarms = false_alarms(strikes, entries) + missed(strikes, entries)
-        soaked.recoveries += sum(bool(end["ok"]) for end in ends)
-        soaked.outages += outages
-        soaked.alarms += [f"round {number}: {alarm}" for alarm in alarms]
-        soaked.rounds.append(
+        alarms = false_alarms(faults, entries) + missed(faults, entries)
+        tally.recoveries += sum(bool(end["ok"]) for end in ends)
+        tally.outages += outages
+        tally.alarms += [f"round {number}: {alarm}" for alarm in alarms]
+        tally.rounds.append(
             Round(
                 round=number,
-                strikes=[str(strike) for strike in strikes],
+                strikes=[str(planned) for planned in faults],
                 ok=ok and not alarms,
                 seconds=round(time.monotonic() - began, 1),
                 outages_ms=outages,
             )
         )
 
-    # Section: blows
+    # Section: faults
 
-    async def _strike(self, strike: Strike, *, first: bool) -> None:
-        match strike.blow:
-            case Blow.SUPERVISOR:
+    async def _inject(self, planned: PlannedFault, *, first: bool) -> None:
+        match planned.injection:
+            case Injection.SUPERVISOR:
                 _kill(self._own(SUPERVISOR))
-            case Blow.BROKER:
+            case Injection.BROKER:
                 with contextlib.suppress(OSError, ValueError):
                     _kill(identify(int(self._rundir.broker_pid.read_text(encoding="utf-8"))))
-            case Blow.DEVICE:
-                await self._remove_device(strike)
+            case Injection.DEVICE:
+                await self._remove_device(planned)
             case _:
                 try:
                     async with connect(self._rundir) as supervisor:
-                        await supervisor.job("crash", vm=strike.vm, how=str(strike.blow))
+                        await supervisor.job("crash", vm=planned.vm, how=str(planned.injection))
                 except NotFoundError:
                     if first:  # a later one may find its victim dead
                         raise
 
-    async def _remove_device(self, strike: Strike) -> None:
-        assert strike.vm is not None
-        assert strike.link is not None
-        generations = self._recorded("links", strike.link)["plugged"].get(strike.vm)
+    async def _remove_device(self, planned: PlannedFault) -> None:
+        assert planned.vm is not None
+        assert planned.link is not None
+        generations = self._recorded("links", planned.link)["plugged"].get(planned.vm)
         if not generations:
-            raise NotFoundError(f"`{strike.vm}` has no device of `{strike.link}`")
-        device = device_id(strike.link, max(generations))
-        path = self._rundir.people_qmp_socket(strike.vm)
-        async with connect_qmp(path, vm=strike.vm, timeout=10.0) as session:
+            raise NotFoundError(f"`{planned.vm}` has no device of `{planned.link}`")
+        device = device_id(planned.link, max(generations))
+        path = self._rundir.people_qmp_socket(planned.vm)
+        async with connect_qmp(path, vm=planned.vm, timeout=10.0) as session:
             await session.execute("device_del", {"id": device})
 
     def _own(self, name: str) -> ProcessId | None:
@@ -191,13 +200,13 @@ class Soak:
             raise NotFoundError(f"`{self._rundir.name}` has no record of `{name}`")
         return found
 
-    async def _until_well(self, strikes: Sequence[Strike] = ()) -> dict[str, Any]:
+    async def _until_well(self, faults: Sequence[PlannedFault] = ()) -> dict[str, Any]:
         """Wait until everything is up and what was hit has been seen; return the status."""
         seen = "nothing"
 
         async def well() -> dict[str, Any] | None:
             nonlocal seen
-            if strikes and missed(strikes, entries := self._entries_of_round()):
+            if faults and missed(faults, entries := self._entries_of_round()):
                 seen = f"{len(entries)} journal entries, no fault"
                 return None
             status = await try_status(self._rundir)

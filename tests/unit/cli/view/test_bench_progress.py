@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from vpctl.bench.runner import Failed
+from vpctl.bench.runner import FailedMeasurement
 from vpctl.bench.workload import Figure, Metric, Row
 from vpctl.cli.view import bench_progress
 from vpctl.cli.view.progress import LiveLog
@@ -40,7 +40,7 @@ def progress(log: Log) -> str:
         seen.began("lan0", ROW, 1)
         seen.measured("lan0", [made_figure(812.0)], 1, 60.0)
         seen.began("lan1", ROW, 1)
-        seen.failed(Failed(link="lan1", row=ROW, round_=1, error=VerificationError("nothing arrived")))
+        seen.failed(FailedMeasurement(link="lan1", row=ROW, round_=1, error=VerificationError("nothing arrived")))
         seen.broken("lan1", "no packets")
     stream = log.stream
     assert isinstance(stream, io.StringIO)

@@ -11,14 +11,14 @@ from tests.made import made_topology
 from vpctl.client.soak.plan import (
     FAULTS,
     LONGEST_DELAY,
-    Blow,
     Census,
-    Strike,
+    Injection,
+    PlannedFault,
     false_alarms,
+    faults_of_round,
     leaks,
     missed,
     percentiles,
-    strikes_of_round,
 )
 
 TOPOLOGY = made_topology(("ab0", "a", "b"), ("bc0", "b", "c"))
@@ -30,30 +30,39 @@ numbers = st.integers(1, 10**6)
 
 @given(seeds, numbers)
 def test_a_round_is_the_same_whenever_it_is_asked_for(seed: int, number: int) -> None:
-    strikes = strikes_of_round(TOPOLOGY, seed=seed, number=number)
-    assert strikes == strikes_of_round(TOPOLOGY, seed=seed, number=number)
-    assert 1 <= len(strikes) <= 2
+    faults = faults_of_round(TOPOLOGY, seed=seed, number=number)
+    assert faults == faults_of_round(TOPOLOGY, seed=seed, number=number)
+    assert 1 <= len(faults) <= 2
     names = {vm.name for vm in TOPOLOGY.vms}
-    for strike in strikes:
-        assert 0 <= strike.delay <= LONGEST_DELAY
-        assert (strike.vm in names) == (strike.blow not in (Blow.SUPERVISOR, Blow.BROKER))
-        if strike.link is not None:
-            assert strike.vm in {end.vm for end in TOPOLOGY.link(strike.link).endpoints}
-    assert len({strike.vm for strike in strikes}) == len(strikes), "no VM is hit twice"
+    for planned in faults:
+        assert 0 <= planned.delay <= LONGEST_DELAY
+        assert (planned.vm in names) == (planned.injection not in (Injection.SUPERVISOR, Injection.BROKER))
+        if planned.link is not None:
+            assert planned.vm in {end.vm for end in TOPOLOGY.link(planned.link).endpoints}
+    assert len({planned.vm for planned in faults}) == len(faults), "no VM is hit twice"
 
 
 def test_some_hundred_rounds_have_every_blow_at_every_vm_and_at_recoveries() -> None:
-    rounds = [strikes_of_round(TOPOLOGY, seed=1, number=number) for number in range(1, 401)]
-    firsts = {(strikes[0].blow, strikes[0].vm) for strikes in rounds}
-    assert {blow for blow, _ in firsts} == set(Blow)
+    rounds = [faults_of_round(TOPOLOGY, seed=1, number=number) for number in range(1, 401)]
+    firsts = {(faults[0].injection, faults[0].vm) for faults in rounds}
+    assert {injection for injection, _ in firsts} == set(Injection)
     for vm in TOPOLOGY.vms:
-        assert {blow for blow, name in firsts if name == vm.name} == set(Blow) - {Blow.SUPERVISOR, Blow.BROKER}
-    assert {strikes[1].blow for strikes in rounds if len(strikes) > 1} == {Blow.KILL, Blow.SUPERVISOR, Blow.BROKER}
+        assert {injection for injection, name in firsts if name == vm.name} == set(Injection) - {
+            Injection.SUPERVISOR,
+            Injection.BROKER,
+        }
+    assert {faults[1].injection for faults in rounds if len(faults) > 1} == {
+        Injection.KILL,
+        Injection.SUPERVISOR,
+        Injection.BROKER,
+    }
 
 
 @given(seeds, numbers)
 def test_a_topology_without_links_loses_no_device(seed: int, number: int) -> None:
-    assert all(strike.blow is not Blow.DEVICE for strike in strikes_of_round(ALONE, seed=seed, number=number))
+    assert all(
+        planned.injection is not Injection.DEVICE for planned in faults_of_round(ALONE, seed=seed, number=number)
+    )
 
 
 def fault(name: str, vm: str | None = None) -> dict[str, Any]:
@@ -62,20 +71,20 @@ def fault(name: str, vm: str | None = None) -> dict[str, Any]:
 
 
 def test_a_fault_that_was_caused_is_no_false_alarm_and_any_other_is() -> None:
-    strikes = (Strike(blow=Blow.HANG, vm="a"), Strike(blow=Blow.BROKER))
+    faults = (PlannedFault(injection=Injection.HANG, vm="a"), PlannedFault(injection=Injection.BROKER))
     entries = [fault("guest-hang", "a"), fault("broker-exit"), {"type": "vm.state", "attributes": {}}]
-    assert false_alarms(strikes, entries) == []
-    assert false_alarms(strikes, [*entries, fault("guest-hang", "b")]) == ["b: guest-hang: why"]
-    assert false_alarms(strikes, [fault("qemu-exit", "a")]) == ["a: qemu-exit: why"]
+    assert false_alarms(faults, entries) == []
+    assert false_alarms(faults, [*entries, fault("guest-hang", "b")]) == ["b: guest-hang: why"]
+    assert false_alarms(faults, [fault("qemu-exit", "a")]) == ["a: qemu-exit: why"]
 
 
 def test_a_blow_that_nobody_noticed_is_missed() -> None:
-    for blow, named in FAULTS.items():
-        vm = None if blow in (Blow.SUPERVISOR, Blow.BROKER) else "a"
-        strikes = (Strike(blow=blow, vm=vm),)
-        assert bool(missed(strikes, [fault("guest-hang", "b")])) == (named is not None)
+    for injection, named in FAULTS.items():
+        vm = None if injection in (Injection.SUPERVISOR, Injection.BROKER) else "a"
+        faults = (PlannedFault(injection=injection, vm=vm),)
+        assert bool(missed(faults, [fault("guest-hang", "b")])) == (named is not None)
         if named is not None:
-            assert missed(strikes, [fault(str(named), vm)]) == []
+            assert missed(faults, [fault(str(named), vm)]) == []
 
 
 BEFORE = Census(processes=4, sockets=9, files={"broker": 20, "vm/a.1": 60}, memory={"broker": 10.0})

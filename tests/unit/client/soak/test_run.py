@@ -11,7 +11,7 @@ import pytest
 from tests.fakes.broker import made
 from tests.fakes.guest import Process, guest_running
 from tests.made import made_run
-from vpctl.client.soak.plan import Blow, Census, Strike
+from vpctl.client.soak.plan import Census, Injection, PlannedFault
 from vpctl.client.soak.run import Soak
 from vpctl.errors import NotFoundError
 from vpctl.guest.ssh import Address
@@ -26,12 +26,12 @@ def rundir(directories: Directories) -> RunDir:
 
 
 class Unhurt(Soak):
-    """A soak whose blows hit nothing, of a topology that is always well; its traffic is looked for as ever."""
+    """A soak whose faults hit nothing, of a topology that is always well; its traffic is looked for as ever."""
 
-    async def _strike(self, strike: Strike, *, first: bool) -> None:
+    async def _inject(self, planned: PlannedFault, *, first: bool) -> None:
         self.struck = True
 
-    async def _until_well(self, strikes: Any = ()) -> dict[str, Any]:
+    async def _until_well(self, faults: Any = ()) -> dict[str, Any]:
         return {}
 
     async def _census(self, status: Mapping[str, Any]) -> Census:
@@ -68,19 +68,19 @@ async def test_a_round_that_ends_by_a_guests_words_is_in_the_report(rundir: RunD
 
     async with guest_running(rundir, answer) as address:
         soak = soak_of(rundir, address)
-        soaked = await soak.run(seed=1, first=4, rounds=3)
-    (unrecovered,) = soaked.unrecovered
+        tally = await soak.run(seed=1, first=4, rounds=3)
+    (unrecovered,) = tally.unrecovered
     assert unrecovered.startswith("round 4: ")
     assert re.search(message, unrecovered)
-    assert [entry.round for entry in soaked.rounds] == [4]
-    assert not soaked.ok
+    assert [entry.round for entry in tally.rounds] == [4]
+    assert not tally.ok
 
 
 async def test_a_device_that_is_not_there_is_an_error_of_ours(rundir: RunDir) -> None:
     soak = soak_of(rundir, Address(vm="vm1", port=1, user="root", identity=rundir.identity, host_key=None))
     for vm, link, message in (("vm2", "lan0", "no device of `lan0`"), ("vm1", "lan1", "no record of `lan1`")):
         with pytest.raises(NotFoundError, match=message):
-            await soak._remove_device(Strike(blow=Blow.DEVICE, vm=vm, link=link))
+            await soak._remove_device(PlannedFault(injection=Injection.DEVICE, vm=vm, link=link))
     rundir.status.unlink()
     with pytest.raises(NotFoundError, match="no record of `lan0`"):
-        await soak._remove_device(Strike(blow=Blow.DEVICE, vm="vm1", link="lan0"))
+        await soak._remove_device(PlannedFault(injection=Injection.DEVICE, vm="vm1", link="lan0"))
