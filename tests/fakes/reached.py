@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from tests.fakes.qmp_server import FakeQemu, serving
 from vpctl.qmp.session import Session, connect
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
 
@@ -22,10 +22,10 @@ class Reached(Machine):
 
 
 @asynccontextmanager
-async def reached(world: World, vm: str, qemu: FakeQemu) -> AsyncIterator[Reached]:
+async def reached(state: TopologyState, vm: str, qemu: FakeQemu) -> AsyncIterator[Reached]:
     """Have a VM of a world reach this QEMU for as long as the block lasts."""
-    machine = world.machines[vm] = Reached(vm, world.run, world.rundir, world.journal, world.save)
+    machine = state.machines[vm] = Reached(vm, state.run, state.rundir, state.journal, state.save)
     machine.ended = asyncio.get_running_loop().create_future()
-    path = world.rundir.qmp_socket(vm)
+    path = state.rundir.qmp_socket(vm)
     async with serving(path, qemu), connect(path, vm=vm, timeout=5, of_qemu=True) as machine.session:
         yield machine

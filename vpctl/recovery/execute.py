@@ -71,28 +71,28 @@ async def _repair(repair: Repair, hands: Hands, recorder: Recorder) -> float:
     for vm, generation in repair.hold:
         with step("hold", vm, generation):
             await hands.hold(vm, repair.link, generation)
-    for vm, generation in repair.unlink:
+    for vm, generation in repair.link_down:
         with step("unlink", vm, generation):
-            await hands.unlink(vm, repair.link, generation)
+            await hands.link_down(vm, repair.link, generation)
     for vm, generation in repair.unplug:
         with step("unplug", vm, generation):
             await hands.unplug(vm, repair.link, generation)
     async with hands.expecting(repair.link, survivors):
         await _connect(repair, survivors, hands, recorder)
         with _step("verify", repair.link, [repair.first, repair.second], repair, hands, recorder):
-            return await hands.prove(repair.link)
+            return await hands.verify(repair.link)
 
 
 async def _connect(repair: Repair, survivors: Sequence[str], hands: Hands, recorder: Recorder) -> None:
     """Put a link together of which nothing is left that is to go."""
-    if repair.first not in survivors or repair.unlink or repair.hold:
+    if repair.first not in survivors or repair.link_down or repair.hold:
         # The rest of a survivor's part can be done only when the other's guest is there.
         recorder.survivor_repaired(survivors)
         survivors = []
-    for vm in repair.relinks:
+    for vm in repair.link_up:
         await hands.until_ready(repair.second)
         with _step("link", f"{vm}/{repair.link}", [vm], repair, hands, recorder):
-            await hands.link(vm, repair)
+            await hands.link_up(vm, repair)
     for vm in repair.plugs:
         if vm not in survivors:
             await hands.until_ready(vm)

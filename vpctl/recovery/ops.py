@@ -21,7 +21,7 @@ class Hands(Protocol):
     async def fence(self, vm: str) -> None:
         """Make sure that a VM's QEMU is gone: killed, and its pidfd has signalled."""
 
-    async def release(self, vm: str, generation: int) -> None:
+    async def free_ram(self, vm: str, generation: int) -> None:
         """Give back what a life of a VM that is over had of the host."""
 
     def is_booting(self, vm: str) -> bool:
@@ -42,10 +42,10 @@ class Hands(Protocol):
     async def hold(self, vm: str, link: str, generation: int) -> None:
         """See that the rings of a device at a VM's end can be gone on with, and free them of the dead other end."""
 
-    async def unlink(self, vm: str, link: str, generation: int) -> None:
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
         """Have a device at a VM's end let go of the other end, its carrier off."""
 
-    async def link(self, vm: str, repair: Repair) -> None:
+    async def link_up(self, vm: str, repair: Repair) -> None:
         """Let the device that stays at a VM's end begin anew with the other end that is to come."""
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
@@ -55,9 +55,9 @@ class Hands(Protocol):
         """Put a link's end into a VM; where a repair holds rings, see that its guest goes on with them."""
 
     def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
-        """Have these VMs, which live, look for packets over a link until the block ends, for `prove`."""
+        """Have these VMs, which live, look for packets over a link until the block ends, for `verify`."""
 
-    async def prove(self, link: str) -> float:
+    async def verify(self, link: str) -> float:
         """See a verified packet each way over a link; return when (CLOCK_MONOTONIC), or raise VerificationError.
 
         EndGoneError, at once, if an end has no device any more.

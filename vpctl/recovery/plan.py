@@ -44,7 +44,7 @@ class Repair:
     second: str
     keep: tuple[str, ...] = ()
     """The VMs whose device stays, and whose link is set up again for the other end."""
-    unlink: tuple[tuple[str, int], ...] = ()
+    link_down: tuple[tuple[str, int], ...] = ()
     """(VM, generation) of the devices that stay, but whose link is set down first: that stops their rings."""
     hold: tuple[tuple[str, int], ...] = ()
     """(VM, generation) of the devices that stay as they are, their rings too, which the other end goes on with."""
@@ -55,7 +55,7 @@ class Repair:
         return tuple(vm for vm in (self.first, self.second) if vm not in self.keep)
 
     @property
-    def relinks(self) -> tuple[str, ...]:
+    def link_up(self) -> tuple[str, ...]:
         """The VMs whose link is set up when the other's guest is there."""
         return () if self.hold else self.keep
 
@@ -81,14 +81,14 @@ class RecoveryPlan:
         steps = [("fence", self.vm)] if self.recreate else []
         for repair in self.repairs:
             steps += [("hold", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.hold]
-            steps += [("unlink", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unlink]
+            steps += [("unlink", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.link_down]
             steps += [("unplug", f"{vm}/{repair.link}.g{generation}") for vm, generation in repair.unplug]
             if repair.first in repair.plugs and repair.first != self.vm:
                 steps.append(("plug", f"{repair.first}/{repair.link}.g{repair.generation}"))
         if self.recreate:
             steps.append(("boot", f"{self.vm} (generation {self.generation})"))
         for repair in self.repairs:
-            steps += [("link", f"{vm}/{repair.link}") for vm in repair.relinks]
+            steps += [("link", f"{vm}/{repair.link}") for vm in repair.link_up]
             steps += [
                 (repair.plug_step, f"{vm}/{repair.link}.g{repair.generation}")
                 for vm in repair.plugs
@@ -155,7 +155,7 @@ def plan_repair(
         first=first,
         second=second,
         keep=keep,
-        unlink=own if not idle and policy != RESUME else (),
+        link_down=own if not idle and policy != RESUME else (),
         hold=own if policy == RESUME else (),
     )
 

@@ -11,7 +11,7 @@ AT_ONCE_SECONDS = 10.0
 
 
 @dataclass(kw_only=True, slots=True)
-class Series:
+class Attempts:
     """The attempts at one VM: at most `attempts`, with pauses that double from `backoff`."""
 
     attempts: int

@@ -15,9 +15,9 @@ from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.fault_response import FaultResponse
 from vpctl.supervisor.recover import Recoveries
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import END_SECONDS, Machine
 
 PROBES = 3
@@ -70,16 +70,16 @@ class BringUp:
 
     def __init__(
         self,
-        world: World,
+        state: TopologyState,
         broker: Callable[[], BrokerClient],
         recoveries: Recoveries,
-        alarms: Alarms,
+        fault_response: FaultResponse,
         group: asyncio.TaskGroup,
     ) -> None:
-        self._world = world
+        self._state = state
         self._broker = broker
         self._recoveries = recoveries
-        self._alarms = alarms
+        self._fault_response = fault_response
         self._group = group
 
     async def run(self, *, explicit: bool) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class BringUp:
             on_step=self._recoveries.progress,
         )
         try:
-            if explicit and self._world.up is None and not self._world.run.keep:
+            if explicit and self._state.up is None and not self._state.run.keep:
                 await self._all_or_nothing(recorder)
             else:
                 _raise_first(await self._everything(recorder, explicit=explicit))
@@ -114,7 +114,7 @@ class BringUp:
         async with asyncio.TaskGroup() as group:
             boots = [
                 group.create_task(self._vm(machine, explicit=explicit, deaths=deaths), name=f"up-{name}")
-                for name, machine in self._world.machines.items()
+                for name, machine in self._state.machines.items()
             ]
             connecting = group.create_task(
                 execute.connect_links(self._links(explicit=explicit), self._recoveries.hands, recorder),
@@ -137,34 +137,34 @@ class BringUp:
             await deaths.close()
 
     async def _verified(self, recorder: Recorder) -> dict[str, Any]:
-        lives = {name: machine.generation for name, machine in self._world.machines.items()}
-        checks = await self._world.probe_all(count=PROBES, seconds=PROBE_SECONDS)
+        lives = {name: machine.generation for name, machine in self._state.machines.items()}
+        checks = await self._state.probe_all(count=PROBES, seconds=PROBE_SECONDS)
         for check in checks:
             if not check["ok"] and (why := self._why_gone(check["link"], lives)) is not None:
                 check["reason"] = why
-        for name, link in self._world.links.items():  # whatever was believed of it
+        for name, link in self._state.links.items():  # whatever was believed of it
             of_link = [check for check in checks if check["link"] == name]
             if any("not_provable" in check for check in of_link):
                 continue  # it is in its user's hands
             if not all(check["ok"] for check in of_link):
                 in_recovery = self._why_gone(name, lives) is not None
-                if not link.rests and not in_recovery and not self._world.paused(name):
+                if not link.rests and not in_recovery and not self._state.paused(name):
                     link.set_state(LinkState.FAILED)
             elif link.state is LinkState.FAILED:  # its first packets were lost, these were not
                 link.set_state(LinkState.UP)
-        self._world.up = {
-            "timings": [entry for machine in self._world.machines.values() for entry in machine.timings],
+        self._state.up = {
+            "timings": [entry for machine in self._state.machines.values() for entry in machine.timings],
             "steps": recorder.steps,
             "checks": checks,
         }
-        self._world.save()
-        return {**self._world.status(), **self._world.up}
+        self._state.save()
+        return {**self._state.status(), **self._state.up}
 
     def _why_gone(self, link: str, lives: Mapping[str, int]) -> str | None:
         """Return which VM of a link has ended since it had these generations, None if none has."""
-        for end in self._world.topology.link(link).endpoints:
-            machine = self._world.machines[end.vm]
-            if not self._world.is_alive(machine.name):
+        for end in self._state.topology.link(link).endpoints:
+            machine = self._state.machines[end.vm]
+            if not self._state.is_alive(machine.name):
                 return f"`{machine.name}` is {machine.state}: {machine.reason or 'it has ended meanwhile'}"
             if machine.generation != lives[machine.name]:
                 return f"`{machine.name}` has ended meanwhile, and was recovered"
@@ -172,11 +172,11 @@ class BringUp:
 
     def _links(self, *, explicit: bool) -> list[str]:
         """Return the links to see to: after a takeover none that is repaired by hand only, or rests."""
-        every = explicit or self._world.up is None
+        every = explicit or self._state.up is None
         return [
             link.name
-            for link in self._world.topology.links
-            if every or (link.recovery.mode == "auto" and not self._world.links[link.name].rests)
+            for link in self._state.topology.links
+            if every or (link.recovery.mode == "auto" and not self._state.links[link.name].rests)
         ]
 
     async def _vm(self, machine: Machine, *, explicit: bool, deaths: Deaths | None = None) -> VpctlError | None:
@@ -184,7 +184,7 @@ class BringUp:
         try:
             await self._to_ready(machine, explicit=explicit)
         except Exception as raised:  # whatever it is, it is this VM's
-            error = self._world.foreseen(raised, name="up", vm=machine.name)
+            error = self._state.foreseen(raised, name="up", vm=machine.name)
             machine.set_state(VmState.FAILED, reason=error.message)
             if deaths is not None:
                 deaths.add(error)
@@ -212,7 +212,7 @@ class BringUp:
             return
         else:
             return
-        self._alarms.watch(machine)
+        self._fault_response.watch(machine)
 
     def _wants_recovery(self, machine: Machine, *, explicit: bool) -> bool:
         if machine.state is VmState.CRASHED:
@@ -221,10 +221,10 @@ class BringUp:
 
     def _failed(self, error: VpctlError, *, explicit: bool) -> VpctlError:
         """End everything but the logs, unless the user wants to look at it; returns the error, to be raised."""
-        self._world.journal.write("command", attributes={"command": "up", "error": error.message})
-        first = self._world.up is None
-        if explicit and first and not self._world.run.keep:
-            self._group.create_task(self._world.contained(self._stop_soon, name="stop"), name="stop")
+        self._state.journal.write("command", attributes={"command": "up", "error": error.message})
+        first = self._state.up is None
+        if explicit and first and not self._state.run.keep:
+            self._group.create_task(self._state.contained(self._stop_soon, name="stop"), name="stop")
         return error
 
     async def _stop_soon(self) -> None:

@@ -14,7 +14,7 @@ from vpctl.broker.protocol import BackendEvent, BrokerFailure, Exit
 from vpctl.errors import VpctlError
 from vpctl.process_record import process_name
 from vpctl.recovery.faults import Fault
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 
 RESTART_PAUSE = 0.2
 """Seconds between attempts at a new broker."""
@@ -34,14 +34,14 @@ class Listener(Protocol):
         """A broker died, at `died` (CLOCK_MONOTONIC), and its successor has adopted these; reports the repair."""
 
 
-class Bond:
+class BrokerConnection:
     """Holds the connection; `client` while there is one."""
 
     listener: Listener
     """Set before `keep`: whoever listens uses the broker, so each needs the other."""
 
-    def __init__(self, world: World, take_exit: Callable[[Exit], None]) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, take_exit: Callable[[Exit], None]) -> None:
+        self._state = state
         self._take_exit = take_exit
         self._client: BrokerClient | None = None
         self.connected = asyncio.Event()
@@ -57,7 +57,7 @@ class Bond:
         died: float | None = None
         while True:
             try:
-                async with connect(self._world.rundir) as client:
+                async with connect(self._state.rundir) as client:
                     self._client = client
                     if died is not None:
                         await self._repaired(client, died)
@@ -67,30 +67,30 @@ class Bond:
             except BrokerGoneError:
                 pass
             except Exception as raised:
-                self._world.foreseen(raised, name="broker")
+                self._state.foreseen(raised, name="broker")
                 await wait.pause(RESTART_PAUSE)
             self._client = None
             self.connected.clear()
-            if self._world.rundir.stopping.exists() or not self._world.rundir.run.exists():
+            if self._state.rundir.stopping.exists() or not self._state.rundir.run.exists():
                 raise TopologyOverError
             if died is None:
                 died = time.monotonic()
-                self._world.journal.write("fault", attributes={"fault": str(Fault.BROKER_EXIT)})
+                self._state.journal.write("fault", attributes={"fault": str(Fault.BROKER_EXIT)})
             await self._start_another()
 
     async def _start_another(self) -> None:
         try:
-            await start_broker(self._world.rundir)
+            await start_broker(self._state.rundir)
         except VpctlError as error:
             # Somebody else may have started one, or is stopping everything; the next round will tell.
             step = {"name": "start-broker", "target": "broker", "ok": False, "error": error.message}
-            self._world.journal.write("recovery.step", attributes=step)
+            self._state.journal.write("recovery.step", attributes=step)
             await wait.pause(RESTART_PAUSE)
 
     async def _repaired(self, client: BrokerClient, died: float) -> None:
         """Find the QEMUs that ended while there was no broker to see it, and have what it served repaired."""
         running = {child.name: child.process for child in await client.list()}
-        for name, machine in self._world.machines.items():
+        for name, machine in self._state.machines.items():
             if machine.process is not None and running.get(process_name(name)) != machine.process:
                 ended = Exit(
                     name=process_name(name),
@@ -99,7 +99,7 @@ class Bond:
                     status=None,
                     monotonic=died,
                 )
-                self._world.guarded(partial(self._take_exit, ended), name="exit", vm=name)
+                self._state.guarded(partial(self._take_exit, ended), name="exit", vm=name)
         self.listener.broker_returned(died, running)
 
     async def _take_news(self, client: BrokerClient) -> None:
@@ -112,7 +112,7 @@ class Bond:
                     await asyncio.wait({event, gone}, return_when=asyncio.FIRST_COMPLETED)
                     if not event.done():
                         return
-                    self._world.guarded(partial(self._take, event.result()), name="broker-event")
+                    self._state.guarded(partial(self._take, event.result()), name="broker-event")
                 finally:
                     event.cancel()
         finally:
@@ -124,7 +124,7 @@ class Bond:
             return
         if isinstance(event, BrokerFailure):
             reason = f"{event.work}: {event.message}"
-            self._world.journal.write("warning", attributes={"warning": "broker-failure", "reason": reason})
+            self._state.journal.write("warning", attributes={"warning": "broker-failure", "reason": reason})
             return
         followed = isinstance(event, BackendEvent)
         if isinstance(event, BackendEvent):
@@ -132,6 +132,6 @@ class Bond:
         else:
             attributes = {"device": event.name, "end": event.end, "id": event.id}
         link = event.name.rpartition(".")[0]
-        self._world.journal.write(f"link.{event.what}", link=link, attributes=attributes)
+        self._state.journal.write(f"link.{event.what}", link=link, attributes=attributes)
         if followed:  # a device that leaves does so because it, or its QEMU, is on its way out
             self.listener.look(link)

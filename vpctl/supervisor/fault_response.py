@@ -16,10 +16,10 @@ from vpctl.recovery.detect import Finding
 from vpctl.recovery.faults import Fault, Incident, fault_of_exit
 from vpctl.recovery.ops import Hands
 from vpctl.recovery.state import LinkState, VmState
-from vpctl.supervisor.state import World
-from vpctl.supervisor.vm.exit import Ended, describe_end
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.vm.exit import VmEnd, describe_end
 from vpctl.supervisor.vm.machine import Machine
-from vpctl.supervisor.watch.interfaces import Ends
+from vpctl.supervisor.watch.interfaces import InterfaceWatch
 from vpctl.supervisor.watch.qemu import Watch
 from vpctl.tasks import FOR_EVER, ONCE, Again
 
@@ -28,7 +28,7 @@ LOSSES, LOSSES_SECONDS = 5, 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
+class DetectedFault:
     """The end of a VM's life as something to work on."""
 
     fault: Fault
@@ -50,14 +50,14 @@ class Starter(Protocol):
         """Whether a VM is brought back without being asked for."""
 
 
-class Alarms:
+class FaultResponse:
     """Watches VMs that are ready, and acts on what happens to them."""
 
-    def __init__(self, world: World, group: asyncio.TaskGroup, recoveries: Starter) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, group: asyncio.TaskGroup, recoveries: Starter) -> None:
+        self._state = state
         self._group = group
         self._recoveries = recoveries
-        self._ends = Ends(world, group, self.take_link_fault)
+        self._interface_watch = InterfaceWatch(state, group, self.take_link_fault)
         self._losses: dict[str, list[float]] = {}
         """Link → when its devices were removed of late (CLOCK_MONOTONIC)."""
         self.injected: dict[str, float] = {}
@@ -74,27 +74,27 @@ class Alarms:
     def _start(self, work: Callable[[], Awaitable[None]], what: str, vm: str, *, again: Again = ONCE) -> None:
         """Start work of one VM, which ends no other's."""
         name = f"{what}-{vm}"
-        self._group.create_task(self._world.contained(work, name=name, vm=vm, again=again), name=name)
+        self._group.create_task(self._state.contained(work, name=name, vm=vm, again=again), name=name)
 
     async def _look(self, machine: Machine, generation: int) -> None:
         if machine.generation != generation:
             return
         found = partial(self._take_finding, machine, generation)
-        await Watch(machine, found, lambda: self._ends.take(machine)).run()
+        await Watch(machine, found, lambda: self._interface_watch.take(machine)).run()
 
     # Section: VMs
 
     async def _await_end(self, machine: Machine, generation: int) -> None:
         assert machine.ended is not None
         ended = await asyncio.shield(machine.ended)
-        if machine.generation == generation and self._world.is_alive(machine.name):
-            self.take(machine, seen_of_end(ended))
+        if machine.generation == generation and self._state.is_alive(machine.name):
+            self.take(machine, fault_of_end(ended))
 
     def _take_finding(self, machine: Machine, generation: int, finding: Finding) -> None:
-        if machine.generation == generation and self._world.is_alive(machine.name):
-            self.take(machine, Seen(fault=finding.fault, at=finding.since, reason=finding.reason))
+        if machine.generation == generation and self._state.is_alive(machine.name):
+            self.take(machine, DetectedFault(fault=finding.fault, at=finding.since, reason=finding.reason))
 
-    def take(self, machine: Machine, seen: Seen) -> None:
+    def take(self, machine: Machine, seen: DetectedFault) -> None:
         """Act on the end of a VM's life; its QEMU may still be there, and is fenced by the recovery."""
         attributes = {
             "fault": str(seen.fault),
@@ -102,11 +102,11 @@ class Alarms:
             "status": seen.status,
             "reason": seen.reason,
         }
-        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
-        for link in self._world.topology.links_of(machine.name):
-            self._world.links[link.name].set_state(LinkState.DOWN)
+        self._state.journal.write("fault", vm=machine.name, attributes=attributes)
+        for link in self._state.topology.links_of(machine.name):
+            self._state.links[link.name].set_state(LinkState.DOWN)
         if seen.process_ended:
-            self._world.forget(machine.name)
+            self._state.forget(machine.name)
         if seen.fault is Fault.GUEST_POWEROFF:
             machine.set_state(VmState.STOPPED, reason="the guest powered off")
             generation = machine.generation
@@ -120,7 +120,7 @@ class Alarms:
 
     async def _release(self, vm: str, generation: int) -> None:
         with contextlib.suppress(VpctlError):  # a broker that dies just now has it no more
-            await self._recoveries.hands.release(vm, generation)
+            await self._recoveries.hands.free_ram(vm, generation)
 
     # Section: reboots
 
@@ -128,11 +128,11 @@ class Alarms:
         """The guest reboots: its QEMU, with every device in it, lives on."""
         reason = "the guest was reset"
         attributes = {"fault": str(Fault.GUEST_REBOOT), "generation": machine.generation, "reason": reason}
-        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
+        self._state.journal.write("fault", vm=machine.name, attributes=attributes)
         machine.begin_reboot()
-        for link in self._world.topology.links_of(machine.name):
-            if self._world.links[link.name].state is LinkState.UP:
-                self._world.links[link.name].set_state(LinkState.DOWN)
+        for link in self._state.topology.links_of(machine.name):
+            if self._state.links[link.name].state is LinkState.UP:
+                self._state.links[link.name].set_state(LinkState.DOWN)
         generation = machine.generation
         self._start(lambda: self._await_reboot(machine, generation), "reboot", machine.name)
 
@@ -140,11 +140,11 @@ class Alarms:
         try:
             await machine.finish_reboot()
         except Exception as raised:
-            error = self._world.foreseen(raised, name="reboot", vm=machine.name)
+            error = self._state.foreseen(raised, name="reboot", vm=machine.name)
             if machine.generation == generation and machine.is_rebooting:
                 # A QEMU that ended is `_await_end`'s affair; this is a guest that does not come back.
                 reason = f"after a reboot: {error.message}"
-                self.take(machine, Seen(fault=Fault.GUEST_HANG, at=time.monotonic(), reason=reason))
+                self.take(machine, DetectedFault(fault=Fault.GUEST_HANG, at=time.monotonic(), reason=reason))
         else:
             # It boots again in the same QEMU: links that went down only come up again.
             self._recoveries.start(machine.name)
@@ -153,8 +153,8 @@ class Alarms:
 
     def _take_deleted(self, machine: Machine, device: str) -> None:
         """A device has gone that nobody here has asked to go."""
-        for spec in self._world.topology.links_of(machine.name):
-            known = self._world.links[spec.name]
+        for spec in self._state.topology.links_of(machine.name):
+            known = self._state.links[spec.name]
             generations = known.plugged.get(machine.name, ())
             if device in [device_id(spec.name, generation) for generation in generations]:
                 # Else it is a repair's affair. It is `down` where rings stopped before their device had gone.
@@ -169,9 +169,9 @@ class Alarms:
 
         `at`: since when, if that is longer ago than now (CLOCK_MONOTONIC).
         """
-        machine, known = self._world.machines[vm], self._world.links[link]
+        machine, known = self._state.machines[vm], self._state.links[link]
         attributes: Mapping[str, Any] = {"fault": str(fault), "reason": reason}
-        self._world.journal.write("fault", vm=vm, link=link, attributes=attributes)
+        self._state.journal.write("fault", vm=vm, link=link, attributes=attributes)
         if fault is Fault.DEVICE_LOST and self._is_lost_for_good(link):
             known.give_up(
                 f"its devices were removed more than {LOSSES} times within {LOSSES_SECONDS:g} s, at last in `{vm}`:"
@@ -183,7 +183,7 @@ class Alarms:
         if machine.incident is None:
             began = self.injected.pop(vm, now if at is None else at)
             machine.incident = Incident(fault=fault, at=began, detected_at=now)
-        if self._world.topology.link(link).recovery.mode == "auto" and self._world.is_ready(vm):
+        if self._state.topology.link(link).recovery.mode == "auto" and self._state.is_ready(vm):
             self._recoveries.start(vm, automatic=True)
 
     def _is_lost_for_good(self, link: str) -> bool:
@@ -197,9 +197,9 @@ class Alarms:
         return len(recent) >= LOSSES
 
 
-def seen_of_end(ended: Ended) -> Seen:
+def fault_of_end(ended: VmEnd) -> DetectedFault:
     """Return what the end of a QEMU, or of its guest, means."""
-    return Seen(
+    return DetectedFault(
         fault=fault_of_exit(ended.status, ended.signs),
         at=ended.monotonic,
         reason=describe_end(ended),

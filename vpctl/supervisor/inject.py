@@ -13,9 +13,9 @@ from vpctl.errors import NotFoundError, ReadyTimeoutError, UsageError, VpctlErro
 from vpctl.guest import ssh as guest_ssh
 from vpctl.recovery.faults import How, Incident
 from vpctl.recovery.state import VmState
-from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.fault_response import FaultResponse
 from vpctl.supervisor.recover import Recoveries
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
 PANIC = "echo 1 >/proc/sys/kernel/sysrq && echo c >/proc/sysrq-trigger"
@@ -42,12 +42,12 @@ PATIENCE = 10.0
 """How much longer than its limits say a fault may take to be detected: a guest's own time is slow on a busy host."""
 
 
-class Crashes:
+class FaultInjector:
     """Injects faults and waits until they are seen."""
 
-    def __init__(self, world: World, alarms: Alarms, recoveries: Recoveries) -> None:
-        self._world = world
-        self._alarms = alarms
+    def __init__(self, state: TopologyState, fault_response: FaultResponse, recoveries: Recoveries) -> None:
+        self._state = state
+        self._fault_response = fault_response
         self._recoveries = recoveries
 
     async def crash(self, vm: str, how: How) -> dict[str, Any]:
@@ -55,13 +55,13 @@ class Crashes:
 
         Raises ReadyTimeoutError if it was not, NotFoundError if the VM is not ready.
         """
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         # A kill is possible at any time: in the middle of a boot, too.
         if machine.process is None or (how is not How.KILL and machine.state is not VmState.READY):
             raise NotFoundError(f"VM `{vm}` is {machine.state}, not ready", hint="vpctl status")
         pid, life = machine.process.pid, (machine.process, machine.generation)
         attributes = {"command": "crash", "how": str(how), "pid": pid}
-        self._world.journal.write("command", vm=vm, attributes=attributes)
+        self._state.journal.write("command", vm=vm, attributes=attributes)
         health = machine.spec.vm.health
         limit = 30.0 + PATIENCE * max(health.heartbeat, health.qmp_timeout)
         old = machine.incident
@@ -80,7 +80,7 @@ class Crashes:
             raise ReadyTimeoutError(f"`{how}` of `{vm}` was not detected within {limit:g} s") from error
         finally:
             seeing.cancel()
-            self._alarms.injected.pop(vm, None)
+            self._fault_response.injected.pop(vm, None)
         seen: Mapping[str, Any] = {}
         if incident is not None:
             ms = round((incident.detected_at - incident.at) * 1000, 1)
@@ -101,7 +101,7 @@ class Crashes:
     async def _inject(self, machine: Machine, how: How) -> None:
         if how in (How.PANIC, How.HANG):
             ssh = await machine.ssh()  # what may fail before there is a fault
-        self._alarms.injected[machine.name] = time.monotonic()
+        self._fault_response.injected[machine.name] = time.monotonic()
         self._recoveries.forgiven.add(machine.name)
         match how:
             case How.KILL | How.STOP:
@@ -118,4 +118,4 @@ class Crashes:
                     message = f"`{machine.name}` cannot be made to {how}: {reason}"
                     raise UsageError(message, hint="its ssh user has to be root, with sysrq or util-linux there")
                 if done is not None:  # only now is it about to happen: a guest may take its time to start a command
-                    self._alarms.injected[machine.name] = time.monotonic()
+                    self._fault_response.injected[machine.name] = time.monotonic()

@@ -13,7 +13,7 @@ from vpctl.tasks import described, traceback_of
 
 
 class Foreseen(Protocol):
-    """Makes whatever a command raised an error that can be told, see `World.foreseen`."""
+    """Makes whatever a command raised an error that can be told, see `TopologyState.foreseen`."""
 
     def __call__(self, error: Exception, *, name: str) -> VpctlError:
         """Return the error."""

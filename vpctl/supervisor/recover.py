@@ -17,10 +17,10 @@ from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.ops import Hands
 from vpctl.recovery.plan import RecoveryPlan, plan_recovery
 from vpctl.recovery.report import Recorder
-from vpctl.recovery.retry import Series
+from vpctl.recovery.retry import Attempts
 from vpctl.recovery.state import LinkState, RingsView, VmState
 from vpctl.supervisor.jobs import Jobs
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.supervisor.watch import examine
 
@@ -39,27 +39,27 @@ LAST_BREATH_SECONDS = 2.0
 class Recoveries:
     """Brings VMs back: by itself where the topology says so, else when asked."""
 
-    def __init__(self, world: World, jobs: Jobs) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, jobs: Jobs) -> None:
+        self._state = state
         self._jobs = jobs
         self.hands: Hands
         """Set right after construction: the hands watch what they boot, so each needs the other."""
         self._reports: dict[str, dict[str, Any]] = {}
-        self._series: dict[str, Series] = {}
+        self._series: dict[str, Attempts] = {}
         """VM → how often it has died at once of late."""
         self.forgiven: set[str] = set()
         """The VMs whose next death is an injected one, which says nothing of them."""
 
     def is_automatic(self, vm: str) -> bool:
         """Whether a VM is brought back without being asked for: unless all of its links say `mode: manual`."""
-        links = self._world.topology.links_of(vm)
+        links = self._state.topology.links_of(vm)
         return not links or any(link.recovery.mode == "auto" for link in links)
 
     def start(
         self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
     ) -> dict[str, Any]:
         """Start the recovery of a VM, or join the one that runs; see `Jobs.start` and `recover`."""
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         dead = (VmState.CRASHED, VmState.STOPPED, VmState.FAILED)
         if not self._jobs.is_running(f"recover/{vm}") and machine.state in dead:
             # At once, so that a repair which waits for this VM knows that somebody works on it.
@@ -79,7 +79,7 @@ class Recoveries:
         stay down. Raises RecoveryError if traffic could not be verified.
         """
         self.check_policy(vm, policy)
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         while machine.is_rebooting and not force:
             await machine.changed.wait()
         if machine.state is VmState.READY and machine.incident is None and not force:
@@ -87,7 +87,7 @@ class Recoveries:
             try:
                 incident = await self._examine_while_ready(machine)
             except Exception as raised:
-                error = self._world.foreseen(raised, name="examine", vm=vm)
+                error = self._state.foreseen(raised, name="examine", vm=vm)
                 if machine.incident is None and machine.state is VmState.READY:
                     raise error from raised  # what has befallen it meanwhile is recovered all the same
             if incident is None and machine.incident is None and machine.state is VmState.READY:
@@ -102,7 +102,7 @@ class Recoveries:
         if machine.state is VmState.READY and recorder.fault is Fault.GUEST_REBOOT:
             # What it does not find to be well is repaired.
             verify = partial(self._verify_after_reboot, machine, recorder)
-            await self._world.contained(verify, name="verify-after-reboot", vm=vm)
+            await self._state.contained(verify, name="verify-after-reboot", vm=vm)
         return await self._with_retries(machine, recorder, automatic=automatic, policy=policy)
 
     async def _examine_while_ready(self, machine: Machine) -> Incident | None:
@@ -126,27 +126,27 @@ class Recoveries:
             fault, reason = found
             ills.append(reason)
         else:
-            broken = await examine.broken_links(self._world, machine.name)
+            broken = await examine.broken_links(self._state, machine.name)
             if not broken:
                 return None
             fault = Fault.DRIVER_WEDGED
             for name, reason in broken.items():  # whatever was believed of it
                 ills.append(f"{name}: {reason}")
-                self._world.links[name].set_state(LinkState.DOWN)
+                self._state.links[name].set_state(LinkState.DOWN)
         attributes = {"fault": str(fault), "generation": machine.generation, "reason": "; ".join(ills)}
-        self._world.journal.write("fault", vm=machine.name, attributes=attributes)
+        self._state.journal.write("fault", vm=machine.name, attributes=attributes)
         return Incident(fault=fault, at=began, detected_at=time.monotonic())
 
     async def _verify_after_reboot(self, machine: Machine, recorder: Recorder) -> None:
         """Look which links of a guest that has rebooted carry packets without repair."""
         recorder.boot_ms = machine.boot_ms
-        for link in self._world.topology.links_of(machine.name):
-            known = self._world.links[link.name]
+        for link in self._state.topology.links_of(machine.name):
+            known = self._state.links[link.name]
             if not LINK_KINDS[link.kind].outlives_reset(link, machine.spec.vm):
                 continue  # it is down, and gets a new device
             async with known.lock:
                 with recorder.step("verify", link.name):
-                    checks = await self._world.probe(link.name, count=1)
+                    checks = await self._state.probe(link.name, count=1)
                 if all(check["ok"] for check in checks):
                     known.set_state(LinkState.UP)
                     recorder.outages[link.name] = recorder.since_fault()
@@ -158,28 +158,28 @@ class Recoveries:
 
         A VM that died at once after its last recovery goes on where that one's count was, unless a user asks.
         """
-        series = self._series_of(machine, automatic=automatic)
+        attempts = self._series_of(machine, automatic=automatic)
         if machine.incident is None:  # what a successor is to finish
             machine.incident = Incident(fault=recorder.fault, at=recorder.fault_at, detected_at=recorder.detected_at)
         error: VpctlError | None = None
-        while (pause := series.next_pause()) is not None:
+        while (pause := attempts.next_pause()) is not None:
             while machine.is_rebooting:
                 await machine.changed.wait()
-            if not self._world.is_ready(machine.name):
+            if not self._state.is_ready(machine.name):
                 machine.set_state(VmState.RECOVERING)
             await wait.pause(pause)
             try:
                 checks = await self._bring_back(machine, recorder, automatic=automatic, policy=policy)
                 report = self._recovered(machine, recorder, checks)
             except Exception as raised:
-                caught = self._world.foreseen(raised, name="recovery", vm=machine.name)
+                caught = self._state.foreseen(raised, name="recovery", vm=machine.name)
                 error = error or caught
-                attributes = {"attempt": series.attempt, "of": series.attempts, "error": caught.message}
-                self._world.journal.write("recovery.step", vm=machine.name, attributes=attributes)
+                attributes = {"attempt": attempts.attempt, "of": attempts.attempts, "error": caught.message}
+                self._state.journal.write("recovery.step", vm=machine.name, attributes=attributes)
             else:
-                series.recovered(time.monotonic())
+                attempts.recovered(time.monotonic())
                 return report
-        raise self._failed(machine, recorder, error or series.exhausted(machine.name)) from error
+        raise self._failed(machine, recorder, error or attempts.exhausted(machine.name)) from error
 
     async def _bring_back(
         self, machine: Machine, recorder: Recorder, *, automatic: bool, policy: str | None
@@ -194,7 +194,7 @@ class Recoveries:
             plan = self.plan(machine.name, automatic=automatic, policy=policy)
             names += [repair.link for repair in plan.repairs if repair.link not in names]
             for repair in plan.repairs:
-                self._world.links[repair.link].asked = policy
+                self._state.links[repair.link].asked = policy
             await execute.recover_vm(plan, self.hands, recorder)
             while machine.is_rebooting:  # a survivor that was reset, or that did so by itself
                 await machine.changed.wait()
@@ -214,7 +214,7 @@ class Recoveries:
         raise RecoveryError(f"links of `{machine.name}` go down again and again", hint="vpctl events")
 
     async def _check(self, links: list[str]) -> dict[str, Any]:
-        """Check those of some links whose guests both live, as `World.check` does.
+        """Check those of some links whose guests both live, as `TopologyState.check` does.
 
         A link whose other guest dies is brought back with that one, and says nothing against this recovery.
         """
@@ -222,14 +222,14 @@ class Recoveries:
         for link in links:
             if self._has_guests(link):
                 try:
-                    entries += (await self._world.check([link]))["links"]
+                    entries += (await self._state.check([link]))["links"]
                 except VpctlError:
                     if not await self._loses_a_guest(link):
                         raise
         return {"schema_version": 1, "ok": all(entry["ok"] for entry in entries), "links": entries}
 
     def _has_guests(self, link: str) -> bool:
-        return all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints)
+        return all(self._state.is_alive(end.vm) for end in self._state.topology.link(link).endpoints)
 
     async def _loses_a_guest(self, link: str) -> bool:
         """Whether a guest of a link is gone; its connection breaks a moment before that is seen."""
@@ -246,7 +246,7 @@ class Recoveries:
         """Return the links of a VM that are to be brought back, and could be, and are not up."""
         return [
             link.name
-            for link in self._world.topology.links_of(machine.name)
+            for link in self._state.topology.links_of(machine.name)
             if (not automatic or link.recovery.mode == "auto")
             and self._has_guests(link.name)
             and self._wants_repair(link.name, automatic=automatic)
@@ -254,16 +254,16 @@ class Recoveries:
 
     def _wants_repair(self, link: str, *, automatic: bool) -> bool:
         """Whether a link between guests that live is not as it should be; whether one that rests is, a user says."""
-        known = self._world.links[link]
+        known = self._state.links[link]
         return known.state is not LinkState.UP and not (automatic and known.rests)
 
     def _require_ready(self, machine: Machine) -> None:
-        if not self._world.is_ready(machine.name):
+        if not self._state.is_ready(machine.name):
             raise RecoveryError(f"`{machine.name}` is {machine.state} again: {machine.reason or 'it died'}")
 
-    def _series_of(self, machine: Machine, *, automatic: bool) -> Series:
+    def _series_of(self, machine: Machine, *, automatic: bool) -> Attempts:
         health_spec, incident = machine.spec.vm.health, machine.incident
-        fresh = Series(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
+        fresh = Attempts(attempts=max(1, health_spec.retries), backoff=health_spec.backoff)
         if incident is not None and incident.fault is Fault.DEVICE_LOST:
             return fresh  # somebody's will each time, and no sign that the VM will not live
         old = self._series.get(machine.name)
@@ -278,13 +278,13 @@ class Recoveries:
         if machine.state is not VmState.READY:
             machine.set_state(VmState.FAILED, reason=error.message)
         machine.incident = None
-        self._world.save()
+        self._state.save()
         links = {
-            link.name: self._world.links[link.name].state is LinkState.UP
-            for link in self._world.topology.links_of(machine.name)
+            link.name: self._state.links[link.name].state is LinkState.UP
+            for link in self._state.topology.links_of(machine.name)
         }
         report = recorder.result(ok=False, total_ms=recorder.since_fault(), links=links)
-        self._world.journal.write("recovery.end", vm=machine.name, attributes={**report, "error": error.message})
+        self._state.journal.write("recovery.end", vm=machine.name, attributes={**report, "error": error.message})
         hint = error.hint or f"vpctl logs {machine.name}; logs are in {machine.logs}"
         return RecoveryError(error.message, hint=hint, details=error.details)
 
@@ -294,15 +294,15 @@ class Recoveries:
         total_ms = max((recorder.outages.get(name, 0.0) for name in names), default=0.0) or recorder.since_fault()
         report = recorder.result(ok=True, total_ms=total_ms, links=dict.fromkeys(names, True))
         machine.incident = None
-        self._world.save()  # or else a successor, whenever it comes, would finish what has ended
+        self._state.save()  # or else a successor, whenever it comes, would finish what has ended
         self._reports[machine.name] = report
-        self._world.journal.write("recovery.end", vm=machine.name, attributes=report)
+        self._state.journal.write("recovery.end", vm=machine.name, attributes=report)
         return {"schema_version": 1, **report, "check": checks}
 
     def _recorder(self, machine: Machine, policy: str | None) -> Recorder:
         now = time.monotonic()
         incident = machine.incident or Incident(fault=Fault.QEMU_EXIT, at=now, detected_at=now)
-        policies = [link.recovery.policy for link in self._world.topology.links_of(machine.name)]
+        policies = [link.recovery.policy for link in self._state.topology.links_of(machine.name)]
         return Recorder(
             vm=machine.name,
             fault=incident.fault,
@@ -315,14 +315,14 @@ class Recoveries:
     def progress(self, step: Mapping[str, Any]) -> None:
         """Write a finished step down."""
         attributes = {key: value for key, value in step.items() if key != "vm"}
-        self._world.journal.write("recovery.step", vm=step["vm"] or None, attributes=attributes)
+        self._state.journal.write("recovery.step", vm=step["vm"] or None, attributes=attributes)
 
     def plan(
         self, vm: str, *, policy: str | None = None, force: bool = False, automatic: bool = False
     ) -> RecoveryPlan:
         """Plan a recovery from what is known now; see `recover`."""
-        links = self._world.topology.links_of(vm)
-        recreate = force or not self._world.is_ready(vm)
+        links = self._state.topology.links_of(vm)
+        recreate = force or not self._state.is_ready(vm)
         return plan_recovery(
             [
                 link
@@ -331,9 +331,9 @@ class Recoveries:
                 and (recreate or self._wants_repair(link.name, automatic=automatic))
             ],
             vm,
-            generation=self._world.machines[vm].generation,
-            links={name: link.view() for name, link in self._world.links.items()},
-            alive=[name for name in self._world.machines if self._world.is_alive(name)],
+            generation=self._state.machines[vm].generation,
+            links={name: link.view() for name, link in self._state.links.items()},
+            alive=[name for name in self._state.machines if self._state.is_alive(name)],
             recreate=recreate,
             rings={link.name: RingsView(vm=front) for link in links if (front := virtio_net_end(link)) is not None},
             policy=policy,
@@ -341,7 +341,7 @@ class Recoveries:
 
     def check_policy(self, vm: str, policy: str | None) -> None:
         """Raise UsageError unless every link of a VM knows the policy."""
-        for link in self._world.topology.links_of(vm) if policy is not None else ():
+        for link in self._state.topology.links_of(vm) if policy is not None else ():
             known = LINK_KINDS[link.kind].rules.policies
             if policy not in known:
                 message = f"link `{link.name}` of kind {link.kind} knows no policy `{policy}`"
@@ -350,7 +350,7 @@ class Recoveries:
     def _healthy(self, vm: str) -> dict[str, Any]:
         """Return the report of a recovery that found nothing to do."""
         well = {"ok": True, "outage_ms": 0.0, "policy": None}
-        links = [{"link": link.name, **well} for link in self._world.topology.links_of(vm)]
+        links = [{"link": link.name, **well} for link in self._state.topology.links_of(vm)]
         times = dict.fromkeys(("detect_ms", "survivor_ms", "boot_ms", "total_ms", "overhead_ms"), 0.0)
         report = {"vm": vm, "fault": None, "policy": None, "ok": True, "steps": [], **times, "links": links}
         return {"schema_version": 1, "healthy": True, **report, "last": self._reports.get(vm)}

@@ -26,17 +26,17 @@ from vpctl.qmp.hotplug import devices
 from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.broker_connection import Bond, TopologyOverError
+from vpctl.supervisor.broker_connection import BrokerConnection, TopologyOverError
 from vpctl.supervisor.commands import Commands
 from vpctl.supervisor.control import ControlServer
-from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.fault_response import FaultResponse
 from vpctl.supervisor.hotplug.ops import Hands
-from vpctl.supervisor.inject import Crashes
+from vpctl.supervisor.inject import FaultInjector
 from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.record import Record, afresh, read_record
 from vpctl.supervisor.recover import Recoveries
-from vpctl.supervisor.state import World
-from vpctl.supervisor.watch.vrings import Follower
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.watch.vrings import VringWatch
 from vpctl.tasks import FOR_EVER
 
 
@@ -44,8 +44,8 @@ class Supervisor:
     """Puts the parts together; `run` lasts until the topology is over or SIGTERM comes."""
 
     def __init__(self, run: Run, rundir: RunDir) -> None:
-        self._world = World(run, rundir)
-        self._bond = Bond(self._world, self._take_exit)
+        self._state = TopologyState(run, rundir)
+        self._broker_connection = BrokerConnection(self._state, self._take_exit)
 
     async def run(self) -> None:
         """Take over what runs, bring up what does not, and serve."""
@@ -58,88 +58,92 @@ class Supervisor:
         except* TopologyOverError:
             pass
         finally:
-            for machine in self._world.machines.values():
+            for machine in self._state.machines.values():
                 with contextlib.suppress(Exception):
                     await machine.close()
 
     async def _serve(self, group: asyncio.TaskGroup) -> None:
-        world = self._world
+        state = self._state
         control = ControlServer(
-            world.rundir.control_socket, world.foreseen, may_ask=lambda connection: may_ask(connection, world.rundir)
+            state.rundir.control_socket, state.foreseen, may_ask=lambda connection: may_ask(connection, state.rundir)
         )
-        jobs = Jobs(group, control.event, world.foreseen)
-        recoveries = Recoveries(self._world, jobs)
-        alarms = Alarms(self._world, group, recoveries)
-        hands = Hands(self._world, self._bond.client, alarms.watch)
+        jobs = Jobs(group, control.event, state.foreseen)
+        recoveries = Recoveries(self._state, jobs)
+        fault_response = FaultResponse(self._state, group, recoveries)
+        hands = Hands(self._state, self._broker_connection.client, fault_response.watch)
         recoveries.hands = hands
-        follower = self._bond.listener = Follower(self._world, hands, recoveries, group, alarms.take_link_fault)
-        bring_up = BringUp(self._world, self._bond.client, recoveries, alarms, group)
-        commands = Commands(self._world, jobs, recoveries, bring_up, Crashes(self._world, alarms, recoveries))
-        self._world.journal.listeners += [self._world.journalled, _tell(control)]
-        world.guarded(lambda: hold_images(world), name="hold-images")
-        group.create_task(self._bond.keep(), name="broker")
-        group.create_task(self._world.keep_logs_limited(), name="logs")
-        await self._bond.connected.wait()
-        known = await self._take_over(alarms)
+        vring_watch = self._broker_connection.listener = VringWatch(
+            self._state, hands, recoveries, group, fault_response.take_link_fault
+        )
+        bring_up = BringUp(self._state, self._broker_connection.client, recoveries, fault_response, group)
+        commands = Commands(
+            self._state, jobs, recoveries, bring_up, FaultInjector(self._state, fault_response, recoveries)
+        )
+        self._state.journal.listeners += [self._state.journalled, _tell(control)]
+        state.guarded(lambda: hold_images(state), name="hold-images")
+        group.create_task(self._broker_connection.keep(), name="broker")
+        group.create_task(self._state.keep_logs_limited(), name="logs")
+        await self._broker_connection.connected.wait()
+        known = await self._take_over(fault_response)
         # The socket opens when there is something to tell, so that no client is told of a state that this
         # supervisor has not looked at yet.
-        serve = world.contained(lambda: control.run(commands.execute), name="control", again=FOR_EVER)
+        serve = state.contained(lambda: control.run(commands.execute), name="control", again=FOR_EVER)
         group.create_task(serve, name="control")
         jobs.start("up", lambda: bring_up.run(explicit=not known))
-        follower.look_at_all()
+        vring_watch.look_at_all()
 
     def _take_exit(self, exit_: Exit) -> None:
         kind, _, vm = exit_.name.partition("/")
-        if kind == "vm" and vm in self._world.machines:
-            self._world.machines[vm].take_exit(exit_)
+        if kind == "vm" and vm in self._state.machines:
+            self._state.machines[vm].take_exit(exit_)
 
     # Section: taking over
 
-    async def _take_over(self, alarms: Alarms) -> bool:
+    async def _take_over(self, fault_response: FaultResponse) -> bool:
         """Adopt what a supervisor before this one left; False at a first start."""
-        world = self._world
-        children = {child.name: child for child in await self._bond.client().list()}
+        state = self._state
+        children = {child.name: child for child in await self._broker_connection.client().list()}
         record = read_record(
-            read_json(world.rundir.status), run_id=world.run.run_id, vms=world.machines, links=world.links
+            read_json(state.rundir.status), run_id=state.run.run_id, vms=state.machines, links=state.links
         )
-        if record is None and any(process_name(name) in children for name in world.machines):
-            record = Record(unread=[*world.machines, *world.links])  # guests that run are never begun anew for that
+        if record is None and any(process_name(name) in children for name in state.machines):
+            record = Record(unread=[*state.machines, *state.links])  # guests that run are never begun anew for that
         if record is not None:
             await self._restore(record, children)
             attributes = {"command": "take-over", "adopted": sorted(children)}
-            world.journal.write("command", attributes=attributes)
-        world.loaded = True
-        world.save()
+            state.journal.write("command", attributes=attributes)
+        state.loaded = True
+        state.save()
         # Only now: a recovery that began before everything is known would meet with the bring-up.
-        for machine in world.machines.values():
+        for machine in state.machines.values():
             if machine.state is VmState.READY:
-                alarms.watch(machine)
+                fault_response.watch(machine)
         return record is not None
 
     async def _restore(self, record: Record, children: Mapping[str, Child]) -> None:
         """Take over what was written down; what was not is asked of broker and QEMUs."""
-        world = self._world
-        world.up = record.up
+        state = self._state
+        state.up = record.up
         for name, entry in record.links.items():
-            world.links[name].restore(entry)
+            state.links[name].restore(entry)
         for timing in record.timings:
-            world.machines[timing["vm"]].timings.append(timing)
-        for name in world.machines:
+            state.machines[timing["vm"]].timings.append(timing)
+        for name in state.machines:
             child = children.get(process_name(name))
             entry = record.vms.get(name) or afresh(name, child.generation if child is not None else 0)
-            await world.contained(partial(self._adopt, entry, child), name="take-over", vm=name)
-        for name in world.links:
+            await state.contained(partial(self._adopt, entry, child), name="take-over", vm=name)
+        for name in state.links:
             if name not in record.links:
-                await world.contained(partial(self._look_for_devices, name), name="take-over", link=name)
+                await state.contained(partial(self._look_for_devices, name), name="take-over", link=name)
         if record.unread:
-            hint = f"{world.rundir.status} is damaged or another version's; what it does not tell is looked for"
-            world.journal.write("warning", attributes={"warning": "record", "unread": record.unread, "hint": hint})
+            hint = f"{state.rundir.status} is damaged or another version's; what it does not tell is looked for"
+            state.journal.write("warning", attributes={"warning": "record", "unread": record.unread, "hint": hint})
 
     async def _look_for_devices(self, link: str) -> None:
         """Ask the QEMUs that run for a link's devices, of whatever generation."""
-        known = self._world.links[link]
-        for end in self._world.topology.link(link).endpoints:
-            machine = self._world.machines[end.vm]
+        known = self._state.links[link]
+        for end in self._state.topology.link(link).endpoints:
+            machine = self._state.machines[end.vm]
             if machine.process is None:
                 continue
             with contextlib.suppress(VpctlError):  # a QEMU that does not answer is recovered, its devices with it
@@ -149,7 +153,7 @@ class Supervisor:
                     known.plugging(end.vm, generation)
 
     async def _adopt(self, entry: Mapping[str, Any], child: Child | None) -> None:
-        machine = self._world.machines[entry["name"]]
+        machine = self._state.machines[entry["name"]]
         state = VmState(entry["state"])
         machine.restore(entry)
         if child is not None and state is not VmState.STOPPED:
@@ -162,16 +166,16 @@ class Supervisor:
             machine.lost_unseen(machine.recorded_exit() or unknown)
 
 
-def hold_images(world: World) -> None:
+def hold_images(state: TopologyState) -> None:
     """Mark the built images that the VMs boot as in use, for the life of this process."""
-    built = [spec.boot.kernel for spec in world.run.machines.values() if not spec.boot.disk_overlay]
+    built = [spec.boot.kernel for spec in state.run.machines.values() if not spec.boot.disk_overlay]
     for directory in {Path(kernel).parent for kernel in built}:
         image = load_image(directory)
         try:
             if image is not None:
                 hold(image)
         except HostError as error:  # guests that run have its files open; one that crashes cannot come back
-            world.journal.write("command", attributes={"command": "hold-image", "error": error.message})
+            state.journal.write("command", attributes={"command": "hold-image", "error": error.message})
 
 
 def _tell(control: ControlServer) -> Any:

@@ -42,7 +42,7 @@ MOST_PROBES = 4
 """Of one VM at once: a guest that QEMU emulates starts a command in half a second, 48 at once in half a minute."""
 
 
-class World:
+class TopologyState:
     """The topology as it is now; written down at every change, so that a successor can take over."""
 
     def __init__(self, run: Run, rundir: RunDir) -> None:
@@ -202,7 +202,7 @@ class World:
 
     async def _guest(self, end: Endpoint) -> traffic.Guest:
         machine = self.machines[end.vm]
-        return traffic.Guest(end=end, ssh=await machine.ssh(), agent=machine.ways.agent)
+        return traffic.Guest(end=end, ssh=await machine.ssh(), agent=machine.connections.agent)
 
     def _end(self, link: str, vm: str) -> LinkEnd:
         """Return what a VM that is ready has said of its end of a link."""

@@ -75,7 +75,7 @@ class FakeHands:
             if where == vm:
                 numbers.clear()
 
-    async def release(self, vm: str, generation: int) -> None:
+    async def free_ram(self, vm: str, generation: int) -> None:
         await self.step(f"release {vm}.g{generation}")
 
     def is_booting(self, vm: str) -> bool:
@@ -126,10 +126,10 @@ class FakeHands:
     def policy_failed(self, repair: Repair) -> None:
         self.against[repair.link] |= {repair.policy}
 
-    async def unlink(self, vm: str, link: str, generation: int) -> None:
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
         await self.step(f"unlink {vm}/{link}.g{generation}")
 
-    async def link(self, vm: str, repair: Repair) -> None:
+    async def link_up(self, vm: str, repair: Repair) -> None:
         await self.step(f"link {vm}/{repair.link}")
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
@@ -147,7 +147,7 @@ class FakeHands:
         yield
         del self.expected[link]
 
-    async def prove(self, link: str) -> float:
+    async def verify(self, link: str) -> float:
         await self.step(f"prove {link}")
         self.up.add(link)
         return time.monotonic() if self.seen_at is None else self.seen_at

@@ -101,7 +101,7 @@ def test_a_link_with_a_front_end_begins_there_whoever_lives(  # type: ignore[no-
     assert (repair.first, repair.second) == (front, other)
     one = len(view.plugged.get(front, ())) == 1
     assert repair.keep == ((front,) if idle and front in alive and one else ())
-    assert repair.unlink == ()
+    assert repair.link_down == ()
     assert repair.plugs == tuple(vm for vm in (front, other) if vm not in repair.keep)
     order = list(dict.fromkeys(vm for vm, _ in repair.unplug))
     expected = [vm for vm in (front, other) if vm in alive and view.plugged.get(vm) and vm not in repair.keep]
@@ -152,9 +152,9 @@ def test_by_relink_a_front_end_that_lives_keeps_its_device_and_is_linked_when_th
         ("verify", "ab0"),
     ]
     (repair,) = plan_recovery(links, "b", recreate=True, **given, **rings).repairs  # type: ignore[arg-type]
-    assert (repair.keep, repair.unlink, repair.plugs) == ((), (), ("b", "a")), "a dead one has nothing to keep"
+    assert (repair.keep, repair.link_down, repair.plugs) == ((), (), ("b", "a")), "a dead one has nothing to keep"
     lost = plan_repair(links[0], view, ["a", "b"], RingsView(vm="b", served=False), policy="relink")
-    assert (lost.keep, lost.unlink) == ((), ()), "what has no back-end is not helped by its link"
+    assert (lost.keep, lost.link_down) == ((), ()), "what has no back-end is not helped by its link"
     assert lost.unplug == (("a", 3), ("b", 2))
 
 
@@ -169,7 +169,7 @@ def test_a_front_ends_device_that_somebody_has_removed_is_not_kept(policy: str, 
     view = LinkView(state=LinkState.DOWN, generation=3, plugged={"a": (3,), "b": (2,)}, gone=frozenset({"b"}))
     (link,) = made_topology(("ab0", "a", "b")).links
     repair = plan_repair(link, view, ["a", "b"], RingsView(vm="b", idle=idle, running=not idle), policy=policy)
-    assert (repair.policy, repair.keep, repair.hold, repair.unlink) == ("replug", (), (), ())
+    assert (repair.policy, repair.keep, repair.hold, repair.link_down) == ("replug", (), (), ())
     assert sorted(repair.unplug) == [("a", 3), ("b", 2)], "what was plugged beside the device is taken out"
     assert repair.plugs == ("b", "a")
 
@@ -213,7 +213,7 @@ def test_rings_that_cannot_be_gone_on_with_are_relinked_by_another_name() -> Non
     ):
         assert (repair.policy, repair.hold, repair.plug_step) == ("relink", (), "plug")
     assert resumed(view, ["b"], running=False, served=False).policy == "replug", "its back-end has died"
-    assert resumed(tried, ["b"], idle=True).unlink == (("b", 2),), "they are begun anew"
+    assert resumed(tried, ["b"], idle=True).link_down == (("b", 2),), "they are begun anew"
     assert resumed(replace(tried, plugged={"a": (3,), "b": (2,)}), ["a", "b"]).unplug == (("a", 3),)
 
 
@@ -230,7 +230,7 @@ def test_a_front_end_is_held_only_where_nobody_else_can_hear_its_rings(  # type:
     assert repair.policy == ("replug" if lost else "resume" if repair.hold else "relink")
     assert not repair.hold or (served and running and front in alive and repair.keep == (front,))
     assert not repair.hold or other not in alive or not view.plugged.get(other)
-    assert not repair.hold or (repair.unplug, repair.unlink, repair.relinks) == ((), (), ())
+    assert not repair.hold or (repair.unplug, repair.link_down, repair.link_up) == ((), (), ())
 
 
 def test_by_relink_the_device_of_a_survivor_without_a_front_end_stays_if_it_can_be_told_of_another_peer() -> None:
@@ -260,7 +260,7 @@ def test_by_relink_the_device_of_a_survivor_without_a_front_end_stays_if_it_can_
         plan_repair(link, replace(view, plugged={}), ["a", "b"], policy="relink"),
         plan_repair(link, replace(back, failed=frozenset({"relink"})), ["b"], policy="relink"),
     ):
-        assert (repair.policy, repair.keep, repair.unlink) == ("replug", (), ())
+        assert (repair.policy, repair.keep, repair.link_down) == ("replug", (), ())
 
 
 @given(st.sampled_from(TOPOLOGY.links), views(), ALIVE, st.sampled_from(["replug", "relink", "resume"]))

@@ -31,8 +31,8 @@ from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.hotplug.slots import fill
-from vpctl.supervisor.state import World
-from vpctl.supervisor.watch.vrings import Follower
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.watch.vrings import VringWatch
 from vpctl.wait import until
 
 TOPOLOGY = made_topology(("lan0", "vm1", "vm2"), kind="vhost-pci")
@@ -47,8 +47,8 @@ class TrustingHands(Hands):
     def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
         return contextlib.nullcontext()
 
-    async def prove(self, link: str) -> float:
-        self._world.links[link].set_state(LinkState.UP)
+    async def verify(self, link: str) -> float:
+        self._state.links[link].set_state(LinkState.UP)
         return time.monotonic()
 
 
@@ -63,7 +63,7 @@ class Steps:
 class Ground:
     """Two VMs that are ready, their QEMUs, vm2's memory, a real broker, and the hands."""
 
-    world: World
+    state: TopologyState
     qemus: dict[str, FakeQemu]
     broker: BrokerClient
     hands: Hands
@@ -72,10 +72,10 @@ class Ground:
 
     @property
     def link(self) -> Any:
-        return self.world.links["lan0"]
+        return self.state.links["lan0"]
 
     def vhost_pci_pair(self, generation: int) -> VhostPciPair:
-        found = vhost_pci_pair(RUN, LINK, generation, rundir=self.world.rundir)
+        found = vhost_pci_pair(RUN, LINK, generation, rundir=self.state.rundir)
         assert found is not None
         return found
 
@@ -121,19 +121,19 @@ def memory(name: str) -> int:
 async def ground_in(directories: Directories) -> AsyncIterator[Ground]:
     """Yield it all."""
     rundir = made(directories)
-    world = World(RUN, rundir)
+    state = TopologyState(RUN, rundir)
     qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(broker_running(rundir))
         for vm, fake in qemus.items():
-            machine = await stack.enter_async_context(reached(world, vm, fake))
+            machine = await stack.enter_async_context(reached(state, vm, fake))
             machine.generation = 1
             machine.set_state(VmState.READY)
         for given in (control_page(TOPOLOGY, TOPOLOGY.vm("vm1")), ram(TOPOLOGY, TOPOLOGY.vm("vm2"), 1)):
             assert given is not None
             await fill(broker, given)
-        hands = TrustingHands(world, lambda: broker, watch=lambda machine: None)
-        yield Ground(world=world, qemus=qemus, broker=broker, hands=hands)
+        hands = TrustingHands(state, lambda: broker, watch=lambda machine: None)
+        yield Ground(state=state, qemus=qemus, broker=broker, hands=hands)
 
 
 @asynccontextmanager
@@ -151,24 +151,26 @@ async def served(ground: Ground) -> bool | None:
 
 
 @asynccontextmanager
-async def following(ground: Ground) -> AsyncIterator[Follower]:
+async def following(ground: Ground) -> AsyncIterator[VringWatch]:
     """Have a follower that hears what the broker tells."""
     recoveries: Any = Steps()
     async with asyncio.TaskGroup() as group:
-        follower = Follower(ground.world, ground.hands, recoveries, group, lambda *fault: ground.faults.append(fault))
+        vring_watch = VringWatch(
+            ground.state, ground.hands, recoveries, group, lambda *fault: ground.faults.append(fault)
+        )
 
         async def listen() -> None:
             while True:
                 event = await ground.broker.events.get()
                 if isinstance(event, BackendEvent):
-                    follower.look(event.name.rpartition(".")[0])
+                    vring_watch.look(event.name.rpartition(".")[0])
 
         listening = group.create_task(listen())
-        yield follower
+        yield vring_watch
         listening.cancel()
 
 
-async def state(ground: Ground, wanted: LinkState) -> None:
+async def link_state(ground: Ground, wanted: LinkState) -> None:
     async def look() -> bool | None:
         return ground.link.state is wanted or None
 

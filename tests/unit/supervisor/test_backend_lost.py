@@ -11,14 +11,14 @@ import pytest
 
 from tests.fakes.qmp_server import Refuse
 from tests.fakes.reached import Reached
-from tests.unit.supervisor.fronted import LINK, Ground, following, ground_in, plugged, state
+from tests.unit.supervisor.fronted import LINK, Ground, following, ground_in, link_state, plugged
 from vpctl.broker.protocol import Exit
 from vpctl.journal import read
 from vpctl.qmp.session import Session
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor.fault_response import Alarms
+from vpctl.supervisor.fault_response import FaultResponse
 from vpctl.supervisor.hotplug import backends
 from vpctl.wait import until
 
@@ -35,11 +35,11 @@ async def found(ground: Ground) -> bool | None:
 
 
 async def test_a_front_end_that_is_cut_off_while_its_qemu_lives_is_a_fault_and_told_once(ground: Ground) -> None:
-    async with plugged(ground) as frontend, following(ground) as follower:
+    async with plugged(ground) as frontend, following(ground) as vring_watch:
         await asyncio.sleep(0.05)  # what was told before is looked at
         frontend.close()
         await until(lambda: found(ground), timeout=5, what="the fault")
-        follower.look("lan0")
+        vring_watch.look("lan0")
         await asyncio.sleep(0.05)
         reason = "`lan0.g1` has no back-end: QEMU lives, and is connected to it no more"
         assert ground.faults == [("vm2", "lan0", Fault.BACKEND_LOST, reason)]
@@ -52,7 +52,7 @@ async def test_a_front_end_whose_qemu_does_not_answer_has_lost_nothing(ground: G
     ground.qemus["vm2"].script("query-status", *[[Refuse("the end")]] * 3)
     async with plugged(ground) as frontend, following(ground):
         frontend.close()
-        await state(ground, LinkState.DOWN)
+        await link_state(ground, LinkState.DOWN)
         await asyncio.sleep(0.05)
         assert ground.faults == []
 
@@ -74,7 +74,7 @@ async def test_a_front_end_whose_qemu_ends_is_asked_no_longer_and_its_link_is_fr
         frontend.close()
         await asked.wait()
         assert ground.link.lock.locked()
-        machine = ground.world.machines["vm2"]
+        machine = ground.state.machines["vm2"]
         machine.take_exit(Exit(name="vm/vm2", generation=machine.generation, pid=1, status=-9, monotonic=0.0))
         async with asyncio.timeout(5), ground.link.lock:
             assert ground.faults == []
@@ -82,17 +82,17 @@ async def test_a_front_end_whose_qemu_ends_is_asked_no_longer_and_its_link_is_fr
 
 async def test_a_front_end_that_died_meanwhile_has_lost_nothing(ground: Ground) -> None:
     async with plugged(ground) as frontend, following(ground):
-        ground.world.machines["vm1"].set_state(VmState.CRASHED)
+        ground.state.machines["vm1"].set_state(VmState.CRASHED)
         frontend.close()
         await asyncio.sleep(0.05)
         assert ground.faults == []
 
 
 async def test_a_broker_that_knows_of_no_front_end_has_died_itself(ground: Ground) -> None:
-    async with plugged(ground), following(ground) as follower:
+    async with plugged(ground), following(ground) as vring_watch:
         await ground.broker.backend_close("lan0.g1")
-        follower.look("lan0")
-        await state(ground, LinkState.DOWN)
+        vring_watch.look("lan0")
+        await link_state(ground, LinkState.DOWN)
         await asyncio.sleep(0.05)
         assert ground.faults == []
 
@@ -112,8 +112,8 @@ async def test_the_report_of_a_broker_that_died_has_every_key_of_a_recovery_what
 
     async with plugged(ground):
         monkeypatch.setattr(ground.hands, "prepare_host", raises)
-        async with following(ground) as follower:
-            follower.broker_returned(time.monotonic() - 1.0, ["vm/vm2", "vm/vm1"])
+        async with following(ground) as vring_watch:
+            vring_watch.broker_returned(time.monotonic() - 1.0, ["vm/vm2", "vm/vm1"])
             await until(lambda: reported(ground), timeout=5, what="the report")
     [report] = ends(ground)
     assert set(CONTRACT) <= set(report)
@@ -142,8 +142,8 @@ async def test_a_mistake_while_a_link_is_made_anew_after_its_brokers_death_is_tr
     async with plugged(ground):
         monkeypatch.setattr(ground.hands, "prepare_host", raises_once)
         monkeypatch.setattr(ground.hands, "repair_of", done)
-        async with following(ground) as follower:
-            follower.broker_returned(time.monotonic(), [])
+        async with following(ground) as vring_watch:
+            vring_watch.broker_returned(time.monotonic(), [])
             await until(lambda: reported(ground), timeout=5, what="the report")
     [report] = ends(ground)
     assert (report["ok"], len(tries), report["links"][0]["ok"]) == (True, 2, True)
@@ -151,7 +151,7 @@ async def test_a_mistake_while_a_link_is_made_anew_after_its_brokers_death_is_tr
 
 
 def ends(ground: Ground) -> list[dict[str, Any]]:
-    return [e["attributes"] for e in read(ground.world.rundir.journal) if e["type"] == "recovery.end"]
+    return [e["attributes"] for e in read(ground.state.rundir.journal) if e["type"] == "recovery.end"]
 
 
 async def reported(ground: Ground) -> bool | None:
@@ -179,11 +179,11 @@ async def test_a_lost_back_end_is_written_down_and_its_link_repaired(ground: Gro
     ground.link.set_state(LinkState.UP)
     before = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        Alarms(ground.world, group, starts).take_link_fault("vm2", "lan0", Fault.BACKEND_LOST, "cut off")
-    (entry,) = [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "fault"]
+        FaultResponse(ground.state, group, starts).take_link_fault("vm2", "lan0", Fault.BACKEND_LOST, "cut off")
+    (entry,) = [entry for entry in read(ground.state.rundir.journal) if entry["type"] == "fault"]
     assert (entry["vm"], entry["link"]) == ("vm2", "lan0")
     assert entry["attributes"] == {"fault": "backend-lost", "reason": "cut off"}
-    incident = ground.world.machines["vm2"].incident
+    incident = ground.state.machines["vm2"].incident
     assert incident is not None
     assert (incident.fault, incident.at >= before) == (Fault.BACKEND_LOST, True)
     assert (ground.link.state, starts.started) == (LinkState.DOWN, ["vm2"])

@@ -16,13 +16,13 @@ from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import bring_up
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.state import World
-from vpctl.supervisor.vm.exit import Ended
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.vm.exit import VmEnd
 from vpctl.supervisor.vm.machine import Machine
 
 
-class Probed(World):
-    """A world whose links' probes have an outcome that was set."""
+class Probed(TopologyState):
+    """A topology whose links' probes have an outcome that was set."""
 
     carries: bool
 
@@ -50,7 +50,7 @@ class Booting(Machine):
 
     def qemu_ends(self, status: int) -> None:
         assert self.ended is not None
-        self.ended.set_result(Ended(status=status, signs=Signs(), monotonic=0.0, process_ended=True))
+        self.ended.set_result(VmEnd(status=status, signs=Signs(), monotonic=0.0, process_ended=True))
 
 
 class Booted:
@@ -58,12 +58,12 @@ class Booted:
 
     def __init__(self, directories: Directories, *, keep: bool = False) -> None:
         run, rundir = made_run(made_topology(("lan0", "vm1", "vm2")), keep=keep), made(directories)
-        self.world = Probed(run, rundir)
-        self.world.carries = True
+        self.state = Probed(run, rundir)
+        self.state.carries = True
         self.vm1, self.vm2 = (
-            Booting(name, run, rundir, self.world.journal, self.world.save) for name in ("vm1", "vm2")
+            Booting(name, run, rundir, self.state.journal, self.state.save) for name in ("vm1", "vm2")
         )
-        self.world.machines = {"vm1": self.vm1, "vm2": self.vm2}
+        self.state.machines = {"vm1": self.vm1, "vm2": self.vm2}
         for machine in (self.vm1, self.vm2):
             machine.prepare()
         self.nothing: Any = NothingToDo()
@@ -71,7 +71,7 @@ class Booted:
     async def up(self, *, repairs: Exception | None = None) -> dict[str, Any]:
         self.nothing.error = repairs
         async with asyncio.TaskGroup() as group:
-            work = BringUp(self.world, lambda: self.nothing, self.nothing, self.nothing, group)
+            work = BringUp(self.state, lambda: self.nothing, self.nothing, self.nothing, group)
             try:
                 return await work.run(explicit=True)
             except VpctlError as error:
@@ -132,34 +132,34 @@ class NothingToDo:
 async def test_a_link_is_up_if_its_last_packets_came_whatever_became_of_the_first(
     directories: Directories, before: LinkState, carries: bool, after: LinkState
 ) -> None:
-    world = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
-    world.carries = carries
-    for machine in world.machines.values():
+    state = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
+    state.carries = carries
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    world.links["lan0"].set_state(before)
+    state.links["lan0"].set_state(before)
     nothing: Any = NothingToDo()
     async with asyncio.TaskGroup() as group:
-        up = await BringUp(world, lambda: nothing, nothing, nothing, group).run(explicit=False)
-    assert (up["links"][0]["state"], world.links["lan0"].state) == (after, after)
+        up = await BringUp(state, lambda: nothing, nothing, nothing, group).run(explicit=False)
+    assert (up["links"][0]["state"], state.links["lan0"].state) == (after, after)
 
 
 @pytest.mark.parametrize("explicit", [False, True])
 async def test_after_a_takeover_a_link_that_rests_is_left_alone_unless_a_user_asks(
     directories: Directories, explicit: bool
 ) -> None:
-    world = Probed(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), made(directories))
-    world.carries = False
-    for machine in world.machines.values():
+    state = Probed(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), made(directories))
+    state.carries = False
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    world.links["lan0"].rest("vm1 has set its interface down")
-    world.links["lan1"].set_state(LinkState.UP)
-    world.up = {}
+    state.links["lan0"].rest("vm1 has set its interface down")
+    state.links["lan1"].set_state(LinkState.UP)
+    state.up = {}
     nothing: Any = NothingToDo()
     async with asyncio.TaskGroup() as group:
-        await BringUp(world, lambda: nothing, nothing, nothing, group).run(explicit=explicit)
+        await BringUp(state, lambda: nothing, nothing, nothing, group).run(explicit=explicit)
     assert sorted(nothing.seen) == (["lan0", "lan1"] if explicit else ["lan1"])
-    assert world.links["lan0"].rests
-    assert world.links["lan1"].state is LinkState.FAILED
+    assert state.links["lan0"].rests
+    assert state.links["lan1"].state is LinkState.FAILED
 
 
 async def test_a_boot_that_fails_ends_up_at_once(directories: Directories) -> None:
@@ -223,32 +223,32 @@ async def test_a_qemu_that_ends_while_links_are_verified_is_named_and_its_links_
     directories: Directories, state: VmState, generation: int, reason: str
 ) -> None:
     booted = Booted(directories)
-    probed = booted.world.probe_all
+    probed = booted.state.probe_all
 
     async def probe_all(**given: Any) -> list[dict[str, Any]]:
-        booted.world.carries = False
+        booted.state.carries = False
         booted.vm2.set_state(state, reason="QEMU was killed by SIGKILL")
         booted.vm2.generation = generation
         return await probed(**given)
 
-    booted.world.probe_all = probe_all  # type: ignore[method-assign]
+    booted.state.probe_all = probe_all  # type: ignore[method-assign]
     for machine in (booted.vm1, booted.vm2):
         machine.generation = 1
         machine.set_state(VmState.READY)
-    booted.world.links["lan0"].set_state(LinkState.RECOVERING)
+    booted.state.links["lan0"].set_state(LinkState.RECOVERING)
     up = await booted.up()
     assert [check["reason"] for check in up["checks"] if not check["ok"]] == [reason]
-    assert booted.world.links["lan0"].state is LinkState.RECOVERING
+    assert booted.state.links["lan0"].state is LinkState.RECOVERING
 
 
 async def test_a_link_whose_vm_is_paused_stays_as_it_is(directories: Directories) -> None:
-    world = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
-    world.carries = False
-    for machine in world.machines.values():
+    state = Probed(made_run(made_topology(("lan0", "vm1", "vm2"))), made(directories))
+    state.carries = False
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    world.links["lan0"].set_state(LinkState.UP)
-    world.machines["vm1"].take_event({"event": "STOP"})
+    state.links["lan0"].set_state(LinkState.UP)
+    state.machines["vm1"].take_event({"event": "STOP"})
     nothing: Any = NothingToDo()
     async with asyncio.TaskGroup() as group:
-        up = await BringUp(world, lambda: nothing, nothing, nothing, group).run(explicit=True)
+        up = await BringUp(state, lambda: nothing, nothing, nothing, group).run(explicit=True)
     assert up["links"][0]["state"] == "up"

@@ -15,10 +15,10 @@ from vpctl.errors import InternalError, QmpLostError
 from vpctl.journal import read
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor import fault_response as alarms_module
+from vpctl.supervisor import fault_response as fault_response_module
 from vpctl.supervisor.bring_up import BringUp
-from vpctl.supervisor.fault_response import Alarms
-from vpctl.supervisor.state import World
+from vpctl.supervisor.fault_response import FaultResponse
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.supervisor.watch.qemu import Watch
 from vpctl.tasks import Again
@@ -27,15 +27,15 @@ TOPOLOGY = made_topology(("lan0", "a", "b"))
 
 
 @pytest.fixture
-async def world(directories: Directories) -> World:
-    world = World(made_run(TOPOLOGY), made(directories))
-    world.journal.listeners.append(world.journalled)
-    for machine in world.machines.values():
+async def state(directories: Directories) -> TopologyState:
+    state = TopologyState(made_run(TOPOLOGY), made(directories))
+    state.journal.listeners.append(state.journalled)
+    for machine in state.machines.values():
         machine.generation = 1
         machine.ended = asyncio.get_running_loop().create_future()
         machine.set_state(VmState.READY)
-    world.links["lan0"].set_state(LinkState.UP)
-    return world
+    state.links["lan0"].set_state(LinkState.UP)
+    return state
 
 
 class Starts:
@@ -56,12 +56,12 @@ class Starts:
         return True
 
 
-def warnings(world: World) -> list[dict[str, Any]]:
-    return [entry for entry in read(world.rundir.journal) if entry["type"] == "warning"]
+def warnings(state: TopologyState) -> list[dict[str, Any]]:
+    return [entry for entry in read(state.rundir.journal) if entry["type"] == "warning"]
 
 
 async def test_a_watch_that_raises_is_begun_anew_and_the_other_vm_is_recovered_all_the_same(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    state: TopologyState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[str] = []
     again = asyncio.Event()
@@ -76,19 +76,19 @@ async def test_a_watch_that_raises_is_begun_anew_and_the_other_vm_is_recovered_a
         await asyncio.Event().wait()
 
     monkeypatch.setattr(Watch, "run", look)
-    monkeypatch.setattr(alarms_module, "FOR_EVER", Again(first=0.0, longest=0.0))
+    monkeypatch.setattr(fault_response_module, "FOR_EVER", Again(first=0.0, longest=0.0))
     starts = Starts()
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        alarms = Alarms(world, group, starts)
-        for machine in world.machines.values():
-            alarms.watch(machine)
+        fault_response = FaultResponse(state, group, starts)
+        for machine in state.machines.values():
+            fault_response.watch(machine)
         await again.wait()
-        world.machines["b"].take_exit(Exit(name="vm/b", generation=1, pid=1, status=-9, monotonic=0.0))
+        state.machines["b"].take_exit(Exit(name="vm/b", generation=1, pid=1, status=-9, monotonic=0.0))
         await starts.news.wait()
-        world.machines["a"].generation += 1  # its watch has nothing left to do
+        state.machines["a"].generation += 1  # its watch has nothing left to do
         end_watches()
     assert starts.started == ["b"]
-    entries = warnings(world)
+    entries = warnings(state)
     assert {entry["vm"] for entry in entries} == {"a"}
     said = entries[0]["attributes"]
     assert (said["warning"], said["work"], said["attempt"]) == ("internal", "look-a", 1)
@@ -103,47 +103,47 @@ def end_watches() -> None:
             task.cancel()
 
 
-async def test_an_event_that_nothing_can_be_made_of_ends_no_connection(world: World) -> None:
-    world.journal.qmp_event("a", {"event": "SHUTDOWN", "data": []})
-    world.journal.qmp_event("a", {"event": "DEVICE_DELETED", "data": 7})
-    world.journal.qmp_event("a", {"event": "GUEST_PANICKED"})
-    ended = world.machines["a"].ended
+async def test_an_event_that_nothing_can_be_made_of_ends_no_connection(state: TopologyState) -> None:
+    state.journal.qmp_event("a", {"event": "SHUTDOWN", "data": []})
+    state.journal.qmp_event("a", {"event": "DEVICE_DELETED", "data": 7})
+    state.journal.qmp_event("a", {"event": "GUEST_PANICKED"})
+    ended = state.machines["a"].ended
     assert ended is not None
     assert ended.done()
     assert ended.result().signs.panicked
 
 
-async def test_an_error_of_ours_within_a_group_is_told_as_it_is(world: World) -> None:
+async def test_an_error_of_ours_within_a_group_is_told_as_it_is(state: TopologyState) -> None:
     async def lost() -> None:
         raise QmpLostError("a: QEMU closed the QMP connection")
 
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.TaskGroup() as group:
             group.create_task(lost())
-    error = world.foreseen(caught.value, name="recovery", vm="a")
+    error = state.foreseen(caught.value, name="recovery", vm="a")
     assert isinstance(error, QmpLostError)
-    assert warnings(world) == []
+    assert warnings(state) == []
 
 
 async def test_any_other_is_an_internal_error_that_names_the_log(
-    world: World, capsys: pytest.CaptureFixture[str]
+    state: TopologyState, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        world.links["lan1"]
+        state.links["lan1"]
     except KeyError as raised:
-        error = world.foreseen(raised, name="recovery", vm="a")
+        error = state.foreseen(raised, name="recovery", vm="a")
         assert raised.args == ("lan1",)
         frame = traceback.extract_tb(raised.__traceback__)[0].name
     assert isinstance(error, InternalError)
     assert (error.code, error.message) == ("internal", "KeyError: 'lan1'")
     assert error.hint is not None
-    assert str(world.rundir.state / "supervisor.log") in error.hint
-    assert frame in warnings(world)[0]["attributes"]["traceback"]
+    assert str(state.rundir.state / "supervisor.log") in error.hint
+    assert frame in warnings(state)[0]["attributes"]["traceback"]
     assert frame in capsys.readouterr().err
 
 
 async def test_a_guest_whose_boot_raises_has_failed_and_the_others_boots_go_on(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    state: TopologyState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def boot(machine: Machine, broker: object) -> float:
         if machine.name == "a":
@@ -153,12 +153,12 @@ async def test_a_guest_whose_boot_raises_has_failed_and_the_others_boots_go_on(
 
     monkeypatch.setattr(Machine, "boot", boot)
     starts: Any = Starts()
-    for machine in world.machines.values():
+    for machine in state.machines.values():
         machine.set_state(VmState.STARTING)
     async with asyncio.timeout(10), asyncio.TaskGroup() as group:
-        up = BringUp(world, lambda: starts, starts, Alarms(world, group, starts), group)
-        done = await asyncio.gather(*(up._vm(machine, explicit=True) for machine in world.machines.values()))
+        up = BringUp(state, lambda: starts, starts, FaultResponse(state, group, starts), group)
+        done = await asyncio.gather(*(up._vm(machine, explicit=True) for machine in state.machines.values()))
         end_watches()
     assert [str(error) for error in done] == ["IndexError: list index out of range", "None"]
-    assert [machine.state for machine in world.machines.values()] == [VmState.FAILED, VmState.READY]
-    assert [entry["vm"] for entry in warnings(world)] == ["a"]
+    assert [machine.state for machine in state.machines.values()] == [VmState.FAILED, VmState.READY]
+    assert [entry["vm"] for entry in warnings(state)] == ["a"]

@@ -28,7 +28,7 @@ from vpctl.rundir import Directories, read_json, write_json
 from vpctl.supervisor.__main__ import EXIT_TERMINATED, supervise
 from vpctl.supervisor.record import afresh, read_record
 from vpctl.supervisor.service import Supervisor
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
 RUN = made_run(made_topology(("lan0", "a", "b"), ("lan1", "a", "b")))
@@ -43,36 +43,36 @@ JSON = st.recursive(
 )
 
 
-def written(world: World) -> dict[str, Any]:
+def written(state: TopologyState) -> dict[str, Any]:
     """Return a record of a run whose VMs are ready and whose links are up."""
-    for machine in world.machines.values():
-        machine.generation, machine.ways.ssh_port = 2, 2200
+    for machine in state.machines.values():
+        machine.generation, machine.connections.ssh_port = 2, 2200
         machine.set_state(VmState.READY)
-    world.machines["a"].incident = Incident(fault=Fault.DEVICE_LOST, at=1.0, detected_at=2.0)
-    for link in world.links.values():
+    state.machines["a"].incident = Incident(fault=Fault.DEVICE_LOST, at=1.0, detected_at=2.0)
+    for link in state.links.values():
         link.generation, link.plugged = 3, {"a": [3], "b": [3]}
         link.set_state(LinkState.UP)
-    world.up = {"timings": [{"vm": "a", "stage": "qmp", "ms": 1.0}], "steps": [], "checks": []}
-    status: dict[str, Any] = json.loads(json.dumps(world.status()))
+    state.up = {"timings": [{"vm": "a", "stage": "qmp", "ms": 1.0}], "steps": [], "checks": []}
+    status: dict[str, Any] = json.loads(json.dumps(state.status()))
     return status
 
 
-def restored(directories: Directories, data: object) -> World | None:
-    """Return a world that has taken a record over, None if there is none in it."""
-    world = World(RUN, made(directories))
-    record = read_record(data, run_id=RUN.run_id, vms=world.machines, links=world.links)
+def restored(directories: Directories, data: object) -> TopologyState | None:
+    """Return a state that has taken a record over, None if there is none in it."""
+    state = TopologyState(RUN, made(directories))
+    record = read_record(data, run_id=RUN.run_id, vms=state.machines, links=state.links)
     if record is None:
         return None
     for name, entry in record.links.items():
-        world.links[name].restore(entry)
-    for name in world.machines:
-        world.machines[name].restore(record.vms.get(name) or afresh(name, 0))
-    assert set(record.unread) == {*world.machines, *world.links} - {*record.vms, *record.links}
-    return world
+        state.links[name].restore(entry)
+    for name in state.machines:
+        state.machines[name].restore(record.vms.get(name) or afresh(name, 0))
+    assert set(record.unread) == {*state.machines, *state.links} - {*record.vms, *record.links}
+    return state
 
 
 def test_all_that_was_written_down_is_taken_over(directories: Directories) -> None:
-    before = written(World(RUN, made(directories)))
+    before = written(TopologyState(RUN, made(directories)))
     after = restored(directories, before)
     assert after is not None
     after.up = before["up"]
@@ -85,15 +85,15 @@ OLDER = ("parked_fds", "interrupts", "incident", "ssh", "reason"), ("rests", "re
 
 
 def test_keys_that_an_earlier_version_did_not_write_have_defaults(directories: Directories) -> None:
-    data = written(World(RUN, made(directories)))
+    data = written(TopologyState(RUN, made(directories)))
     for entries, keys in zip((data["vms"], data["links"]), OLDER, strict=True):
         for entry in entries:
             for key in keys:
                 del entry[key]
-    world = restored(directories, data)
-    assert world is not None
-    assert [machine.state for machine in world.machines.values()] == [VmState.READY] * 2
-    assert [(link.state, link.plugged["a"]) for link in world.links.values()] == [(LinkState.UP, [3])] * 2
+    state = restored(directories, data)
+    assert state is not None
+    assert [machine.state for machine in state.machines.values()] == [VmState.READY] * 2
+    assert [(link.state, link.plugged["a"]) for link in state.links.values()] == [(LinkState.UP, [3])] * 2
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -108,7 +108,7 @@ def test_any_record_is_read_as_far_as_it_has_sense(directories: Directories, dat
 def test_a_link_of_which_too_little_is_known_is_looked_for_and_the_others_are_taken_over(
     directories: Directories, key: str
 ) -> None:
-    data = written(World(RUN, made(directories)))
+    data = written(TopologyState(RUN, made(directories)))
     del data["links"][0][key]
     record = read_record(data, run_id=RUN.run_id, vms=VMS, links=LINKS)
     assert record is not None
@@ -135,7 +135,7 @@ class Broker:
 
 
 class Watches:
-    """Of `Alarms`, what a supervisor that takes over asks."""
+    """Of `FaultResponse`, what a supervisor that takes over asks."""
 
     def __init__(self) -> None:
         self.watched: list[str] = []
@@ -145,8 +145,8 @@ class Watches:
 
 
 async def taken_over(supervisor: Supervisor, *children: Child) -> tuple[bool, list[str]]:
-    bond: Any = supervisor._bond
-    bond._client = Broker(*children)
+    broker_connection: Any = supervisor._broker_connection
+    broker_connection._client = Broker(*children)
     watches: Any = Watches()
     known = await supervisor._take_over(watches)
     return known, watches.watched
@@ -159,7 +159,7 @@ async def test_a_damaged_record_costs_no_guest_and_the_devices_that_are_there_ar
     rundir = made(directories)
     rundir.status.write_text(content)
     supervisor = Supervisor(RUN, rundir)
-    world = supervisor._world
+    state = supervisor._state
     process = identify(1)
     assert process is not None
     child = Child(name="vm/a", generation=4, process=process, directory="/nowhere")
@@ -168,22 +168,22 @@ async def test_a_damaged_record_costs_no_guest_and_the_devices_that_are_there_ar
     open_: list[bool] = []
 
     async def to_ready(machine: Machine, broker: object, *, adopted: bool) -> float:
-        open_.append(machine.ways._session is not None)
+        open_.append(machine.connections._session is not None)
         return 0.0
 
     monkeypatch.setattr(Machine, "_to_ready", to_ready)
     async with asyncio.timeout(10), serving(rundir.qmp_socket("a"), qemu):
         known, watched = await taken_over(supervisor, child)
-        half_booted = world.machines["a"].is_half_booted
-        open_.append(world.machines["a"].ways._session is not None)
+        half_booted = state.machines["a"].is_half_booted
+        open_.append(state.machines["a"].connections._session is not None)
         nothing: Any = None
-        await world.machines["a"].resume(nothing)
+        await state.machines["a"].resume(nothing)
     assert open_ == [True, False], "QEMU serves one client on its socket"
     assert (known, watched) == (True, [])
-    machine = world.machines["a"]
+    machine = state.machines["a"]
     assert (machine.generation, machine.process, half_booted) == (4, process, True)
-    assert world.machines["b"].state is VmState.STARTING
-    assert (world.links["lan0"].generation, world.links["lan0"].plugged) == (7, {"a": [7]})
+    assert state.machines["b"].state is VmState.STARTING
+    assert (state.links["lan0"].generation, state.links["lan0"].plugged) == (7, {"a": [7]})
     [warning] = [entry["attributes"] for entry in read(rundir.journal) if entry["type"] == "warning"]
     assert set(warning["unread"]) == {*VMS, *LINKS}
     record: Mapping[str, Any] = read_json(rundir.status)  # type: ignore[assignment]

@@ -29,11 +29,11 @@ from vpctl.recovery.faults import Fault
 from vpctl.recovery.plan import Repair
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, read_json
-from vpctl.supervisor.fault_response import LOSSES, Alarms, Seen
+from vpctl.supervisor.fault_response import LOSSES, DetectedFault, FaultResponse
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.jobs import Jobs
 from vpctl.supervisor.recover import Recoveries
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.supervisor.watch import examine
 from vpctl.topology.model import HealthSpec, VmSpec
@@ -59,8 +59,8 @@ MISTAKE = "mistake"
 Strike = tuple[str, Fault | str]
 
 
-class Checked(World):
-    """A world whose full check believes what is known."""
+class Checked(TopologyState):
+    """A topology whose full check believes what is known."""
 
     hands: Hit
 
@@ -71,7 +71,7 @@ class Checked(World):
 
 
 class Cut(Checked):
-    """A world in whose first check of `ab0` the guest of b dies, and takes the connection along."""
+    """A topology in whose first check of `ab0` the guest of b dies, and takes the connection along."""
 
     cuts = 1
 
@@ -86,8 +86,8 @@ class Cut(Checked):
         return await super().check(links)
 
 
-class Endless(World):
-    """A world in which nothing that a check sends ever comes."""
+class Endless(TopologyState):
+    """A topology in which nothing that a check sends ever comes."""
 
     async def transmit(self, link: str) -> dict[str, Any]:
         await asyncio.Event().wait()
@@ -97,11 +97,11 @@ class Endless(World):
 class Hit(Hands):
     """Hands at whose steps VMs die."""
 
-    alarms: Alarms
+    fault_response: FaultResponse
 
-    def __init__(self, world: World, strikes: dict[int, Strike]) -> None:
+    def __init__(self, state: TopologyState, strikes: dict[int, Strike]) -> None:
         nothing: Any = None
-        super().__init__(world, lambda: nothing, lambda machine: None)
+        super().__init__(state, lambda: nothing, lambda machine: None)
         self.strikes = strikes
         self.steps = 0
         self.doomed: dict[str, int] = defaultdict(int)
@@ -116,34 +116,36 @@ class Hit(Hands):
 
     def strike(self, vm: str, fault: Fault | str) -> None:
         """Let a VM die: of a fault that the alarms see, or in the middle of its boot."""
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         if fault is Fault.DEVICE_LOST:
             self.remove_a_device(vm)
-        elif self._world.is_alive(vm):
+        elif self._state.is_alive(vm):
             assert isinstance(fault, Fault)
             ended = fault in (Fault.QEMU_EXIT, Fault.GUEST_POWEROFF)
-            self.alarms.take(machine, Seen(fault=fault, at=0.0, reason="struck", process_ended=ended))
+            self.fault_response.take(
+                machine, DetectedFault(fault=fault, at=0.0, reason="struck", process_ended=ended)
+            )
         elif machine.state is VmState.BOOTING:
             self.doomed[vm] += 1
 
     def remove_a_device(self, vm: str) -> None:
         """Have somebody remove a device of a link that is up."""
         for link in TOPOLOGY.links_of(vm):
-            known = self._world.links[link.name]
-            if self._world.is_alive(vm) and known.state is LinkState.UP:
+            known = self._state.links[link.name]
+            if self._state.is_alive(vm) and known.state is LinkState.UP:
                 known.lost(vm)
-                self.alarms.take_link_fault(vm, link.name, Fault.DEVICE_LOST, "struck")
+                self.fault_response.take_link_fault(vm, link.name, Fault.DEVICE_LOST, "struck")
                 return
 
     async def fence(self, vm: str) -> None:
         await self.step()
-        self._world.forget(vm)
+        self._state.forget(vm)
 
-    async def release(self, vm: str, generation: int) -> None:
+    async def free_ram(self, vm: str, generation: int) -> None:
         return
 
     async def boot(self, vm: str) -> float:
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         machine.generation += 1
         machine.set_state(VmState.BOOTING)
         try:
@@ -161,25 +163,25 @@ class Hit(Hands):
     async def unplug(self, vm: str, link: str, generation: int) -> None:
         await self.step()
         self.require(vm)
-        self._world.links[link].unplugged(vm, generation)
+        self._state.links[link].unplugged(vm, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
-        self._world.links[repair.link].plugging(vm, repair.generation)
+        self._state.links[repair.link].plugging(vm, repair.generation)
         await self.step()
         self.require(vm)
 
     def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 
-    async def prove(self, link: str) -> float:
+    async def verify(self, link: str) -> float:
         await self.step()
-        if not all(self._world.is_ready(end.vm) for end in TOPOLOGY.link(link).endpoints):
+        if not all(self._state.is_ready(end.vm) for end in TOPOLOGY.link(link).endpoints):
             raise VerificationError(f"no packets over `{link}`")
-        self._world.links[link].set_state(LinkState.UP)
+        self._state.links[link].set_state(LinkState.UP)
         return time.monotonic()
 
     def require(self, vm: str) -> None:
-        if not self._world.is_alive(vm):
+        if not self._state.is_alive(vm):
             raise QmpLostError(f"{vm}: QEMU closed the QMP connection")
 
 
@@ -194,8 +196,8 @@ async def struck(
     asked_at_last: str | None = None,
     resting: str | None = None,
     kind: type[Checked] = Checked,
-) -> World:
-    """Let everything be up, let a VM die, and others while it is recovered; return the world that is left.
+) -> TopologyState:
+    """Let everything be up, let a VM die, and others while it is recovered; return the state that is left.
 
     `asked`: a VM that somebody has asked to be recovered just before. `removed`: how often a device of `a` is removed
     as soon as its link is up again; `once_more`, without waiting for anything. `asked_at_last`: a VM that somebody
@@ -203,23 +205,23 @@ async def struck(
     """
     rundir = made(directories)
     rundir.journal.unlink(missing_ok=True)
-    world = kind(made_run(TOPOLOGY), rundir)
-    world.loaded = True
-    for machine in world.machines.values():
+    state = kind(made_run(TOPOLOGY), rundir)
+    state.loaded = True
+    for machine in state.machines.values():
         machine.generation = 1
         machine.set_state(VmState.READY)
     for link in TOPOLOGY.links:
-        known = world.links[link.name]
+        known = state.links[link.name]
         known.generation = 1
         for end in link.endpoints:
             known.plugging(end.vm, 1)
         known.set_state(LinkState.UP)
     if resting is not None:
-        world.links[resting].rest("b has set its interface down")
+        state.links[resting].rest("b has set its interface down")
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        recoveries = Recoveries(world, Jobs(group, lambda name, data: None, world.foreseen))
-        hands = world.hands = Hit(world, strikes)
-        hands.alarms = Alarms(world, group, recoveries)
+        recoveries = Recoveries(state, Jobs(group, lambda name, data: None, state.foreseen))
+        hands = state.hands = Hit(state, strikes)
+        hands.fault_response = FaultResponse(state, group, recoveries)
         recoveries.hands = hands
         if asked is not None:
             recoveries.start(asked)
@@ -227,42 +229,42 @@ async def struck(
         if first is not None:
             hands.strike(*first)
         for count in range(removed):
-            hands.alarms.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
-            await until(partial(_ended, world, count + 1), timeout=10, what="the recovery's end")
+            hands.fault_response.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
+            await until(partial(_ended, state, count + 1), timeout=10, what="the recovery's end")
         if once_more:
-            hands.alarms.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
+            hands.fault_response.take_link_fault("a", "ab0", Fault.DEVICE_LOST, "removed")
         if asked_at_last is not None:
             recoveries.start(asked_at_last)
-    return world
+    return state
 
 
-async def _ended(world: World, count: int) -> bool | None:
-    return len(ends(world)) >= count or None
+async def _ended(state: TopologyState, count: int) -> bool | None:
+    return len(ends(state)) >= count or None
 
 
-def ends(world: World) -> list[dict[str, Any]]:
-    return [entry["attributes"] for entry in read(world.journal._path) if entry["type"] == "recovery.end"]
+def ends(state: TopologyState) -> list[dict[str, Any]]:
+    return [entry["attributes"] for entry in read(state.journal._path) if entry["type"] == "recovery.end"]
 
 
-def assert_at_rest(world: World) -> None:
+def assert_at_rest(state: TopologyState) -> None:
     """Nothing hangs in between, and what says that it is up is."""
-    for machine in world.machines.values():
+    for machine in state.machines.values():
         assert machine.state in (VmState.READY, VmState.STOPPED, VmState.FAILED), machine.name
         assert machine.reason or machine.state is VmState.READY
         assert machine.incident is None, machine.name
-    assert read_json(world.rundir.status) == json.loads(json.dumps(world.status())), "a successor takes that over"
+    assert read_json(state.rundir.status) == json.loads(json.dumps(state.status())), "a successor takes that over"
     for link in TOPOLOGY.links:
-        known = world.links[link.name]
-        whole = all(world.is_ready(end.vm) for end in link.endpoints)
+        known = state.links[link.name]
+        whole = all(state.is_ready(end.vm) for end in link.endpoints)
         assert known.state is not LinkState.RECOVERING
         if whole and known.state is not LinkState.UP:
-            told = any(not end["ok"] for end in ends(world)) or (known.rests and known.reason)
+            told = any(not end["ok"] for end in ends(state)) or (known.rests and known.reason)
             assert told, "nobody is told that it is not up"
         if known.state is LinkState.UP:
             assert whole
             assert all(known.plugged[end.vm] == [known.generation] for end in link.endpoints)
-    if any(m.state is VmState.FAILED for m in world.machines.values()):
-        assert any(not end["ok"] and end["error"] and end["fault"] for end in ends(world))
+    if any(m.state is VmState.FAILED for m in state.machines.values()):
+        assert any(not end["ok"] and end["error"] and end["fault"] for end in ends(state))
 
 
 strikes_of = st.tuples(st.sampled_from(VMS), st.sampled_from((*DEATHS, Fault.DEVICE_LOST)))
@@ -275,8 +277,8 @@ patient = settings(max_examples=150, deadline=None, suppress_health_check=[Healt
 def test_whatever_dies_in_whatever_order_it_ends_up_or_in_a_named_failure(
     directories: Directories, first: Strike, strikes: dict[int, Strike]
 ) -> None:
-    world = asyncio.run(struck(directories, first, dict(strikes)))
-    assert_at_rest(world)
+    state = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(state)
 
 
 @patient
@@ -284,16 +286,16 @@ def test_whatever_dies_in_whatever_order_it_ends_up_or_in_a_named_failure(
 def test_one_more_death_in_a_recovery_is_recovered_too(
     directories: Directories, first: Strike, strikes: dict[int, Strike]
 ) -> None:
-    world = asyncio.run(struck(directories, first, dict(strikes)))
-    assert_at_rest(world)
-    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
-    assert {link.state for link in world.links.values()} == {LinkState.UP}
-    assert all(end["ok"] for end in ends(world))
-    assert ends(world)[-1]["fault"] in {str(first[1]), *(str(fault) for _, fault in strikes.values())}
+    state = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(state)
+    assert {machine.state for machine in state.machines.values()} == {VmState.READY}
+    assert {link.state for link in state.links.values()} == {LinkState.UP}
+    assert all(end["ok"] for end in ends(state))
+    assert ends(state)[-1]["fault"] in {str(first[1]), *(str(fault) for _, fault in strikes.values())}
 
 
-def mistakes(world: World) -> list[dict[str, Any]]:
-    entries = [entry["attributes"] for entry in read(world.journal._path) if entry["type"] == "warning"]
+def mistakes(state: TopologyState) -> list[dict[str, Any]]:
+    entries = [entry["attributes"] for entry in read(state.journal._path) if entry["type"] == "warning"]
     return [entry for entry in entries if entry["warning"] == "internal"]
 
 
@@ -305,21 +307,21 @@ mistakes_of = st.tuples(st.sampled_from(VMS), st.sampled_from((*DEATHS, Fault.DE
 def test_whatever_raises_in_a_step_every_recovery_ends(
     directories: Directories, first: Strike, strikes: dict[int, Strike]
 ) -> None:
-    world = asyncio.run(struck(directories, first, dict(strikes)))
-    assert_at_rest(world)
-    assert all("KeyError" in entry["error"] and "in step" in entry["traceback"] for entry in mistakes(world))
+    state = asyncio.run(struck(directories, first, dict(strikes)))
+    assert_at_rest(state)
+    assert all("KeyError" in entry["error"] and "in step" in entry["traceback"] for entry in mistakes(state))
 
 
 @pytest.mark.parametrize("step", range(1, 12))
 async def test_a_mistake_in_one_step_is_journalled_tried_again_and_costs_no_other_link_its_repair(
     directories: Directories, step: int
 ) -> None:
-    world = await struck(directories, ("b", Fault.QEMU_EXIT), {step: ("b", MISTAKE)})
-    assert_at_rest(world)
-    assert {link.state for link in world.links.values()} == {LinkState.UP}
-    [entry] = mistakes(world)
+    state = await struck(directories, ("b", Fault.QEMU_EXIT), {step: ("b", MISTAKE)})
+    assert_at_rest(state)
+    assert {link.state for link in state.links.values()} == {LinkState.UP}
+    [entry] = mistakes(state)
     assert "KeyError: 'b'" in entry["error"]
-    [end] = ends(world)
+    [end] = ends(state)
     assert end["ok"]
     # One that could not be repaired at the first attempt; not those that were.
     tries = [step["target"] for step in end["steps"] if step["name"] == "verify" and step["ok"]]
@@ -338,44 +340,44 @@ async def test_a_mistake_while_a_vm_is_examined_costs_a_death_meanwhile_no_recov
         raise KeyError(machine.name)
 
     monkeypatch.setattr(examine, "unresponsive", breaks)
-    world = await struck(directories, ("a", Fault.QEMU_EXIT) if dies else None, {}, asked="a")
-    assert_at_rest(world)
-    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
-    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("qemu-exit", True)] * dies
+    state = await struck(directories, ("a", Fault.QEMU_EXIT) if dies else None, {}, asked="a")
+    assert_at_rest(state)
+    assert {machine.state for machine in state.machines.values()} == {VmState.READY}
+    assert [(end["fault"], end["ok"]) for end in ends(state)] == [("qemu-exit", True)] * dies
 
 
 async def test_a_mistake_at_each_attempt_ends_the_recovery_with_its_name(directories: Directories) -> None:
-    world = await struck(directories, ("a", Fault.QEMU_EXIT), dict.fromkeys(range(1, 60), ("a", MISTAKE)))
-    assert_at_rest(world)
-    [end] = ends(world)
+    state = await struck(directories, ("a", Fault.QEMU_EXIT), dict.fromkeys(range(1, 60), ("a", MISTAKE)))
+    assert_at_rest(state)
+    [end] = ends(state)
     assert (end["ok"], end["fault"]) == (False, "qemu-exit")
     assert "KeyError: 'a'" in end["error"]
-    assert len(mistakes(world)) >= HEALTH.retries
-    assert world.links["bc0"].state is LinkState.UP
+    assert len(mistakes(state)) >= HEALTH.retries
+    assert state.links["bc0"].state is LinkState.UP
 
 
 async def test_a_vm_that_dies_in_each_boot_is_given_up_by_the_first_cause(directories: Directories) -> None:
-    world = await struck(directories, ("a", Fault.GUEST_PANIC), {2: ("a", DEATHS[0]), 7: ("a", DEATHS[0])})
-    assert_at_rest(world)
-    assert ends(world)[0]["fault"] == "guest-panic"
+    state = await struck(directories, ("a", Fault.GUEST_PANIC), {2: ("a", DEATHS[0]), 7: ("a", DEATHS[0])})
+    assert_at_rest(state)
+    assert ends(state)[0]["fault"] == "guest-panic"
 
 
 async def test_a_guest_that_dies_while_its_link_is_checked_costs_the_recovery_of_another_nothing(
     directories: Directories,
 ) -> None:
-    world = await struck(directories, ("a", Fault.QEMU_EXIT), {}, kind=Cut)
-    assert_at_rest(world)
-    assert {link.state for link in world.links.values()} == {LinkState.UP}
-    assert [(end["vm"], end["ok"]) for end in ends(world)] == [("a", True), ("b", True)]
-    failed = [entry for entry in read(world.journal._path) if "attempt" in entry["attributes"]]
+    state = await struck(directories, ("a", Fault.QEMU_EXIT), {}, kind=Cut)
+    assert_at_rest(state)
+    assert {link.state for link in state.links.values()} == {LinkState.UP}
+    assert [(end["vm"], end["ok"]) for end in ends(state)] == [("a", True), ("b", True)]
+    failed = [entry for entry in read(state.journal._path) if "attempt" in entry["attributes"]]
     assert failed == []
 
 
 async def test_a_vm_that_powers_off_is_stopped_and_not_recovered(directories: Directories) -> None:
-    world = await struck(directories, ("b", Fault.GUEST_POWEROFF), {})
-    assert [machine.state for machine in world.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
-    assert {link.state for link in world.links.values()} == {LinkState.DOWN}
-    assert ends(world) == []
+    state = await struck(directories, ("b", Fault.GUEST_POWEROFF), {})
+    assert [machine.state for machine in state.machines.values()] == [VmState.READY, VmState.STOPPED, VmState.READY]
+    assert {link.state for link in state.links.values()} == {LinkState.DOWN}
+    assert ends(state) == []
 
 
 @pytest.mark.parametrize("step", range(1, 5))
@@ -384,77 +386,79 @@ async def test_a_device_that_is_removed_while_another_is_put_back_is_put_back_to
 ) -> None:
     """Both links are repaired by one recovery, whose plan knew of the first only."""
     lost = ("a", Fault.DEVICE_LOST)
-    world = await struck(directories, lost, {step: lost})
-    assert_at_rest(world)
-    assert {link.state for link in world.links.values()} == {LinkState.UP}
-    assert {link["link"] for end in ends(world) for link in end["links"]} == {"ab0", "ab1"}
-    assert all(end["ok"] for end in ends(world))
+    state = await struck(directories, lost, {step: lost})
+    assert_at_rest(state)
+    assert {link.state for link in state.links.values()} == {LinkState.UP}
+    assert {link["link"] for end in ends(state) for link in end["links"]} == {"ab0", "ab1"}
+    assert all(end["ok"] for end in ends(state))
 
 
-@pytest.mark.parametrize(("fault", "state"), [(Fault.DEVICE_LOST, LinkState.DOWN), (Fault.QEMU_EXIT, LinkState.UP)])
+@pytest.mark.parametrize(
+    ("fault", "link_state"), [(Fault.DEVICE_LOST, LinkState.DOWN), (Fault.QEMU_EXIT, LinkState.UP)]
+)
 async def test_a_link_that_rests_is_left_alone_unless_its_vm_is_created_anew(
-    directories: Directories, fault: Fault, state: LinkState
+    directories: Directories, fault: Fault, link_state: LinkState
 ) -> None:
-    world = await struck(directories, ("a", fault), {}, resting="ab1")
-    assert (world.links["ab0"].state, world.links["ab1"].state) == (LinkState.UP, state)
-    assert world.links["ab1"].rests is (state is LinkState.DOWN)
-    [end] = ends(world)
+    state = await struck(directories, ("a", fault), {}, resting="ab1")
+    assert (state.links["ab0"].state, state.links["ab1"].state) == (LinkState.UP, link_state)
+    assert state.links["ab1"].rests is (link_state is LinkState.DOWN)
+    [end] = ends(state)
     assert end["ok"]
 
 
 async def test_a_check_of_a_link_that_goes_down_ends_there(directories: Directories) -> None:
     """What is sent over it then never comes; the receiver would wait for a minute."""
-    world = Endless(made_run(TOPOLOGY), made(directories))
-    known = world.links["ab0"]
+    state = Endless(made_run(TOPOLOGY), made(directories))
+    known = state.links["ab0"]
     known.set_state(LinkState.UP)
     async with asyncio.timeout(5):
-        checking = asyncio.create_task(world.check(["ab0"]))
+        checking = asyncio.create_task(state.check(["ab0"]))
         await asyncio.sleep(0.01)
         known.begin(2)
         known.set_state(LinkState.UP)
         checked = await checking
     assert (checked["ok"], checked["links"][0]["tests"]) == (False, [])
     assert "went down" in checked["links"][0]["reason"]
-    [entry] = [e for e in read(world.journal._path) if e["type"] == "check"]
+    [entry] = [e for e in read(state.journal._path) if e["type"] == "check"]
     assert "went down" in entry["attributes"]["reason"]
 
 
 async def test_a_device_that_is_removed_now_and_then_is_put_back_each_time(directories: Directories) -> None:
     assert HEALTH.retries < LOSSES, "it is no death of the VM's"
-    world = await struck(directories, None, {}, removed=LOSSES)
-    assert_at_rest(world)
-    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("device-lost", True)] * LOSSES
-    assert world.links["ab0"].state is LinkState.UP
+    state = await struck(directories, None, {}, removed=LOSSES)
+    assert_at_rest(state)
+    assert [(end["fault"], end["ok"]) for end in ends(state)] == [("device-lost", True)] * LOSSES
+    assert state.links["ab0"].state is LinkState.UP
 
 
 async def test_a_device_that_is_removed_as_often_as_it_is_put_back_is_left_out_and_its_link_says_why(
     directories: Directories,
 ) -> None:
-    world = await struck(directories, None, {}, removed=LOSSES, once_more=True)
-    assert len(ends(world)) == LOSSES
-    known = world.links["ab0"]
+    state = await struck(directories, None, {}, removed=LOSSES, once_more=True)
+    assert len(ends(state)) == LOSSES
+    known = state.links["ab0"]
     assert (known.state, known.rests) == (LinkState.FAILED, True)
     assert known.reason is not None
     assert known.reason.startswith("its devices were removed more than 5 times within 60 s, at last in `a`: `vpctl")
-    assert world.machines["a"].incident is None
-    assert {world.links[name].state for name in ("ab1", "bc0")} == {LinkState.UP}
-    assert world.status()["links"][0]["reason"] == known.reason
+    assert state.machines["a"].incident is None
+    assert {state.links[name].state for name in ("ab1", "bc0")} == {LinkState.UP}
+    assert state.status()["links"][0]["reason"] == known.reason
 
 
 async def test_a_link_that_was_given_up_is_put_back_when_a_user_asks(
     directories: Directories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(world: World, vm: str) -> dict[str, str]:
-        return {"ab0": "no packets"} if world.links["ab0"].state is not LinkState.UP else {}
+    async def broken(state: TopologyState, vm: str) -> dict[str, str]:
+        return {"ab0": "no packets"} if state.links["ab0"].state is not LinkState.UP else {}
 
     async def well(machine: Machine) -> None:
         return None
 
     monkeypatch.setattr(examine, "broken_links", broken)
     monkeypatch.setattr(examine, "unresponsive", well)
-    world = await struck(directories, None, {}, removed=LOSSES, once_more=True, asked_at_last="a")
-    assert_at_rest(world)
-    assert (world.links["ab0"].state, world.links["ab0"].rests) == (LinkState.UP, False)
+    state = await struck(directories, None, {}, removed=LOSSES, once_more=True, asked_at_last="a")
+    assert_at_rest(state)
+    assert (state.links["ab0"].state, state.links["ab0"].rests) == (LinkState.UP, False)
 
 
 @pytest.mark.parametrize("fault", DEATHS)
@@ -465,10 +469,10 @@ async def test_a_vm_that_dies_while_it_is_examined_is_not_examined_to_the_end(
         await asyncio.Event().wait()  # QEMU has ended, and its socket is tried until the limit
 
     monkeypatch.setattr(examine, "unresponsive", endless)
-    world = await struck(directories, ("a", fault), {}, asked="a")
-    assert_at_rest(world)
-    assert {machine.state for machine in world.machines.values()} == {VmState.READY}
-    assert [end["ok"] for end in ends(world)] == [True]
+    state = await struck(directories, ("a", fault), {}, asked="a")
+    assert_at_rest(state)
+    assert {machine.state for machine in state.machines.values()} == {VmState.READY}
+    assert [end["ok"] for end in ends(state)] == [True]
 
 
 @pytest.mark.parametrize("first", ["its connection closes", "its end is seen", "its exit is taken in"])
@@ -484,8 +488,8 @@ async def test_a_qemu_that_ends_while_it_is_asked_has_ended_and_is_not_silent(
         raise QmpLostError(f"{machine.name}: QEMU closed the QMP connection, with `query-status` under way")
 
     monkeypatch.setattr(Machine, "qmp", closes)
-    world = await struck(directories, ("a", Fault.QEMU_EXIT), {}, asked="a")
-    assert_at_rest(world)
-    faults = [e["attributes"]["fault"] for e in read(world.journal._path) if e["type"] == "fault"]
+    state = await struck(directories, ("a", Fault.QEMU_EXIT), {}, asked="a")
+    assert_at_rest(state)
+    faults = [e["attributes"]["fault"] for e in read(state.journal._path) if e["type"] == "fault"]
     assert faults == ["qemu-exit"]
-    assert [(end["fault"], end["ok"]) for end in ends(world)] == [("qemu-exit", True)]
+    assert [(end["fault"], end["ok"]) for end in ends(state)] == [("qemu-exit", True)]

@@ -42,8 +42,8 @@ def recorder() -> Recorder:
 
 def dies(ground: Ground) -> None:
     """vm1 is dead, and fenced."""
-    ground.world.machines["vm1"].set_state(VmState.RECOVERING)
-    ground.world.forget("vm1")
+    ground.state.machines["vm1"].set_state(VmState.RECOVERING)
+    ground.state.forget("vm1")
     ground.link.set_state(LinkState.DOWN)
     ground.link.asked = "resume"
 
@@ -76,7 +76,7 @@ async def test_the_front_end_has_no_word_and_no_command_and_the_back_end_its_old
         record = recorder()
         repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, record))
         await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
-        ground.world.machines["vm1"].set_state(VmState.READY)
+        ground.state.machines["vm1"].set_state(VmState.READY)
         connection, acknowledge = await works(ground, 2)
         await repair
         assert [(step["name"], step["target"]) for step in record.steps] == [
@@ -101,10 +101,10 @@ async def test_a_front_end_whose_qemu_dies_before_its_turn_is_an_end_that_is_los
         ground.link.asked = "relink"
         repair = await ground.hands.repair_of("lan0")
         assert repair is not None
-        assert repair.relinks == ("vm2",)
-        ground.world.forget("vm2")
+        assert repair.link_up == ("vm2",)
+        ground.state.forget("vm2")
         with pytest.raises(EndGoneError, match="`lan0` has lost its end in `vm2`"):
-            await ground.hands.link("vm2", repair)
+            await ground.hands.link_up("vm2", repair)
 
 
 async def freed(ground: Ground) -> bool | None:
@@ -118,11 +118,11 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
         dies(ground)
         plugs = ground.qemus["vm1"].names().count("device_add")
         available(frontend, 1, 0x4000)
-        ground.world.machines["vm1"].set_state(VmState.READY)
+        ground.state.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(RecoveryError, match="ring 1 has 1024 descriptors, and 16384 wait"):
             await execute.repair_link("lan0", ground.hands, recorder())
         assert ground.qemus["vm1"].names().count("device_add") == plugs, "no guest is shown them"
-        fallen = [e for e in read(ground.world.rundir.journal) if e["attributes"].get("name") == "fall-back"]
+        fallen = [e for e in read(ground.state.rundir.journal) if e["attributes"].get("name") == "fall-back"]
         assert [(e["link"], e["attributes"]["from"], e["attributes"]["to"]) for e in fallen] == [
             ("lan0", "resume", "relink")
         ]
@@ -130,7 +130,7 @@ async def test_rings_whose_memory_is_in_disorder_are_not_gone_on_with_and_the_ne
         ground.link.asked = "resume"
         repair = await ground.hands.repair_of("lan0")
         assert repair is not None
-        assert (repair.policy, repair.unlink, repair.hold) == ("relink", (("vm2", 1),), ())
+        assert (repair.policy, repair.link_down, repair.hold) == ("relink", (("vm2", 1),), ())
         ground.link.set_state(LinkState.UP)
         assert ground.link.view().failed == set(), "what is up may be gone on with another time"
 
@@ -141,7 +141,7 @@ async def test_a_driver_that_does_not_take_the_rings_up_is_named(
     monkeypatch.setattr(backends, "TAKEN_UP_SECONDS", 1.0)
     async with plugged(ground):
         dies(ground)
-        ground.world.machines["vm1"].set_state(VmState.READY)
+        ground.state.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(HotplugError, match=r"`lan0\.g2`: its driver does not go on with the rings of `lan0\.g1`"):
             await execute.repair_link("lan0", ground.hands, recorder())
         assert ground.link.view().failed == {"resume"}
@@ -161,7 +161,7 @@ async def test_rings_whose_broker_died_after_they_were_held_are_not_waited_for(g
         repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, recorder()))
         await until(lambda: freed(ground), timeout=5, what="the rings freed of the dead")
         await ground.broker.backend_close("lan0.g1")
-        ground.world.machines["vm1"].set_state(VmState.READY)
+        ground.state.machines["vm1"].set_state(VmState.READY)
         with pytest.raises(RecoveryError, match="no rings any more"):
             async with asyncio.timeout(backends.RINGS_SECONDS / 4):
                 await repair

@@ -34,7 +34,7 @@ from vpctl.recovery.state import LinkState, LinkView, VmState
 from vpctl.rundir import Directories, RunDir, read_json
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.link import Link
-from vpctl.supervisor.state import MOST_PROBES, World
+from vpctl.supervisor.state import MOST_PROBES, TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
 
@@ -91,67 +91,67 @@ def rundir(directories: Directories) -> RunDir:
 
 
 @pytest.fixture
-def world(rundir: RunDir) -> World:
-    return World(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"))), rundir)
+def state(rundir: RunDir) -> TopologyState:
+    return TopologyState(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"))), rundir)
 
 
-@pytest.mark.parametrize("state", VmState)
+@pytest.mark.parametrize("shown", VmState)
 @pytest.mark.parametrize("link_state", LinkState)
 async def test_status_has_the_contracts_shape_in_every_state(
-    world: World, state: VmState, link_state: LinkState
+    state: TopologyState, shown: VmState, link_state: LinkState
 ) -> None:
-    for machine in world.machines.values():
-        machine.set_state(state)
-    world.links["lan0"].set_state(link_state)
-    status = json.loads(json.dumps(world.status()))
+    for machine in state.machines.values():
+        machine.set_state(shown)
+    state.links["lan0"].set_state(link_state)
+    status = json.loads(json.dumps(state.status()))
     Draft202012Validator(STATUS).validate(status)
-    assert [vm["state"] for vm in status["vms"]] == [str(state)] * 3
+    assert [vm["state"] for vm in status["vms"]] == [str(shown)] * 3
     assert status["links"][0]["state"] == str(link_state)
     assert [end["vm"] for end in status["links"][1]["endpoints"]] == ["vm2", "vm3"]
     assert [end["interface"] for end in status["links"][1]["endpoints"]] == ["lan1", "lan1"]
 
 
-def test_the_whole_is_up_only_if_every_part_is(world: World) -> None:
-    assert world.status()["state"] == "starting"
-    for machine in world.machines.values():
+def test_the_whole_is_up_only_if_every_part_is(state: TopologyState) -> None:
+    assert state.status()["state"] == "starting"
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    world.links["lan0"].set_state(LinkState.UP)
-    assert world.status()["state"] != "up"
-    world.links["lan1"].set_state(LinkState.UP)
-    assert world.status()["state"] == "up"
-    world.up = {}
-    world.machines["vm2"].set_state(VmState.CRASHED)
-    assert world.status()["state"] == "degraded"
+    state.links["lan0"].set_state(LinkState.UP)
+    assert state.status()["state"] != "up"
+    state.links["lan1"].set_state(LinkState.UP)
+    assert state.status()["state"] == "up"
+    state.up = {}
+    state.machines["vm2"].set_state(VmState.CRASHED)
+    assert state.status()["state"] == "degraded"
 
 
-def test_nothing_is_written_over_what_a_predecessor_left_before_that_was_read(world: World) -> None:
-    world.rundir.status.write_text("{}")
-    world.links["lan0"].set_state(LinkState.UP)
-    assert read_json(world.rundir.status) == {}
-    world.loaded = True
-    world.links["lan0"].set_state(LinkState.DOWN)
-    assert read_json(world.rundir.status) == json.loads(json.dumps(world.status()))
+def test_nothing_is_written_over_what_a_predecessor_left_before_that_was_read(state: TopologyState) -> None:
+    state.rundir.status.write_text("{}")
+    state.links["lan0"].set_state(LinkState.UP)
+    assert read_json(state.rundir.status) == {}
+    state.loaded = True
+    state.links["lan0"].set_state(LinkState.DOWN)
+    assert read_json(state.rundir.status) == json.loads(json.dumps(state.status()))
 
 
-def test_unknown_names_are_told_the_known_ones(world: World) -> None:
+def test_unknown_names_are_told_the_known_ones(state: TopologyState) -> None:
     with pytest.raises(NotFoundError, match="no VM named `vm9` in `pair`") as caught:
-        world.require_vm("vm9")
+        state.require_vm("vm9")
     assert caught.value.hint == "VMs are `vm1`, `vm2`, `vm3`"
     with pytest.raises(NotFoundError) as caught:
-        world.require_link("lan9")
+        state.require_link("lan9")
     assert caught.value.hint == "links are `lan0`, `lan1`"
 
 
-async def test_a_probe_of_a_link_whose_vm_is_not_ready_fails_both_ways_with_the_reason(world: World) -> None:
-    checks = await world.probe("lan0", count=1)
+async def test_a_probe_of_a_link_whose_vm_is_not_ready_fails_both_ways_with_the_reason(state: TopologyState) -> None:
+    checks = await state.probe("lan0", count=1)
     assert [(check["from"], check["to"]) for check in checks] == [("vm1", "vm2"), ("vm2", "vm1")]
     assert {check["ok"] for check in checks} == {False}
     assert {check["loss_percent"] for check in checks} == {100.0}
     assert all("not ready" in check["reason"] for check in checks)
 
 
-class Sending(World):
-    """A world whose checks send until they are stopped."""
+class Sending(TopologyState):
+    """A topology whose checks send until they are stopped."""
 
     def __init__(self, run: Run, rundir: RunDir) -> None:
         super().__init__(run, rundir)
@@ -163,77 +163,79 @@ class Sending(World):
         raise AssertionError("unreachable")
 
 
-def all_up(world: World) -> None:
-    for machine in world.machines.values():
+def all_up(state: TopologyState) -> None:
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    for link in world.links.values():
+    for link in state.links.values():
         link.set_state(LinkState.UP)
 
 
-def test_a_vm_whose_cpus_were_stopped_is_paused_until_they_run_again(world: World) -> None:
-    all_up(world)
-    world.up = {}
-    vm1 = world.machines["vm1"]
-    assert world.status()["vms"][0]["paused"] is False
+def test_a_vm_whose_cpus_were_stopped_is_paused_until_they_run_again(state: TopologyState) -> None:
+    all_up(state)
+    state.up = {}
+    vm1 = state.machines["vm1"]
+    assert state.status()["vms"][0]["paused"] is False
     vm1.take_event({"event": "STOP"})
-    status = world.status()
+    status = state.status()
     Draft202012Validator(STATUS).validate(status)
     assert (status["state"], status["vms"][0]["paused"], status["vms"][0]["state"]) == ("degraded", True, "ready")
     assert "vpctl qmp vm1 cont" in status["vms"][0]["reason"]
     assert [link["state"] for link in status["links"]] == ["up", "up"]
     assert not is_well(status)
     vm1.take_event({"event": "RESUME"})
-    assert is_well(world.status())
+    assert is_well(state.status())
 
 
 @pytest.mark.parametrize(
     ("status", "paused"),
     [("running", False), ("paused", True), ("io-error", True), ("debug", True), ("guest-panicked", False)],
 )
-def test_what_qemu_says_of_itself_counts_where_an_event_was_missed(world: World, status: str, paused: bool) -> None:
-    all_up(world)
-    vm1 = world.machines["vm1"]
+def test_what_qemu_says_of_itself_counts_where_an_event_was_missed(
+    state: TopologyState, status: str, paused: bool
+) -> None:
+    all_up(state)
+    vm1 = state.machines["vm1"]
     vm1.take_event({"event": "STOP"})
     vm1.take_run_state(status)
     assert vm1.is_paused is paused
 
 
-def test_a_vm_that_is_not_ready_is_not_shown_as_paused(world: World) -> None:
+def test_a_vm_that_is_not_ready_is_not_shown_as_paused(state: TopologyState) -> None:
     """A panic stops the vCPUs as well."""
-    all_up(world)
-    world.machines["vm1"].take_event({"event": "STOP"})
-    world.machines["vm1"].set_state(VmState.CRASHED, reason="the guest's kernel panicked")
-    vm = world.status()["vms"][0]
+    all_up(state)
+    state.machines["vm1"].take_event({"event": "STOP"})
+    state.machines["vm1"].set_state(VmState.CRASHED, reason="the guest's kernel panicked")
+    vm = state.status()["vms"][0]
     assert (vm["paused"], vm["reason"]) == (False, "the guest's kernel panicked")
 
 
-@pytest.mark.parametrize("state", [LinkState.UP, LinkState.DOWN])
-async def test_a_check_of_a_link_whose_vm_is_paused_says_so_at_once(rundir: RunDir, state: LinkState) -> None:
-    world = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
-    all_up(world)
-    world.links["lan0"].set_state(state)
-    world.machines["vm2"].take_event({"event": "STOP"})
-    entry = (await world.check(["lan0"]))["links"][0]
+@pytest.mark.parametrize("shown", [LinkState.UP, LinkState.DOWN])
+async def test_a_check_of_a_link_whose_vm_is_paused_says_so_at_once(rundir: RunDir, shown: LinkState) -> None:
+    state = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    all_up(state)
+    state.links["lan0"].set_state(shown)
+    state.machines["vm2"].take_event({"event": "STOP"})
+    entry = (await state.check(["lan0"]))["links"][0]
     assert (entry["ok"], entry["tests"]) == (False, [])
     assert entry["reason"].startswith("`vm2` is paused")
-    assert not world.sends.is_set()
+    assert not state.sends.is_set()
 
 
-@pytest.mark.parametrize("state", [LinkState.UP, LinkState.DOWN])
-async def test_a_check_ends_when_a_vm_of_its_link_is_paused(rundir: RunDir, state: LinkState) -> None:
-    world = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
-    all_up(world)
-    world.links["lan0"].set_state(state)
-    checking = asyncio.create_task(world.check(["lan0"]))
-    await world.sends.wait()
-    world.machines["vm1"].take_event({"event": "STOP"})
+@pytest.mark.parametrize("shown", [LinkState.UP, LinkState.DOWN])
+async def test_a_check_ends_when_a_vm_of_its_link_is_paused(rundir: RunDir, shown: LinkState) -> None:
+    state = Sending(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    all_up(state)
+    state.links["lan0"].set_state(shown)
+    checking = asyncio.create_task(state.check(["lan0"]))
+    await state.sends.wait()
+    state.machines["vm1"].take_event({"event": "STOP"})
     assert (await checking)["links"][0]["reason"].startswith("`vm1` is paused")
 
 
-async def test_a_probe_of_a_link_whose_vm_is_paused_fails_at_once(world: World) -> None:
-    all_up(world)
-    world.machines["vm1"].take_event({"event": "STOP"})
-    assert all(check["reason"] == "VM `vm1` is paused" for check in await world.probe("lan0", count=1))
+async def test_a_probe_of_a_link_whose_vm_is_paused_fails_at_once(state: TopologyState) -> None:
+    all_up(state)
+    state.machines["vm1"].take_event({"event": "STOP"})
+    assert all(check["reason"] == "VM `vm1` is paused" for check in await state.probe("lan0", count=1))
 
 
 def reports(plan: str, *, arrives: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -249,8 +251,8 @@ def reports(plan: str, *, arrives: bool = True) -> tuple[dict[str, Any], dict[st
     )
 
 
-class Connected(World):
-    """A world whose guests are reached through one ssh connection."""
+class Connected(TopologyState):
+    """A topology whose guests are reached through one ssh connection."""
 
     ssh: Any
 
@@ -289,14 +291,14 @@ async def test_what_a_user_has_made_of_an_interface_is_checked_as_far_as_it_can_
             process.stdout.write(report + "\n")
         process.exit(0 if passes else 1)
 
-    world = Connected(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
-    for machine in world.machines.values():
+    state = Connected(made_run(made_topology(("lan0", "vm1", "vm2"))), rundir)
+    for machine in state.machines.values():
         machine.set_state(VmState.READY)
-    world.links["lan0"].set_state(LinkState.UP)
-    world.machines["vm2"].last_beat = Heartbeat(seq=1, uptime_ms=1, boot_id="x", links={"lan0": end})
-    async with guest_running(rundir, agent) as address, connection(address) as world.ssh:
-        checks = await world.probe("lan0", count=1)
-        checked = await world.check(["lan0"])
+    state.links["lan0"].set_state(LinkState.UP)
+    state.machines["vm2"].last_beat = Heartbeat(seq=1, uptime_ms=1, boot_id="x", links={"lan0": end})
+    async with guest_running(rundir, agent) as address, connection(address) as state.ssh:
+        checks = await state.probe("lan0", count=1)
+        checked = await state.check(["lan0"])
     used = end != LinkEnd()
     assert [(check["ok"], check.get("not_provable")) for check in checks] == 2 * [
         (passes or used, (end.use and not passes and f"vm2: {end.use}") or None)
@@ -304,10 +306,10 @@ async def test_what_a_user_has_made_of_an_interface_is_checked_as_far_as_it_can_
     [link] = checked["links"]
     assert (link["ok"], link.get("not_checked")) == (passes or used, told)
     assert {test["protocol"] for test in link["tests"]} == protocols
-    assert [entry["use"] for entry in world.status()["links"][0]["endpoints"]] == ["", end.use]
+    assert [entry["use"] for entry in state.status()["links"][0]["endpoints"]] == ["", end.use]
 
 
-class Crowded(World):
+class Crowded(TopologyState):
     """A pair with as many links as fit, whose guests serve a few probes at a time; some links are late once."""
 
     def __init__(self, rundir: RunDir, late: set[str]) -> None:
@@ -339,11 +341,11 @@ async def test_many_links_are_probed_a_few_at_a_time_and_those_that_are_late_aga
 ) -> None:
     """All 24 at once took a guest longer than any of them was waited for."""
     monkeypatch.setattr(traffic, "probe_both_ways", both_ways)
-    world = Crowded(rundir, late)
-    checks = await world.probe_all(count=1, seconds=1.0)
-    assert world.most == MOST_PROBES
-    assert sorted(world.probed) == sorted([*world.links, *late])
-    assert {check["link"] for check in checks} == set(world.links)
+    state = Crowded(rundir, late)
+    checks = await state.probe_all(count=1, seconds=1.0)
+    assert state.most == MOST_PROBES
+    assert sorted(state.probed) == sorted([*state.links, *late])
+    assert {check["link"] for check in checks} == set(state.links)
     assert (len(checks), {check["ok"] for check in checks}) == (48, {True})
 
 
@@ -438,11 +440,11 @@ class FakeBroker:
     ],
 )
 async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_vm(
-    world: World, error: VpctlError | None, kind: str, message: str
+    state: TopologyState, error: VpctlError | None, kind: str, message: str
 ) -> None:
-    broker: Any = FakeBroker(world.machines["vm1"], error=error)
-    hands = Hands(world, lambda: broker, watch=lambda machine: None)
-    world.machines["vm1"].set_state(VmState.RECOVERING)
+    broker: Any = FakeBroker(state.machines["vm1"], error=error)
+    hands = Hands(state, lambda: broker, watch=lambda machine: None)
+    state.machines["vm1"].set_state(VmState.RECOVERING)
 
     async def waits() -> None:
         with pytest.raises(RecoveryError, match="`vm1` is crashed"):
@@ -453,7 +455,7 @@ async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_
         with pytest.raises(VpctlError, match=message) as caught:
             await hands.boot("vm1")
     assert caught.value.code == kind
-    argv = world.machines["vm1"].logs / "argv"
+    argv = state.machines["vm1"].logs / "argv"
     assert f"its command line is in {argv}" in (caught.value.details or "")
     assert "qemu-system-x86_64 -name guest=vm1" in argv.read_text()
 
@@ -461,28 +463,28 @@ async def test_a_boot_that_fails_in_a_recovery_is_told_to_whoever_waits_for_the_
 @pytest.mark.parametrize("kind", ["stream", "dgram", "ivshmem-doorbell", "vhost-pci"])
 def test_the_end_of_a_qemu_takes_the_sockets_that_it_has_left_and_no_others(rundir: RunDir, kind: str) -> None:
     topology = made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"), kind=kind)
-    world = World(made_run(topology), rundir)
+    state = TopologyState(made_run(topology), rundir)
     left: dict[str, set[Path]] = {}
     for link in topology.links:
         for end in link.endpoints:
-            device = plugged_device(world.run, link, 3, vm=end.vm, rundir=rundir)
-            world.links[link.name].plugging(end.vm, 3)
+            device = plugged_device(state.run, link, 3, vm=end.vm, rundir=rundir)
+            state.links[link.name].plugging(end.vm, 3)
             left.setdefault(end.vm, set()).update(Path(path) for path in device.sockets)
     for path in set().union(*left.values()):
         path.touch()
-    world.forget("vm1")
+    state.forget("vm1")
     assert left["vm1"]
     assert not any(path.exists() for path in left["vm1"])
     assert all(path.exists() for path in left["vm3"])
     assert all(path.exists() for path in left["vm2"] - left["vm1"])
-    world.unplugged("vm2", "lan1", 3)
-    assert world.links["lan1"].plugged["vm2"] == []
-    assert not any(path.exists() for path in plugged_sockets(world, "vm2", "lan1"))
+    state.unplugged("vm2", "lan1", 3)
+    assert state.links["lan1"].plugged["vm2"] == []
+    assert not any(path.exists() for path in plugged_sockets(state, "vm2", "lan1"))
 
 
-def plugged_sockets(world: World, vm: str, link: str) -> list[Path]:
-    spec = world.topology.link(link)
-    return [Path(path) for path in plugged_device(world.run, spec, 3, vm=vm, rundir=world.rundir).sockets]
+def plugged_sockets(state: TopologyState, vm: str, link: str) -> list[Path]:
+    spec = state.topology.link(link)
+    return [Path(path) for path in plugged_device(state.run, spec, 3, vm=vm, rundir=state.rundir).sockets]
 
 
 class Reached(Machine):
@@ -495,19 +497,19 @@ class Reached(Machine):
 
 
 async def test_a_vms_devices_come_and_go_one_at_a_time_so_that_no_guest_ejects_a_new_one(rundir: RunDir) -> None:
-    world = World(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), rundir)
-    machine = Reached("vm1", world.run, rundir, world.journal, world.save)
-    world.machines["vm1"] = machine
+    state = TopologyState(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), rundir)
+    machine = Reached("vm1", state.run, rundir, state.journal, state.save)
+    state.machines["vm1"] = machine
     fake = FakeQemu(unplug_after=0.05)
     broker: Any = FakeBroker(machine)
-    hands = Hands(world, lambda: broker, watch=lambda machine: None)
+    hands = Hands(state, lambda: broker, watch=lambda machine: None)
     path = rundir.qmp_socket("vm1")
     async with serving(path, fake), connect(path, vm="vm1", timeout=5) as machine.session, asyncio.timeout(10):
         for name in ("lan0", "lan1"):
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(str(rundir.link_socket(name, 1)))
                 listener.listen()
-                repair = plan_repair(world.topology.link(name), world.links[name].view(), ["vm1", "vm2"])
+                repair = plan_repair(state.topology.link(name), state.links[name].view(), ["vm1", "vm2"])
                 await hands.plug("vm1", repair)
         async with asyncio.TaskGroup() as group:
             for name in ("lan0", "lan1"):
@@ -518,7 +520,7 @@ async def test_a_vms_devices_come_and_go_one_at_a_time_so_that_no_guest_ejects_a
 
 def test_a_run_without_links_and_vms_is_a_world(rundir: RunDir) -> None:
     empty: Run = made_run(made_topology())
-    assert World(empty, rundir).status()["vms"] == []
+    assert TopologyState(empty, rundir).status()["vms"] == []
 
 
 async def test_two_who_check_a_link_at_once_come_one_after_the_other(
@@ -526,7 +528,7 @@ async def test_two_who_check_a_link_at_once_come_one_after_the_other(
 ) -> None:
     """A user and a recovery, say: the receivers of the second would find their ports taken."""
 
-    class Reachable(World):
+    class Reachable(TopologyState):
         async def guests(self, link: str) -> Any:
             return None, None
 
@@ -542,8 +544,8 @@ async def test_two_who_check_a_link_at_once_come_one_after_the_other(
         return {"link": link.name, "ok": True, "tests": []}
 
     monkeypatch.setattr("vpctl.supervisor.state.traffic.check_link", check_link)
-    world = Reachable(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), made(directories))
+    state = Reachable(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm1", "vm2"))), made(directories))
     async with asyncio.TaskGroup() as group:
         for links in (["lan0"], ["lan0"], ["lan1"]):
-            group.create_task(world.check(links))
+            group.create_task(state.check(links))
     assert most == {"lan0": 1, "lan1": 1, "all": 2}

@@ -19,14 +19,14 @@ from vpctl.recovery.ops import EndGoneError
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor import verify
-from vpctl.supervisor.state import World
-from vpctl.supervisor.verify import EARLY_SECONDS, Proofs
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.verify import EARLY_SECONDS, Verification
 
 TOPOLOGY = made_topology(("lan0", "a", "b"))
 LINK = "lan0"
 
 
-class Guests(World):
+class Guests(TopologyState):
     """Guests that see packets when the test says so: each look at `vm` waits for `seen[vm]`, True or a reason."""
 
     def __init__(self, directories: Directories) -> None:
@@ -61,22 +61,22 @@ async def turns() -> None:
 
 async def test_what_a_survivor_sees_before_the_last_end_is_plugged_is_the_proof(directories: Directories) -> None:
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, ["b"]):
         await turns()
         assert guests.looks == [("b", EARLY_SECONDS)]
         guests.tell(b=True)
         await turns()
         between = time.monotonic()
-        assert await seen.prove(LINK) <= between
+        assert await seen.verify(LINK) <= between
     assert guests.looking == 0
 
 
 async def test_the_first_that_sees_packets_is_enough_and_the_other_is_let_off(directories: Directories) -> None:
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, ["b"]):
-        proving = asyncio.create_task(seen.prove(LINK))
+        proving = asyncio.create_task(seen.verify(LINK))
         await turns()
         assert guests.looks == [("b", EARLY_SECONDS), ("a", traffic.PROBE_SECONDS)]
         guests.tell(a=True)
@@ -87,12 +87,12 @@ async def test_the_first_that_sees_packets_is_enough_and_the_other_is_let_off(di
 
 async def test_one_that_looked_in_vain_looks_again_when_the_other_end_is_there(directories: Directories) -> None:
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, ["b"]):
         await turns()
         guests.tell(b="no answer")
         await turns()
-        proving = asyncio.create_task(seen.prove(LINK))
+        proving = asyncio.create_task(seen.verify(LINK))
         await turns()
         assert guests.looks[1:] == [("a", traffic.PROBE_SECONDS), ("b", traffic.PROBE_SECONDS)]
         guests.tell(b=True)
@@ -102,9 +102,9 @@ async def test_one_that_looked_in_vain_looks_again_when_the_other_end_is_there(d
 
 async def test_without_a_survivor_both_look(directories: Directories) -> None:
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, []):
-        proving = asyncio.create_task(seen.prove(LINK))
+        proving = asyncio.create_task(seen.verify(LINK))
         await turns()
         assert {vm for vm, _ in guests.looks} == {"a", "b"}
         guests.tell(a="no answer")
@@ -118,9 +118,9 @@ async def test_where_a_user_has_put_an_end_to_another_use_no_packets_are_no_faul
     guests = Guests(directories)
     end = LinkEnd(state=EndState.MOVED)
     guests.machines["b"].last_beat = Heartbeat(seq=1, uptime_ms=1, boot_id="x", links={LINK: end})
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, []):
-        proof = asyncio.create_task(seen.prove(LINK))
+        proof = asyncio.create_task(seen.verify(LINK))
         await turns()
         guests.tell(a="no answer", b="no such interface")
         await proof
@@ -135,9 +135,9 @@ async def test_where_nobody_sees_any_the_error_says_what_was_missing(
     monkeypatch.setattr(traffic, "PROBE_SECONDS", 0.05)
     monkeypatch.setattr(verify, "START_SECONDS", 0.0)
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with seen.expecting(LINK, ["b"]):
-        proving = asyncio.create_task(seen.prove(LINK))
+        proving = asyncio.create_task(seen.verify(LINK))
         await turns()
         guests.tell(**told)
         with pytest.raises(VerificationError, match=f"no packets from `.`.*: {reason}"):
@@ -158,11 +158,11 @@ async def test_a_link_whose_end_has_gone_is_not_waited_for(directories: Director
             guests.machines["a"].set_state(VmState.READY)
 
     guests = Guests(directories)
-    seen = Proofs(guests)
+    seen = Verification(guests)
     async with asyncio.timeout(5), seen.expecting(LINK, ["b"]):
         if when == "before":
             dies()
-        proving = asyncio.create_task(seen.prove(LINK))
+        proving = asyncio.create_task(seen.verify(LINK))
         await turns()
         assert proving.done() is (when == "before")
         if when == "meanwhile":

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from vpctl.errors import RecoveryError
 from vpctl.recovery.plan import Repair
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +36,11 @@ class PlugHooks(Protocol):
         """Take away what was there for a device that is gone."""
         return
 
-    async def part(self, vm: str, link: str, generation: int) -> None:
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
         """Have a device that stays let go of the other end, its carrier off; only of kinds that can keep one."""
         return
 
-    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+    async def link_up(self, vm: str, repair: Repair, generation: int) -> None:
         """Let a device that stays, of this generation, begin anew with the other end that is to come."""
         return
 
@@ -57,9 +57,9 @@ class NoHooks(PlugHooks):
     """Hooks of a kind that needs nothing."""
 
 
-def require_nobody_holds(world: World, link: str, *, but: str | None = None) -> None:
+def require_nobody_holds(state: TopologyState, link: str, *, but: str | None = None) -> None:
     """Raise RecoveryError if a VM, `but` this one, still has a device of a link: a QEMU that hangs may wake up."""
-    plugged = world.links[link].plugged
+    plugged = state.links[link].plugged
     if holders := [vm for vm, generations in plugged.items() if generations and vm != but]:
         message = f"`{holders[0]}` still has a device of link `{link}`"
         raise RecoveryError(message, hint=f"vpctl recover {holders[0]}")

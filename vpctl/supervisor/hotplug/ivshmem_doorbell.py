@@ -13,7 +13,7 @@ from vpctl.plan.link import shared_region
 from vpctl.recovery.plan import Repair
 from vpctl.supervisor.hotplug.hooks import Doorbell, PlugHooks, require_nobody_holds
 from vpctl.supervisor.hotplug.slots import change_peer, free, is_connected, serve, serve_anew, switch_off, switch_on
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 
 NOBODY = 0
 """The peer's id while there is none."""
@@ -22,8 +22,8 @@ NOBODY = 0
 class IvshmemDoorbellHooks(PlugHooks):
     """Hooks of links with a `SharedRegion`."""
 
-    def __init__(self, world: World, broker: Callable[[], BrokerClient]) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, broker: Callable[[], BrokerClient]) -> None:
+        self._state = state
         self._broker = broker
         self._off: set[str] = set()
         """The devices' names, that is their generations, that all guests were told to let go of."""
@@ -31,7 +31,7 @@ class IvshmemDoorbellHooks(PlugHooks):
     async def before_plug(self, vm: str, repair: Repair) -> None:
         shared = self._of(repair.link, repair.generation, kept=self._kept(repair))
         if vm == repair.first:
-            require_nobody_holds(self._world, repair.link)
+            require_nobody_holds(self._state, repair.link)
             await serve(self._broker(), shared)
         if (end := shared.end_of(vm)) is not None:
             await switch_on(self._broker(), end[1])
@@ -41,11 +41,11 @@ class IvshmemDoorbellHooks(PlugHooks):
         name = device_id(link, generation)
         if name in self._off:
             return
-        plugged = self._world.links[link].plugged
-        newest = {other: max(there) for other, there in plugged.items() if there and self._world.is_alive(other)}
+        plugged = self._state.links[link].plugged
+        newest = {other: max(there) for other, there in plugged.items() if there and self._state.is_alive(other)}
         ends = dict(self._end(other, link, number) for other, number in newest.items())
         silent = await switch_off(self._broker(), ends)
-        self._world.journal.write("link.off", link=link, attributes={"device": name, "silent": silent})
+        self._state.journal.write("link.off", link=link, attributes={"device": name, "silent": silent})
         self._off.update(device_id(link, number) for there in plugged.values() for number in there)
 
     async def after_unplug(self, vm: str, link: str, generation: int) -> None:
@@ -64,19 +64,19 @@ class IvshmemDoorbellHooks(PlugHooks):
     async def unreachable(self, link: str) -> list[str]:
         """Return the VMs whose device of a link can be given no other peer: its broker has died."""
         silent = []
-        for vm, there in self._world.links[link].plugged.items():
+        for vm, there in self._state.links[link].plugged.items():
             if there and not await is_connected(self._broker(), *self._end(vm, link, there[-1])):
                 silent.append(vm)
         return silent
 
-    async def part(self, vm: str, link: str, generation: int) -> None:
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
         """Have a VM's driver let go of a peer that is dead; its device stays."""
         number, end = self._end(vm, link, generation)
         await change_peer(self._broker(), number, end, peer=NOBODY, generation=generation)
 
-    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+    async def link_up(self, vm: str, repair: Repair, generation: int) -> None:
         """Begin with another peer: the device of a VM stays, that of the other is about to come."""
-        require_nobody_holds(self._world, repair.link, but=vm)
+        require_nobody_holds(self._state, repair.link, but=vm)
         shared = self._of(repair.link, repair.generation, kept={vm: generation})
         number, end = self._end(vm, repair.link, generation)
         other = shared.ends[1 - number]
@@ -84,7 +84,7 @@ class IvshmemDoorbellHooks(PlugHooks):
         await change_peer(self._broker(), number, end, peer=other.id, generation=repair.generation)
 
     def _kept(self, repair: Repair) -> dict[str, int]:
-        return {vm: self._world.links[repair.link].kept(vm) for vm in repair.keep}
+        return {vm: self._state.links[repair.link].kept(vm) for vm in repair.keep}
 
     def _end(self, vm: str, link: str, generation: int) -> tuple[int, SharedEnd]:
         """Return number and end of a VM's device."""
@@ -94,7 +94,7 @@ class IvshmemDoorbellHooks(PlugHooks):
         return found
 
     def _of(self, link: str, generation: int, *, kept: Mapping[str, int] = MappingProxyType({})) -> SharedRegion:
-        world = self._world
-        found = shared_region(world.run, world.topology.link(link), generation, rundir=world.rundir, kept=kept)
+        state = self._state
+        found = shared_region(state.run, state.topology.link(link), generation, rundir=state.rundir, kept=kept)
         assert found is not None
         return found

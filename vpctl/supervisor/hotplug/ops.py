@@ -16,42 +16,44 @@ from vpctl.recovery.state import LinkState, VmState
 from vpctl.supervisor.hotplug.backends import Backends, BackendStatus
 from vpctl.supervisor.hotplug.hooks import NoHooks, PlugHooks
 from vpctl.supervisor.hotplug.ivshmem_doorbell import IvshmemDoorbellHooks
-from vpctl.supervisor.hotplug.stale_interrupts import Doorbells, files_of
+from vpctl.supervisor.hotplug.stale_interrupts import StaleInterrupts, files_of
 from vpctl.supervisor.hotplug.stream import stop_blocking, until_listening
 from vpctl.supervisor.hotplug.vhost_pci import VhostPciHooks
-from vpctl.supervisor.state import World
-from vpctl.supervisor.verify import Proofs
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.verify import Verification
 from vpctl.supervisor.vm.machine import Machine
 
 
 class Hands:
     """Implements `recovery.execute.Hands`; see there for what each method guarantees."""
 
-    def __init__(self, world: World, broker: Callable[[], BrokerClient], watch: Callable[[Machine], None]) -> None:
-        self._world = world
+    def __init__(
+        self, state: TopologyState, broker: Callable[[], BrokerClient], watch: Callable[[Machine], None]
+    ) -> None:
+        self._state = state
         self._broker = broker
         self._watch = watch
         # One at a time in each VM. Whatever is plugged or unplugged makes a guest look at every slot, and one whose
         # device is still on its way out it then ejects a second time: the next device there, if that is quick.
-        self._hotplug = {vm: asyncio.Lock() for vm in world.machines}
-        self._doorbells = Doorbells(broker)
+        self._hotplug = {vm: asyncio.Lock() for vm in state.machines}
+        self._stale_interrupts = StaleInterrupts(broker)
         self.backends = Backends(broker)
-        self.vhost_pci = VhostPciHooks(world, broker, self.backends)
-        self._regions = IvshmemDoorbellHooks(world, broker)
-        self._proofs = Proofs(world)
+        self.vhost_pci = VhostPciHooks(state, broker, self.backends)
+        self._regions = IvshmemDoorbellHooks(state, broker)
+        self._verification = Verification(state)
 
     async def fence(self, vm: str) -> None:
-        await self._world.machines[vm].fence(self._broker())
-        self._world.forget(vm)
+        await self._state.machines[vm].fence(self._broker())
+        self._state.forget(vm)
 
-    async def release(self, vm: str, generation: int) -> None:
-        await self._world.machines[vm].drop_ram(self._broker(), generation)
+    async def free_ram(self, vm: str, generation: int) -> None:
+        await self._state.machines[vm].free_ram(self._broker(), generation)
 
     def is_booting(self, vm: str) -> bool:
-        return self._world.machines[vm].is_half_booted
+        return self._state.machines[vm].is_half_booted
 
     async def boot(self, vm: str) -> float:
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         try:
             resume = machine.is_half_booted
             ms = await (machine.resume(self._broker()) if resume else machine.boot(self._broker()))
@@ -65,7 +67,7 @@ class Hands:
         return ms
 
     async def until_ready(self, vm: str) -> None:
-        machine = self._world.machines[vm]
+        machine = self._state.machines[vm]
         while machine.state is not VmState.READY:
             if machine.state in (VmState.FAILED, VmState.STOPPED, VmState.CRASHED):
                 why = f": {machine.reason}" if machine.reason is not None else ""
@@ -73,22 +75,22 @@ class Hands:
             await machine.changed.wait()
 
     def is_alive(self, vm: str) -> bool:
-        return self._world.is_alive(vm)
+        return self._state.is_alive(vm)
 
     def foreseen(self, error: Exception, name: str, *, vm: str | None = None, link: str | None = None) -> VpctlError:
-        return self._world.foreseen(error, name=name, vm=vm, link=link)
+        return self._state.foreseen(error, name=name, vm=vm, link=link)
 
     def link_lock(self, link: str) -> asyncio.Lock:
-        return self._world.links[link].lock
+        return self._state.links[link].lock
 
     def policy_failed(self, repair: Repair) -> None:
-        self._world.links[repair.link].policy_failed(repair.policy)
+        self._state.links[repair.link].policy_failed(repair.policy)
 
     def link_broken(self, link: str, reason: str) -> None:
-        self._world.links[link].set_state(LinkState.FAILED, reason=reason)
+        self._state.links[link].set_state(LinkState.FAILED, reason=reason)
 
     async def repair_of(self, link: str) -> Repair | None:
-        spec, known = self._world.topology.link(link), self._world.links[link]
+        spec, known = self._state.topology.link(link), self._state.links[link]
         for vm in [vm for vm, there in known.plugged.items() if there and self._comes_back(vm)]:
             await self.until_ready(vm)  # a QEMU that was adopted, whose devices are there: they are taken out first
         backend = await self.vhost_pci.backend(link)
@@ -97,64 +99,64 @@ class Hands:
         if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
         view = self.vhost_pci.view(link, backend)
-        deaf = await self._around(link).unreachable(link)
+        deaf = await self._hooks(link).unreachable(link)
         repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), unreachable=deaf)
         known.begin(repair.generation)
         return repair
 
     def _comes_back(self, vm: str) -> bool:
         """Whether a VM is on its way to be ready, in a life that has begun."""
-        return self._world.machines[vm].state in (VmState.STARTING, VmState.BOOTING) and not self.is_alive(vm)
+        return self._state.machines[vm].state in (VmState.STARTING, VmState.BOOTING) and not self.is_alive(vm)
 
     async def prepare_host(self, link: str) -> None:
-        network = host_network(self._world.topology.link(link), self._world.rundir)
+        network = host_network(self._state.topology.link(link), self._state.rundir)
         if network is not None:
-            await create(network, self._world.rundir.interface_commands(link))
+            await create(network, self._state.rundir.interface_commands(link))
 
     async def unplug(self, vm: str, link: str, generation: int) -> None:
-        world = self._world
-        spec, machine, around = world.topology.link(link), world.machines[vm], self._around(link)
-        device = plugged_device(world.run, spec, generation, vm=vm, rundir=world.rundir)
+        state = self._state
+        spec, machine, hooks = state.topology.link(link), state.machines[vm], self._hooks(link)
+        device = plugged_device(state.run, spec, generation, vm=vm, rundir=state.rundir)
         session = await machine.qmp()
-        bell = around.doorbell(vm, link, generation)
+        bell = hooks.doorbell(vm, link, generation)
         gone = bell is not None and not await hotplug.present(session, device.ids().device)
         if bell is not None and gone:
             # By somebody else, or a supervisor that died then: before anything else in that QEMU gets its numbers.
-            await self._doorbells.unplugged(machine, bell, frozenset())
-        await around.before_unplug(vm, link, generation)
+            await self._stale_interrupts.unplugged(machine, bell, frozenset())
+        await hooks.before_unplug(vm, link, generation)
         async with self._hotplug[vm]:
             before = files_of(machine)
-            with world.links[link].taking_out(vm, device.ids().device):
+            with state.links[link].taking_out(vm, device.ids().device):
                 await hotplug.unplug(session, device.ids(), on_stuck=spec.recovery.on_stuck)
             if bell is not None and not gone:
-                await self._doorbells.unplugged(machine, bell, before)
-        await around.after_unplug(vm, link, generation)
-        world.unplugged(vm, link, generation)
+                await self._stale_interrupts.unplugged(machine, bell, before)
+        await hooks.after_unplug(vm, link, generation)
+        state.unplugged(vm, link, generation)
 
     async def plug(self, vm: str, repair: Repair) -> None:
-        world = self._world
-        spec, machine, known = world.topology.link(repair.link), world.machines[vm], world.links[repair.link]
-        steps = plug_steps(world.run, spec, repair.generation, first=repair.first, rundir=world.rundir)
+        state = self._state
+        spec, machine, known = state.topology.link(repair.link), state.machines[vm], state.links[repair.link]
+        steps = plug_steps(state.run, spec, repair.generation, first=repair.first, rundir=state.rundir)
         (device,) = (step.device for step in steps if step.vm == vm)
-        around = self._around(repair.link)
-        bell = around.doorbell(vm, repair.link, repair.generation)
+        hooks = self._hooks(repair.link)
+        bell = hooks.doorbell(vm, repair.link, repair.generation)
         session = await machine.qmp()
-        await around.before_plug(vm, repair)
+        await hooks.before_plug(vm, repair)
         known.plugging(vm, repair.generation)
-        noted = self._doorbells.plugging(machine, session, bell) if bell is not None else nullcontext()
+        noted = self._stale_interrupts.plugging(machine, session, bell) if bell is not None else nullcontext()
         async with self._hotplug[vm], noted:
             with known.taking_out(vm, device.ids().device):  # what fails is taken back
                 await hotplug.plug(session, device)
         if vm == steps[0].vm:
             await until_listening(steps)
         if vm == steps[-1].vm:
-            await stop_blocking(self._broker(), steps, world.machines)
+            await stop_blocking(self._broker(), steps, state.machines)
         if repair.hold:
             await self.vhost_pci.until_taken_up(repair.link)
 
     def _is_whole(self, link: str, backend: BackendStatus | None) -> bool:
         """Whether both ends of a link are plugged; a device that was kept is of an earlier generation."""
-        spec, known = self._world.topology.link(link), self._world.links[link]
+        spec, known = self._state.topology.link(link), self._state.links[link]
         if (vm := virtio_net_end(spec)) is None:
             return all(len(known.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
         back = known.plugged.get(spec.peer_of(vm).vm)
@@ -163,26 +165,26 @@ class Hands:
     async def hold(self, vm: str, link: str, generation: int) -> None:
         await self.vhost_pci.hold(link)
 
-    async def unlink(self, vm: str, link: str, generation: int) -> None:
-        await self._around(link).part(vm, link, generation)
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
+        await self._hooks(link).link_down(vm, link, generation)
 
-    async def link(self, vm: str, repair: Repair) -> None:
-        await self._around(repair.link).join(vm, repair, self._world.links[repair.link].kept(vm))
+    async def link_up(self, vm: str, repair: Repair) -> None:
+        await self._hooks(repair.link).link_up(vm, repair, self._state.links[repair.link].kept(vm))
 
-    def _around(self, link: str) -> PlugHooks:
+    def _hooks(self, link: str) -> PlugHooks:
         """Return what does the part of a link's kind that is not QEMU's."""
-        world = self._world
-        spec = world.topology.link(link)
+        state = self._state
+        spec = state.topology.link(link)
         if virtio_net_end(spec) is not None:
             return self.vhost_pci
-        return self._regions if shared_region(world.run, spec, 1, rundir=world.rundir) is not None else NoHooks()
+        return self._regions if shared_region(state.run, spec, 1, rundir=state.rundir) is not None else NoHooks()
 
     def expecting(self, link: str, vms: Collection[str]) -> AbstractAsyncContextManager[None]:
-        return self._proofs.expecting(link, vms)
+        return self._verification.expecting(link, vms)
 
-    async def prove(self, link: str) -> float:
-        for end in self._world.topology.link(link).endpoints:
+    async def verify(self, link: str) -> float:
+        for end in self._state.topology.link(link).endpoints:
             await self.until_ready(end.vm)  # one may reboot just now
-        seen = await self._proofs.prove(link)
-        self._world.links[link].set_state(LinkState.UP)
+        seen = await self._verification.verify(link)
+        self._state.links[link].set_state(LinkState.UP)
         return seen

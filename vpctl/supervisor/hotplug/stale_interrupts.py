@@ -25,7 +25,7 @@ from vpctl.supervisor.hotplug.hooks import Doorbell
 from vpctl.supervisor.vm.machine import Machine
 
 
-class Doorbells:
+class StaleInterrupts:
     """Knows, by the VM, which descriptors are to be replaced when a device has gone."""
 
     def __init__(self, broker: Callable[[], BrokerClient]) -> None:

@@ -18,7 +18,7 @@ from vpctl.recovery.state import RingsView
 from vpctl.supervisor.hotplug.backends import EVERY_FEATURE, Backends, BackendStatus
 from vpctl.supervisor.hotplug.hooks import Doorbell, PlugHooks, require_nobody_holds
 from vpctl.supervisor.hotplug.slots import free, set_state
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 
 ATTEMPTS = 5
 """At rings that are started anew just when they are served."""
@@ -27,8 +27,8 @@ ATTEMPTS = 5
 class VhostPciHooks(PlugHooks):
     """Hooks of links with a `VhostPciPair`."""
 
-    def __init__(self, world: World, broker: Callable[[], BrokerClient], backends: Backends) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, broker: Callable[[], BrokerClient], backends: Backends) -> None:
+        self._state = state
         self._broker = broker
         self._backends = backends
 
@@ -41,7 +41,7 @@ class VhostPciHooks(PlugHooks):
 
     def view(self, link: str, backend: BackendStatus | None) -> RingsView | None:
         """Return what a repair has to know of a link's rings, given their `backend`; None: it has none."""
-        vm = virtio_net_end(self._world.topology.link(link))
+        vm = virtio_net_end(self._state.topology.link(link))
         if vm is None:
             return None
         if backend is None or not backend.connected:
@@ -55,16 +55,16 @@ class VhostPciHooks(PlugHooks):
         return backend is not None and backend.works and backend.attached == self._vhost_pci_device(link)
 
     def _virtio_net_device(self, link: str) -> str | None:
-        return self._device_at(link, virtio_net_end(self._world.topology.link(link)))
+        return self._device_at(link, virtio_net_end(self._state.topology.link(link)))
 
     def _vhost_pci_device(self, link: str) -> str | None:
-        spec = self._world.topology.link(link)
+        spec = self._state.topology.link(link)
         owner = virtio_net_end(spec)
         return self._device_at(link, spec.peer_of(owner).vm) if owner is not None else None
 
     def _device_at(self, link: str, vm: str | None) -> str | None:
         """Return the device that is plugged into a VM, the newest if there are several."""
-        plugged = self._world.links[link].plugged.get(vm or "", [])
+        plugged = self._state.links[link].plugged.get(vm or "", [])
         return device_id(link, plugged[-1]) if plugged else None
 
     # Section: plugging
@@ -72,7 +72,7 @@ class VhostPciHooks(PlugHooks):
     async def before_plug(self, vm: str, repair: Repair) -> None:
         pair = self._of(repair.link, repair.generation)
         if vm == pair.virtio_net_end.vm:
-            require_nobody_holds(self._world, repair.link)
+            require_nobody_holds(self._state, repair.link)
             await self._serve_backend(repair.link, pair)
         else:
             if repair.hold:
@@ -81,14 +81,14 @@ class VhostPciHooks(PlugHooks):
 
     async def _serve_backend(self, link: str, pair: VhostPciPair) -> None:
         """Be the back-end of a virtio-net end that is about to come; those of earlier generations are over."""
-        broker, end, offer = self._broker(), pair.virtio_net_end, self._world.links[link].offer
+        broker, end, offer = self._broker(), pair.virtio_net_end, self._state.links[link].offer
         for other in await self._backends.all():
             if other.name.rpartition(".")[0] == link:
                 await broker.backend_close(other.name)
         await broker.backend_open(
             name=end.name,
             path=end.socket,
-            ram=ram_memory(end.vm, self._world.machines[end.vm].generation),
+            ram=ram_memory(end.vm, self._state.machines[end.vm].generation),
             features=EVERY_FEATURE if offer is None else offer,
             queue_pairs=end.queue_pairs,
             many_regions=end.many_regions,
@@ -123,7 +123,7 @@ class VhostPciHooks(PlugHooks):
 
     async def hold(self, link: str) -> None:
         """Free rings of the device that worked them, whose QEMU is gone; the virtio-net end sees nothing of it."""
-        require_nobody_holds(self._world, link, but=virtio_net_end(self._world.topology.link(link)))
+        require_nobody_holds(self._state, link, but=virtio_net_end(self._state.topology.link(link)))
         backend = await self._require_rings(link)
         await self._broker().detach(backend.name)
 
@@ -143,18 +143,18 @@ class VhostPciHooks(PlugHooks):
 
     # Section: a device that stays
 
-    async def part(self, vm: str, link: str, generation: int) -> None:
+    async def link_down(self, vm: str, link: str, generation: int) -> None:
         await self.before_unplug(vm, link, generation)
         await self._set_link(vm, link, generation, up=False)
 
-    async def join(self, vm: str, repair: Repair, generation: int) -> None:
+    async def link_up(self, vm: str, repair: Repair, generation: int) -> None:
         await self._set_link(vm, repair.link, generation, up=True)
 
     async def _set_link(self, vm: str, link: str, generation: int, *, up: bool) -> None:
         """Set the link of a device, by its netdev: that one's state is what QEMU starts a back-end by."""
-        world = self._world
-        device = plugged_device(world.run, world.topology.link(link), generation, vm=vm, rundir=world.rundir)
-        session = await world.machines[vm].qmp()
+        state = self._state
+        device = plugged_device(state.run, state.topology.link(link), generation, vm=vm, rundir=state.rundir)
+        session = await state.machines[vm].qmp()
         await session.execute("set_link", {"name": device.ids().netdev, "up": up})
 
     # Section: unplugging
@@ -167,7 +167,7 @@ class VhostPciHooks(PlugHooks):
                 acknowledged = await self._broker().detach(backend.name)
                 silent = [] if acknowledged else [pair.vhost_pci_end.vm]
                 attributes = {"device": backend.attached, "silent": silent}
-                self._world.journal.write("link.off", link=link, attributes=attributes)
+                self._state.journal.write("link.off", link=link, attributes=attributes)
                 return
         if vm == pair.vhost_pci_end.vm:
             # Its broker has died: the slot says so, and nobody can tell the driver to look.
@@ -193,7 +193,7 @@ class VhostPciHooks(PlugHooks):
         return Doorbell(name=pair.name, end=0, vectors=pair.vhost_pci_end.vectors)
 
     def _of(self, link: str, generation: int) -> VhostPciPair:
-        world = self._world
-        found = vhost_pci_pair(world.run, world.topology.link(link), generation, rundir=world.rundir)
+        state = self._state
+        found = vhost_pci_pair(state.run, state.topology.link(link), generation, rundir=state.rundir)
         assert found is not None
         return found

@@ -37,7 +37,7 @@ UNREACHED = (
 """What to do about an own image that boots and whose ssh does not answer."""
 
 
-class WaysIn:
+class Connections:
     """Opened when they are needed, and again when they broke."""
 
     def __init__(self, spec: MachineSpec, run: Run, rundir: RunDir, journal: Journal) -> None:

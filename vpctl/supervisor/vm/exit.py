@@ -9,7 +9,7 @@ from vpctl.recovery.faults import Signs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ended:
+class VmEnd:
     """The end of a generation: QEMU's exit status (None: unknown), what it said before, and when (CLOCK_MONOTONIC).
 
     `process_ended` is False for a guest that panicked: its QEMU is paused.
@@ -21,7 +21,7 @@ class Ended:
     process_ended: bool
 
 
-def describe_end(ended: Ended) -> str:
+def describe_end(ended: VmEnd) -> str:
     """Put the end of a generation in words."""
     if ended.signs.panicked:
         return "the guest's kernel panicked"

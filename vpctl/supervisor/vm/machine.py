@@ -31,10 +31,10 @@ from vpctl.recovery.state import VmState
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.vm.boot_error import boot_error
 from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, STAGES, Stages
-from vpctl.supervisor.vm.connections import WaysIn
-from vpctl.supervisor.vm.exit import Ended, describe_end
+from vpctl.supervisor.vm.connections import Connections
+from vpctl.supervisor.vm.exit import VmEnd, describe_end
 from vpctl.supervisor.vm.serial_log import SerialLog
-from vpctl.supervisor.vm.spawn import drop_ram, prepare, spawn
+from vpctl.supervisor.vm.spawn import free_ram, prepare, spawn
 
 if TYPE_CHECKING:
     import asyncssh
@@ -58,10 +58,10 @@ class Machine:
         """Why it is in this state, if that needs a reason."""
         self.generation = 0
         self.process: ProcessId | None = None
-        self.ways = WaysIn(self.spec, run, rundir, journal)
+        self.connections = Connections(self.spec, run, rundir, journal)
         self.boot_ms = 0.0
         self.stages = Stages(name, run.stage_seconds, journal)
-        self.ended: asyncio.Future[Ended] | None = None
+        self.ended: asyncio.Future[VmEnd] | None = None
         self.changed = asyncio.Event()
         """Set, and replaced, at every change of state."""
         self.needs_resume = False
@@ -161,12 +161,12 @@ class Machine:
             "generation": self.generation,
             "ssh": {
                 "host": "127.0.0.1",
-                "port": self.ways.ssh_port or None,
+                "port": self.connections.ssh_port or None,
                 "user": self.spec.vm.image.ssh_user,
-                "identity": str(self.ways.ssh_address.identity) if self.ways.ssh_port else None,
-                "host_key": self.ways.ssh_address.host_key if self.ways.ssh_port else None,
+                "identity": str(self.connections.ssh_address.identity) if self.connections.ssh_port else None,
+                "host_key": self.connections.ssh_address.host_key if self.connections.ssh_port else None,
             },
-            "agent": self.ways.agent,
+            "agent": self.connections.agent,
             "incident": self.incident.as_json() if self.incident is not None else None,
             "parked_fds": self.parked_fds,
             "interrupts": self.interrupts,
@@ -183,7 +183,7 @@ class Machine:
         Raises ReadyTimeoutError, HostError or QmpError with the stage, QEMU's end if it ended, its stderr, the
         last serial lines and the command; the process is left to be fenced.
         """
-        await self.ways.close()
+        await self.connections.close()
         self.generation += 1
         self.last_beat, self._boots_again, self.needs_resume = None, False, False
         self.parked_fds, self.interrupts, self.paused = 0, {}, None
@@ -210,14 +210,16 @@ class Machine:
 
     async def resume(self, broker: BrokerClient) -> float:
         """See through a boot that a supervisor before this one began; returns and raises what `boot` does."""
-        await self.ways.close()  # a session that has asked for its devices: QEMU serves one client on its socket
+        await (
+            self.connections.close()
+        )  # a session that has asked for its devices: QEMU serves one client on its socket
         self.needs_resume = False
         return await self._to_ready(broker, adopted=True)
 
     def begin_reboot(self) -> None:
         """Take in that the guest was reset: what led into it is stale, and it boots again in the same QEMU."""
         self.reboots += 1
-        self.ways.drop_ssh()
+        self.connections.drop_ssh()
         self.last_beat = None
         self._serial.begin_boot()
         self._boots_again = True
@@ -236,9 +238,9 @@ class Machine:
     def restore(self, entry: Mapping[str, Any]) -> None:
         """Take over what a supervisor before this one wrote down."""
         self.generation = entry["generation"]
-        self.ways.ssh_port = entry["ssh"]["port"] or 0
+        self.connections.ssh_port = entry["ssh"]["port"] or 0
         if self.spec.vm.image.name is None:
-            self.ways.host_key = entry["ssh"].get("host_key")
+            self.connections.host_key = entry["ssh"].get("host_key")
         self.parked_fds, self.interrupts = entry["parked_fds"], dict(entry["interrupts"])
         self.incident = Incident.from_json(entry["incident"]) if entry.get("incident") else None
         state = VmState(entry["state"])
@@ -280,12 +282,12 @@ class Machine:
                 self._on_change()
         self.set_state(VmState.BOOTING)
         with self.stages.timed("qmp") as limit:
-            session = await self.ways.open_session(limit)
-            await self.ways.forward_ssh(session)
+            session = await self.connections.open_session(limit)
+            await self.connections.forward_ssh(session)
             self._on_change()
         with self.stages.timed("kernel") as limit:
             guest_ssh.load()  # while the guest's kernel has the longest way to go
-            await self.ways.guest_speaks(limit, serial=self._serial.speaks)
+            await self.connections.guest_speaks(limit, serial=self._serial.speaks)
         await self._reach_ssh()
         # From here on a reboot is the guest's own affair again; a panic is seen by pvpanic now.
         await session.execute("set-action", {"reboot": "reset"})
@@ -307,11 +309,11 @@ class Machine:
 
     async def _reach_ssh(self) -> None:
         with self.stages.timed("ssh") as limit:
-            await self.ways.wait_for_ssh(limit, listens=self._serial.says_ssh)
+            await self.connections.wait_for_ssh(limit, listens=self._serial.says_ssh)
 
-    async def drop_ram(self, broker: BrokerClient, generation: int) -> None:
+    async def free_ram(self, broker: BrokerClient, generation: int) -> None:
         """Give the memory of a life that is over back, once whoever else maps it lets go."""
-        await drop_ram(broker, self.spec, self._run, generation)
+        await free_ram(broker, self.spec, self._run, generation)
 
     # Section: its end
 
@@ -321,7 +323,7 @@ class Machine:
         if event["event"] in ("STOP", "RESUME"):
             self.take_run_state("paused" if event["event"] == "STOP" else "running")
         elif event["event"] == "GUEST_PANICKED":
-            self._end(Ended(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
+            self._end(VmEnd(status=None, signs=self._signs, monotonic=time.monotonic(), process_ended=False))
         elif self.state is not VmState.READY:
             return
         elif event["event"] == "RESET" and self.on_reset is not None:
@@ -345,7 +347,7 @@ class Machine:
         if exit_.generation != self.generation:
             return
         self.process = None
-        self._end(Ended(status=exit_.status, signs=self._signs, monotonic=exit_.monotonic, process_ended=True))
+        self._end(VmEnd(status=exit_.status, signs=self._signs, monotonic=exit_.monotonic, process_ended=True))
         self._on_change()
 
     def recorded_exit(self) -> Exit | None:
@@ -353,7 +355,7 @@ class Machine:
         record = read_json(self.logs / "exit.json")
         return Exit.from_json(record) if isinstance(record, dict) else None
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: VmEnd) -> None:
         if self.ended is not None and not self.ended.done():
             self.ended.set_result(ended)
 
@@ -382,14 +384,14 @@ class Machine:
 
     async def fence(self, broker: BrokerClient) -> None:
         """Kill the generation, if it runs, and return when its pidfd has signalled."""
-        await self.ways.close()
+        await self.connections.close()
         if self.generation:
             await broker.end(name=process_name(self.name), generation=self.generation, grace=0.0)
         if self.process is not None and self.process.is_alive():
             self.process = None
             raise QmpError(f"{self.name}: its QEMU does not end")
         self.process = None
-        await self.drop_ram(broker, self.generation)
+        await self.free_ram(broker, self.generation)
         self._on_change()
 
     # Section: ways in
@@ -398,7 +400,7 @@ class Machine:
         """Return the QMP session, connecting again if it was lost while QEMU lives."""
         if self.process is None:
             raise NotFoundError(f"VM `{self.name}` does not run", hint=f"vpctl recover {self.name}")
-        return await self.ways.qmp()
+        return await self.connections.qmp()
 
     async def answers(self) -> bool:
         """Whether its QEMU answers over QMP; one whose end is seen meanwhile is not tried again."""
@@ -419,7 +421,7 @@ class Machine:
             raise NotFoundError(f"VM `{self.name}` is {self.state}, not ready", hint="vpctl status")
         if self.is_paused:
             raise NotFoundError(f"VM `{self.name}` is paused", hint=f"vpctl qmp {self.name} cont")
-        return await self.ways.ssh()
+        return await self.connections.ssh()
 
     def hears(self, device: str, numbers: Collection[int]) -> None:
         """Take in by which descriptors its QEMU hears a device; written down, since it hears them for ever."""
@@ -447,4 +449,4 @@ class Machine:
 
     async def close(self) -> None:
         """Leave the VM as it is; close our connections."""
-        await self.ways.close()
+        await self.connections.close()

@@ -66,7 +66,7 @@ def inherited(spec: MachineSpec, run: Run, generation: int) -> list[Memory]:
     return [memory for memory in memories if memory]
 
 
-async def drop_ram(broker: BrokerClient, spec: MachineSpec, run: Run, generation: int) -> None:
+async def free_ram(broker: BrokerClient, spec: MachineSpec, run: Run, generation: int) -> None:
     """Give the memory of a life that is over back, once whoever else maps it lets go."""
     if (mapped := ram(run.topology, spec.vm, generation)) is not None:
         await broker.drop(mapped.name)

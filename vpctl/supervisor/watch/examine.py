@@ -7,7 +7,7 @@ from vpctl.errors import QmpLostError, VpctlError
 from vpctl.process import read_stat
 from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.heartbeats import last_beat
 from vpctl.supervisor.vm.machine import Machine
 
@@ -21,12 +21,12 @@ END_SECONDS = 1.0
 """For the word of a QEMU's end: a process that ends closes its sockets first, and who waits for it is told last."""
 
 
-async def broken_links(world: World, vm: str) -> dict[str, str]:
+async def broken_links(state: TopologyState, vm: str) -> dict[str, str]:
     """Return the links of a VM, to others that are ready and run, over which no packets come, each with why."""
     broken: dict[str, str] = {}
-    for link in world.topology.links_of(vm):
-        if world.is_ready(link.peer_of(vm).vm) and not world.paused(link.name):
-            for check in await world.probe(link.name, count=1, seconds=PROBE_SECONDS):
+    for link in state.topology.links_of(vm):
+        if state.is_ready(link.peer_of(vm).vm) and not state.paused(link.name):
+            for check in await state.probe(link.name, count=1, seconds=PROBE_SECONDS):
                 if not check["ok"]:
                     broken[link.name] = f"{check['from']} to {check['to']}: {check['reason']}"
     return broken

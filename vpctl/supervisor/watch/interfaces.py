@@ -20,7 +20,7 @@ from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.state import LinkState
 from vpctl.supervisor.link import Link
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
 LOOKS = 2
@@ -49,11 +49,11 @@ TakeFault = Callable[[str, str, Fault, str, float], None]
 when (CLOCK_MONOTONIC)."""
 
 
-class Ends:
+class InterfaceWatch:
     """Of all links."""
 
-    def __init__(self, world: World, group: asyncio.TaskGroup, take_fault: TakeFault) -> None:
-        self._world = world
+    def __init__(self, state: TopologyState, group: asyncio.TaskGroup, take_fault: TakeFault) -> None:
+        self._state = state
         self._group = group
         self._take_fault = take_fault
         self._off: dict[tuple[str, str], int] = {}
@@ -72,8 +72,8 @@ class Ends:
         if beat is None or beat == self._seen.get(machine.name):
             return
         self._seen[machine.name] = beat
-        for spec in self._world.topology.links_of(machine.name):
-            known = self._world.links[spec.name]
+        for spec in self._state.topology.links_of(machine.name):
+            known = self._state.links[spec.name]
             if self._is_undisturbed(known):
                 self._take_end(known, machine, beat.end(spec.name))
             else:
@@ -81,9 +81,9 @@ class Ends:
 
     def _is_undisturbed(self, known: Link) -> bool:
         """Whether no repair of a link runs, and both of its guests are there and run."""
-        ends = self._world.topology.link(known.name).endpoints
-        there = all(self._world.is_ready(end.vm) for end in ends)
-        return not known.lock.locked() and there and not self._world.paused(known.name)
+        ends = self._state.topology.link(known.name).endpoints
+        there = all(self._state.is_ready(end.vm) for end in ends)
+        return not known.lock.locked() and there and not self._state.paused(known.name)
 
     def _take_end(self, known: Link, machine: Machine, end: LinkEnd) -> None:
         place = (known.name, machine.name)
@@ -116,7 +116,7 @@ class Ends:
 
     def _is_off(self, link: str) -> bool:
         """Whether an end of a link was off at the last look at its VM."""
-        return any((link, spec.vm) in self._off for spec in self._world.topology.link(link).endpoints)
+        return any((link, spec.vm) in self._off for spec in self._state.topology.link(link).endpoints)
 
     @staticmethod
     def _is_silent(machine: Machine, end: LinkEnd) -> bool:
@@ -132,15 +132,15 @@ class Ends:
             since = time.monotonic() - end.silent
             look = partial(self._look_into, known, machine, since, silent=self._is_silent(machine, end))
             name = f"examine-{known.name}"
-            self._group.create_task(self._world.contained(look, name=name, link=known.name), name=name)
+            self._group.create_task(self._state.contained(look, name=name, link=known.name), name=name)
 
     async def _look_into(self, known: Link, machine: Machine, since: float, *, silent: bool) -> None:
         """See whether packets flow; if they do, that is what counts, whatever was said."""
         try:
             generation = known.generation
-            if silent and await self._world.filters(known.name):
+            if silent and await self._state.filters(known.name):
                 return  # a user loses these packets, and may want to; asked first, as it may be over after the echoes
-            checks = await self._world.probe(known.name, count=0, seconds=PROBE_SECONDS)
+            checks = await self._state.probe(known.name, count=0, seconds=PROBE_SECONDS)
             if known.generation != generation or not self._is_undisturbed(known):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
@@ -155,7 +155,7 @@ class Ends:
 
     def _are_deaf(self, link: str, reasons: list[str | None]) -> bool:
         """Whether both guests have asked each other in vain, by the addresses that they were given."""
-        ends = self._world.topology.link(link).endpoints
+        ends = self._state.topology.link(link).endpoints
         beats = [self._seen.get(end.vm) for end in ends]
         up = all(beat is not None and beat.end(link).state is EndState.UP for beat in beats)
         ports = any(beat is not None and beat.end(link).master for beat in beats)

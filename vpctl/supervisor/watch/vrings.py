@@ -25,7 +25,7 @@ from vpctl.recovery.state import LinkState
 from vpctl.supervisor.hotplug.backends import EVERY_FEATURE, BackendStatus
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.recover import Recoveries
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.tasks import Again
 
 AGAIN = Again(first=0.2, most=3)
@@ -35,20 +35,25 @@ TakeFault = Callable[[str, str, Fault, str], None]
 """Is told of a fault that hit a link: at which VM, which link, which fault, and why it is thought to be one."""
 
 
-class Follower:
+class VringWatch:
     """Looks at a link when something was told of it, and after every change of broker or supervisor."""
 
     def __init__(
-        self, world: World, hands: Hands, recoveries: Recoveries, group: asyncio.TaskGroup, take_fault: TakeFault
+        self,
+        state: TopologyState,
+        hands: Hands,
+        recoveries: Recoveries,
+        group: asyncio.TaskGroup,
+        take_fault: TakeFault,
     ) -> None:
-        self._world = world
+        self._state = state
         self._hands = hands
         self._recoveries = recoveries
         self._group = group
         self._take_fault = take_fault
         self._lost: set[str] = set()
         """The virtio-net ends' devices whose back-end was found to be lost."""
-        self._links = [link.name for link in world.topology.links if virtio_net_end(link) is not None]
+        self._links = [link.name for link in state.topology.links if virtio_net_end(link) is not None]
         self._pending: set[str] = set()
 
     def look(self, link: str) -> None:
@@ -57,7 +62,7 @@ class Follower:
         if link in self._links and link not in self._pending:
             self._pending.add(link)
             name = f"follow-{link}"
-            look = self._world.contained(lambda: self._look(link), name=name, link=link)
+            look = self._state.contained(lambda: self._look(link), name=name, link=link)
             self._group.create_task(look, name=name)
 
     def look_at_all(self) -> None:
@@ -76,31 +81,31 @@ class Follower:
 
     async def _error_of_look(self, link: str) -> VpctlError | None:
         """Look at a link, and return what kept its repair from being done."""
-        known = self._world.links[link]
+        known = self._state.links[link]
         try:
             async with known.lock:
                 self._pending.discard(link)  # what is told from here on is looked at again
                 if await self._prepare(link):
                     await execute.repair_held(link, self._hands, self._recorder("follow"))
         except Exception as raised:
-            error = self._world.foreseen(raised, name="follow", link=link)
+            error = self._state.foreseen(raised, name="follow", link=link)
             if isinstance(error, BrokerGoneError):
                 return None  # the next one is looked at as well
             attributes: dict[str, Any] = {"name": "follow", "target": link, "ok": False, "error": error.message}
-            self._world.journal.write("recovery.step", link=link, attributes=attributes)
+            self._state.journal.write("recovery.step", link=link, attributes=attributes)
             known.set_state(LinkState.FAILED)
             return error
         return None
 
     async def _prepare(self, link: str) -> bool:
         """Let go of rings that are over; return whether the link can be plugged again now."""
-        world, known = self._world, self._world.links[link]
-        spec = world.topology.link(link)
+        state, known = self._state, self._state.links[link]
+        spec = state.topology.link(link)
         owner = virtio_net_end(spec)
         assert owner is not None
         back_vm = spec.peer_of(owner).vm
         backend = await self._hands.vhost_pci.backend(link)
-        if not (world.is_alive(owner) and world.is_alive(back_vm) and known.plugged.get(owner)):
+        if not (state.is_alive(owner) and state.is_alive(back_vm) and known.plugged.get(owner)):
             return False  # a recovery's affair
         if backend is None or not backend.connected:
             known.set_state(LinkState.DOWN)
@@ -122,9 +127,9 @@ class Follower:
         """See whether a virtio-net end that is not connected has lost its back-end, or has ended itself."""
         if backend.name in self._lost:
             return
-        if not await self._world.machines[vm].answers():
+        if not await self._state.machines[vm].answers():
             return  # it is QEMU that has ended, and the next word is of that
-        if all(self._world.is_alive(end.vm) for end in self._world.topology.link(link).endpoints):
+        if all(self._state.is_alive(end.vm) for end in self._state.topology.link(link).endpoints):
             self._lost.add(backend.name)
             reason = backend.refused or "QEMU lives, and is connected to it no more"
             self._take_fault(vm, link, Fault.BACKEND_LOST, f"`{backend.name}` has no back-end: {reason}")
@@ -133,10 +138,10 @@ class Follower:
         """Take in that the vhost-pci end's driver refuses some of what was negotiated; return whether it does."""
         if backend.accepted is None or not (refused := backend.features & ~backend.accepted):
             return False
-        known = self._world.links[link]
+        known = self._state.links[link]
         known.restrict((known.offer if known.offer is not None else EVERY_FEATURE) & ~refused)
         attributes = {"refused": refused, "negotiated": backend.features}
-        self._world.journal.write("link.offer", link=link, attributes=attributes)
+        self._state.journal.write("link.offer", link=link, attributes=attributes)
         known.set_state(LinkState.DOWN)
         known.asked = REPLUG  # an offer is made to a new device
         return True
@@ -155,14 +160,14 @@ class Follower:
     def broker_returned(self, died: float, adopted: Collection[str]) -> None:
         """Begin to make the links anew whose back-ends died with their broker, at `died` (CLOCK_MONOTONIC)."""
         name = "remake-links"
-        remake = self._world.contained(lambda: self._remake(died, adopted), name=name)
+        remake = self._state.contained(lambda: self._remake(died, adopted), name=name)
         self._group.create_task(remake, name=name)
 
     async def _remake(self, died: float, adopted: Collection[str]) -> None:
         """See it through, and report on the broker's death."""
         links = [link for link in self._links if self._is_orphaned(link)]
         for link in links:
-            self._world.links[link].set_state(LinkState.DOWN)
+            self._state.links[link].set_state(LinkState.DOWN)
         recorder = self._recorder("replug", died)
         for attempt in count(1):
             errors = await execute.connect_links(links, self._hands, recorder)
@@ -172,15 +177,15 @@ class Follower:
             if any(isinstance(error, BrokerGoneError) for error in errors):
                 break  # the next one's death, or return, is told as well
             await wait.pause(pause)
-        back = {link: self._world.links[link].state is LinkState.UP for link in links}
+        back = {link: self._state.links[link].state is LinkState.UP for link in links}
         report = recorder.result(ok=not errors, total_ms=recorder.since_fault(), links=back)
         attributes = {**report, "vm": None, "adopted": sorted(adopted)}
         if errors:
             attributes["error"] = errors[0].message
-        self._world.journal.write("recovery.end", attributes=attributes)
+        self._state.journal.write("recovery.end", attributes=attributes)
 
     def _is_orphaned(self, link: str) -> bool:
         """Whether a link has a virtio-net end that works with nobody now, and nobody else who sees to it."""
-        spec, known = self._world.topology.link(link), self._world.links[link]
-        alive = all(self._world.is_alive(end.vm) for end in spec.endpoints)
+        spec, known = self._state.topology.link(link), self._state.links[link]
+        alive = all(self._state.is_alive(end.vm) for end in spec.endpoints)
         return alive and bool(known.plugged.get(virtio_net_end(spec) or ""))

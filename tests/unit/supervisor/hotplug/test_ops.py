@@ -30,8 +30,8 @@ from vpctl.supervisor.hotplug import ivshmem_doorbell
 from vpctl.supervisor.hotplug.hooks import Doorbell
 from vpctl.supervisor.hotplug.ops import Hands
 from vpctl.supervisor.hotplug.slots import fill
-from vpctl.supervisor.hotplug.stale_interrupts import Doorbells
-from vpctl.supervisor.state import World
+from vpctl.supervisor.hotplug.stale_interrupts import StaleInterrupts
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm.machine import Machine
 from vpctl.wait import until
 
@@ -43,17 +43,17 @@ RUN = made_run(TOPOLOGY)
 class Ground:
     """Two VMs that are ready, their QEMUs, a real broker, and the hands."""
 
-    world: World
+    state: TopologyState
     qemus: dict[str, FakeQemu]
     broker: BrokerClient
     hands: Hands
 
     def repair(self) -> Repair:
-        return plan_repair(TOPOLOGY.links[0], self.world.links["shm0"].view(), ["vm1", "vm2"])
+        return plan_repair(TOPOLOGY.links[0], self.state.links["shm0"].view(), ["vm1", "vm2"])
 
     async def slots(self, generation: int) -> list[SlotState]:
         """Return what each guest sees of its device of this generation."""
-        shared = shared_region(RUN, TOPOLOGY.links[0], generation, rundir=self.world.rundir)
+        shared = shared_region(RUN, TOPOLOGY.links[0], generation, rundir=self.state.rundir)
         assert shared is not None
         states = []
         for end in shared.ends:
@@ -68,24 +68,24 @@ class Ground:
         repair = self.repair()
         for vm in ("vm1", "vm2"):
             await self.hands.plug(vm, repair)
-        self.world.links["shm0"].begin(repair.generation)
+        self.state.links["shm0"].begin(repair.generation)
         return repair
 
 
 @pytest.fixture
 async def ground(directories: Directories) -> AsyncIterator[Ground]:
     rundir = made(directories)
-    world = World(RUN, rundir)
+    state = TopologyState(RUN, rundir)
     qemus = {"vm1": FakeQemu(), "vm2": FakeQemu()}
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(broker_running(rundir))
         for vm, fake in qemus.items():
-            (await stack.enter_async_context(reached(world, vm, fake))).set_state(VmState.READY)
+            (await stack.enter_async_context(reached(state, vm, fake))).set_state(VmState.READY)
             page = control_page(TOPOLOGY, TOPOLOGY.vm(vm))
             assert page is not None
             await fill(broker, page)
-        hands = Hands(world, lambda: broker, watch=lambda machine: None)
-        yield Ground(world=world, qemus=qemus, broker=broker, hands=hands)
+        hands = Hands(state, lambda: broker, watch=lambda machine: None)
+        yield Ground(state=state, qemus=qemus, broker=broker, hands=hands)
 
 
 async def test_a_guest_is_told_of_its_device_just_before_the_plug(ground: Ground) -> None:
@@ -106,9 +106,9 @@ async def test_all_guests_let_go_before_the_first_device_goes_and_are_asked_once
     assert "device_del" not in ground.qemus["vm2"].names()
     await ground.hands.unplug("vm2", "shm0", 1)
     assert await ground.slots(1) == [SlotState.FREE, SlotState.FREE]
-    offs = [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "link.off"]
+    offs = [entry for entry in read(ground.state.rundir.journal) if entry["type"] == "link.off"]
     assert [entry["attributes"] for entry in offs] == [{"device": "shm0.g1", "silent": ["vm1", "vm2"]}]
-    assert ground.world.links["shm0"].plugged == {"vm1": [], "vm2": []}
+    assert ground.state.links["shm0"].plugged == {"vm1": [], "vm2": []}
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -122,7 +122,7 @@ async def test_the_places_of_a_device_that_has_gone_are_filled_before_anything_e
         done.append(f"look for {device}")
         return not gone
 
-    async def unplugged(self: Doorbells, machine: Machine, bell: Doorbell, before: frozenset[int]) -> None:
+    async def unplugged(self: StaleInterrupts, machine: Machine, bell: Doorbell, before: frozenset[int]) -> None:
         done.append(f"park {bell.name}")
 
     async def switch_off(broker: BrokerClient, ends: object) -> list[str]:
@@ -130,7 +130,7 @@ async def test_the_places_of_a_device_that_has_gone_are_filled_before_anything_e
         return []
 
     monkeypatch.setattr(hotplug, "present", present)
-    monkeypatch.setattr(Doorbells, "unplugged", unplugged)
+    monkeypatch.setattr(StaleInterrupts, "unplugged", unplugged)
     monkeypatch.setattr(ivshmem_doorbell, "switch_off", switch_off)
     await ground.plugged()
     await ground.hands.unplug("vm1", "shm0", 1)
@@ -152,14 +152,14 @@ async def test_memory_that_another_qemu_still_has_is_not_begun_anew(ground: Grou
 
 async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_broker(ground: Ground) -> None:
     await ground.plugged()
-    known = ground.world.links["shm0"]
-    ground.world.machines["vm1"].set_state(VmState.RECOVERING)
-    ground.world.forget("vm1")
+    known = ground.state.links["shm0"]
+    ground.state.machines["vm1"].set_state(VmState.RECOVERING)
+    ground.state.forget("vm1")
     known.asked = "relink"
     repair = await ground.hands.repair_of("shm0")
     assert repair is not None
     assert (repair.policy, repair.unplug) == ("replug", (("vm2", 1),)), "it was served by a broker that died"
-    shared = shared_region(RUN, TOPOLOGY.links[0], 1, rundir=ground.world.rundir)
+    shared = shared_region(RUN, TOPOLOGY.links[0], 1, rundir=ground.state.rundir)
     assert shared is not None
     with socket.socket(socket.AF_UNIX) as qemu:
         qemu.connect(shared.ends[1].socket)
@@ -167,7 +167,7 @@ async def test_a_device_is_given_another_peer_only_where_its_qemu_hears_the_brok
         known.asked = "relink"
         repair = await ground.hands.repair_of("shm0")
         assert repair is not None
-        assert (repair.policy, repair.keep, repair.unlink) == ("relink", ("vm2",), (("vm2", 1),))
+        assert (repair.policy, repair.keep, repair.link_down) == ("relink", ("vm2",), (("vm2", 1),))
         assert (repair.first, repair.plugs) == ("vm2", ("vm1",))
 
 
@@ -181,7 +181,7 @@ async def test_a_qemu_that_was_adopted_in_its_boot_has_its_old_devices_taken_out
 ) -> None:
     """As after a record that was lost: its devices are known from QEMU, and its boot is seen through again."""
     await ground.plugged()
-    machine = ground.world.machines["vm1"]
+    machine = ground.state.machines["vm1"]
     machine.set_state(VmState.BOOTING)
     planning = asyncio.create_task(ground.hands.repair_of("shm0"))
     await asyncio.wait({planning}, timeout=0.1)
@@ -199,15 +199,15 @@ async def test_a_device_that_stays_whose_qemu_dies_before_its_turn_is_an_end_tha
     """The repair has waited for vm1's boot, and meanwhile all that was known of vm2 was forgotten."""
     await ground.plugged()
     repair = replace(ground.repair(), policy="relink", first="vm2", second="vm1", keep=("vm2",), unplug=())
-    ground.world.forget("vm2")
+    ground.state.forget("vm2")
     with pytest.raises(EndGoneError, match="`shm0` has lost its end in `vm2`"):
-        await (ground.hands.link("vm2", repair) if step == "link" else ground.hands.plug("vm1", repair))
+        await (ground.hands.link_up("vm2", repair) if step == "link" else ground.hands.plug("vm1", repair))
 
 
 async def test_a_plug_that_fails_is_known_to_the_next_repair(ground: Ground) -> None:
     ground.qemus["vm1"].script("device_add", [Refuse("no room")])
     with pytest.raises(VpctlError, match="no room"):
         await ground.hands.plug("vm1", ground.repair())
-    assert ground.world.links["shm0"].plugged == {"vm1": [1]}
+    assert ground.state.links["shm0"].plugged == {"vm1": [1]}
     await ground.hands.unplug("vm1", "shm0", 1)
     assert await ground.slots(1) == [SlotState.FREE, SlotState.FREE]

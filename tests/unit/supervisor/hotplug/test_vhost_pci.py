@@ -18,10 +18,10 @@ from tests.unit.supervisor.fronted import (
     answer,
     following,
     ground_in,
+    link_state,
     memory,
     plugged,
     served,
-    state,
 )
 from vpctl.broker.control_page import KIND_VHOST_PCI, SlotState
 from vpctl.broker.vhost_user import ivshmem_datapath
@@ -87,7 +87,7 @@ async def test_whichever_device_goes_the_back_ends_guest_has_let_go_before(groun
         assert (await ground.slot())["state"] == SlotState.FREE
     assert ground.qemus["vm2"].names()[-3:] == ["device_del", "netdev_del", "chardev-remove"]
     assert ground.qemus["vm1"].names()[-2:] == ["device_del", "chardev-remove"]
-    offs = [entry["attributes"] for entry in read(ground.world.rundir.journal) if entry["type"] == "link.off"]
+    offs = [entry["attributes"] for entry in read(ground.state.rundir.journal) if entry["type"] == "link.off"]
     assert [off["device"] for off in offs] == ["lan0.g1"], "it is told once"
     assert ground.link.plugged == {"vm1": [], "vm2": []}
 
@@ -126,15 +126,15 @@ async def test_no_front_end_is_begun_while_another_qemu_still_maps_the_old_ones_
 async def test_rings_that_stop_and_start_by_themselves_are_followed_and_the_front_end_stays(ground: Ground) -> None:
     async with plugged(ground) as frontend, following(ground):
         await frontend.stop()
-        await state(ground, LinkState.DOWN)
+        await link_state(ground, LinkState.DOWN)
         await until(lambda: _nothing_at(ground, "vm1"), timeout=5, what="vm1's device is gone")
         await frontend.start()
-        await state(ground, LinkState.UP)
+        await link_state(ground, LinkState.UP)
         assert ground.link.plugged == {"vm1": [2], "vm2": [1]}
         slot = await ground.slot()
         assert (slot["state"], slot["generation"]) == (SlotState.ON, 2)
     assert "device_del" not in ground.qemus["vm2"].names()
-    assert not [entry for entry in read(ground.world.rundir.journal) if entry["type"] == "fault"]
+    assert not [entry for entry in read(ground.state.rundir.journal) if entry["type"] == "fault"]
 
 
 async def _nothing_at(ground: Ground, vm: str) -> bool | None:
@@ -145,10 +145,10 @@ async def test_rings_that_began_anew_while_nobody_listened_are_found(ground: Gro
     async with plugged(ground) as frontend:
         await frontend.stop()
         await frontend.start()
-        async with following(ground) as follower:
-            follower.look_at_all()
+        async with following(ground) as vring_watch:
+            vring_watch.look_at_all()
             await until(lambda: _generation(ground, 2), timeout=5, what="another generation")
-            await state(ground, LinkState.UP)
+            await link_state(ground, LinkState.UP)
 
 
 async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_that_may_hear_them(
@@ -166,7 +166,7 @@ async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_tha
             ground.hands.vhost_pci.view("lan0", front),
             policy="relink",
         )
-        assert (repair.keep, repair.unlink, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
+        assert (repair.keep, repair.link_down, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
 
 
 async def _generation(ground: Ground, wanted: int) -> bool | None:
@@ -175,21 +175,21 @@ async def _generation(ground: Ground, wanted: int) -> bool | None:
 
 async def test_a_link_whose_end_is_dead_is_left_to_its_recovery(ground: Ground) -> None:
     async with plugged(ground) as frontend:
-        ground.world.machines["vm1"].set_state(VmState.CRASHED)
-        async with following(ground) as follower:
+        ground.state.machines["vm1"].set_state(VmState.CRASHED)
+        async with following(ground) as vring_watch:
             await frontend.stop()
-            follower.look_at_all()
+            vring_watch.look_at_all()
             await asyncio.sleep(0.05)
             assert ground.link.plugged == {"vm1": [1], "vm2": [1]}
             assert ground.link.generation == 1
 
 
 async def test_a_back_end_that_dies_while_a_follower_asks_is_left_to_its_recovery(ground: Ground) -> None:
-    async with plugged(ground), following(ground) as follower:
-        follower.look("lan0")
+    async with plugged(ground), following(ground) as vring_watch:
+        vring_watch.look("lan0")
         await asyncio.sleep(0)  # it has asked the broker
-        ground.world.machines["vm1"].set_state(VmState.CRASHED)
-        ground.world.forget("vm1")
+        ground.state.machines["vm1"].set_state(VmState.CRASHED)
+        ground.state.forget("vm1")
         await asyncio.sleep(0.05)
         assert (ground.link.generation, ground.link.asked) == (1, None)
         assert "set_link" not in ground.qemus["vm2"].names()
@@ -205,13 +205,13 @@ async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_oth
         connection, acknowledge = await answer(ground, 1, front["features"] & ~refused)
         await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the virtio-net end's next device")
         async with ground.rings(2):
-            await state(ground, LinkState.UP)
+            await link_state(ground, LinkState.UP)
             (front,) = await ground.broker.query_backends()
             assert (front["name"], front["features"] & refused) == ("lan0.g2", 0)
         connection.close()
         os.close(acknowledge)
     assert ground.link.as_json()["offer"] == EVERY_FEATURE & ~refused
-    restored = Link("lan0", ground.world.journal, ground.world.save)
+    restored = Link("lan0", ground.state.journal, ground.state.save)
     restored.restore(ground.link.as_json())
     assert restored.offer == ground.link.offer
 
@@ -224,8 +224,8 @@ async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link
     ground: Ground,
 ) -> None:
     async with plugged(ground) as frontend:
-        ground.world.machines["vm1"].set_state(VmState.RECOVERING)
-        ground.world.forget("vm1")
+        ground.state.machines["vm1"].set_state(VmState.RECOVERING)
+        ground.state.forget("vm1")
         ground.link.set_state(LinkState.DOWN)
         ground.link.asked = "relink"
         now = time.monotonic()
@@ -240,7 +240,7 @@ async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link
         repair = asyncio.create_task(execute.repair_link("lan0", ground.hands, recorder))
         await until(lambda: _said(ground, False), timeout=5, what="vm2's link down")
         await frontend.stop()  # as a QEMU does then
-        ground.world.machines["vm1"].set_state(VmState.READY)
+        ground.state.machines["vm1"].set_state(VmState.READY)
         await until(lambda: _said(ground, True), timeout=5, what="vm2's link up")
         await frontend.start()
         await repair

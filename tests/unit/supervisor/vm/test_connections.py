@@ -13,7 +13,7 @@ from tests.made import made_run, made_topology
 from vpctl.errors import ReadyTimeoutError
 from vpctl.journal import Journal
 from vpctl.rundir import Directories, RunDir
-from vpctl.supervisor.vm.connections import WaysIn
+from vpctl.supervisor.vm.connections import Connections
 from vpctl.topology.model import ImageSpec, VmSpec
 
 
@@ -22,10 +22,10 @@ def rundir(directories: Directories) -> RunDir:
     return made(directories)
 
 
-def ways(rundir: RunDir, *, own: bool = True) -> WaysIn:
+def connections(rundir: RunDir, *, own: bool = True) -> Connections:
     vm = VmSpec(name="vm1", image=ImageSpec(name=None, kernel="/k") if own else ImageSpec())
     run = made_run(made_topology(vms=[vm]))
-    return WaysIn(run.machine("vm1"), run, rundir, Journal(rundir.journal))
+    return Connections(run.machine("vm1"), run, rundir, Journal(rundir.journal))
 
 
 async def silent() -> bool | None:
@@ -34,7 +34,7 @@ async def silent() -> bool | None:
 
 async def test_a_guest_that_is_silent_on_its_console_is_heard_by_ssh(rundir: RunDir) -> None:
     async with guest_running(rundir) as address:
-        into = ways(rundir)
+        into = connections(rundir)
         into.ssh_port = address.port
         await into.guest_speaks(30, serial=silent)
 
@@ -43,12 +43,12 @@ async def test_a_guest_that_speaks_on_its_console_needs_no_ssh(rundir: RunDir) -
     async def speaks() -> bool | None:
         return True
 
-    await ways(rundir).guest_speaks(30, serial=speaks)
+    await connections(rundir).guest_speaks(30, serial=speaks)
 
 
 @pytest.mark.parametrize("own", [True, False])
 async def test_a_guest_of_which_nothing_is_heard_is_given_up_on(rundir: RunDir, own: bool) -> None:
-    into = ways(rundir, own=own)
+    into = connections(rundir, own=own)
     with socket.socket() as listener:  # takes connections and says nothing, as QEMU does
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -62,7 +62,7 @@ async def test_a_guest_of_which_nothing_is_heard_is_given_up_on(rundir: RunDir, 
 async def test_the_built_image_has_to_speak_on_its_console(rundir: RunDir) -> None:
     """It always does, and before its ssh: who answers at its port is somebody else."""
     async with guest_running(rundir) as address:
-        into = ways(rundir, own=False)
+        into = connections(rundir, own=False)
         into.ssh_port = address.port
         with pytest.raises(ReadyTimeoutError):
             await into.guest_speaks(0.5, serial=silent)
@@ -70,7 +70,7 @@ async def test_the_built_image_has_to_speak_on_its_console(rundir: RunDir) -> No
 
 async def test_the_host_key_of_a_first_login_is_pinned_until_the_guest_boots_anew(rundir: RunDir) -> None:
     async with guest_running(rundir) as address:
-        into = ways(rundir)
+        into = connections(rundir)
         into._spec = replace(into._spec, boot=replace(into._spec.boot, agent="/dev/null"))
         into.ssh_port = address.port
         assert into.ssh_address.host_key is None

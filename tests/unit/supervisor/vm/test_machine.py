@@ -15,7 +15,7 @@ from vpctl.errors import QmpError, QmpLostError, ReadyTimeoutError, VpctlError
 from vpctl.process import identify
 from vpctl.recovery.state import VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor.state import World
+from vpctl.supervisor.state import TopologyState
 from vpctl.supervisor.vm import machine as machine_module
 from vpctl.supervisor.vm.machine import Machine
 
@@ -32,8 +32,8 @@ class Broken(Machine):
 
 def broken(directories: Directories, error: VpctlError) -> Broken:
     run, rundir = made_run(made_topology(vms=["vm1"])), made(directories)
-    world = World(run, rundir)
-    machine = Broken("vm1", run, rundir, world.journal, world.save)
+    state = TopologyState(run, rundir)
+    machine = Broken("vm1", run, rundir, state.journal, state.save)
     machine.error = error
     return machine
 

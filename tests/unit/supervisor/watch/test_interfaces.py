@@ -16,8 +16,8 @@ from vpctl.journal import read
 from vpctl.recovery.faults import Fault
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
-from vpctl.supervisor.state import World
-from vpctl.supervisor.watch.interfaces import Ends
+from vpctl.supervisor.state import TopologyState
+from vpctl.supervisor.watch.interfaces import InterfaceWatch
 
 LINK = "lan0"
 UP, DOWN, NO_CARRIER, READDRESSED, MOVED = (LinkEnd(state=s) for s in EndState if s is not EndState.ABSENT)
@@ -26,7 +26,7 @@ SILENT = LinkEnd(silent=10)
 """For as long as `health.heartbeat` by default."""
 
 
-class Pair(World):
+class Pair(TopologyState):
     """Two guests that are ready, a link between them that is up, and what comes of what they say."""
 
     def __init__(self, directories: Directories) -> None:
@@ -41,7 +41,9 @@ class Pair(World):
         """What is in the way of the link's packets."""
         self.faults: list[tuple[str, str, Fault]] = []
         self.group = asyncio.TaskGroup()
-        self.ends = Ends(self, self.group, lambda vm, link, fault, *_: self.faults.append((vm, link, fault)))
+        self.ends = InterfaceWatch(
+            self, self.group, lambda vm, link, fault, *_: self.faults.append((vm, link, fault))
+        )
         self.beats = 0
         for machine in self.machines.values():
             machine.set_state(VmState.READY)
@@ -157,7 +159,7 @@ async def test_a_link_that_rested_and_whose_driver_does_not_come_back_is_repaire
 async def test_a_link_that_rests_does_so_for_a_successor_as_well(pair: Pair, directories: Directories) -> None:
     for _ in range(2):
         await pair.say(a=DOWN)
-    successor = World(pair.run, pair.rundir)
+    successor = TopologyState(pair.run, pair.rundir)
     successor.links[LINK].restore(pair.links[LINK].as_json())
     assert (successor.links[LINK].state, successor.links[LINK].rests) == (LinkState.DOWN, True)
     assert successor.links[LINK].reason == pair.links[LINK].reason
