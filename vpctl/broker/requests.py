@@ -5,6 +5,7 @@ Requests about one object are carried out in the order in which they came (`orde
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +14,9 @@ from vpctl.broker.ivshmem.pair_server import EndSpec
 from vpctl.broker.vhost_user.backend import BackendSpec
 from vpctl.errors import UsageError
 from vpctl.fields import Count, Name, PathText, Within, read
+
+Handler = Callable[[Any], Any]
+"""Carries a request out, at once or as a coroutine; returns the reply, None for an empty one."""
 
 LONGEST_GRACE = 60.0
 """Seconds from SIGTERM to SIGKILL that may be asked for."""

@@ -40,58 +40,32 @@ class SharedResources:
         self.memories.close()
         self._bells.close()
 
-    async def do(self, request: Any, tasks: asyncio.TaskGroup) -> Mapping[str, Any]:
-        """Carry out a request that is about something of it; LookupError if it is about something else."""
-        match request:
-            case requests.Ring():
-                end = self._server(request.name).end(request.end)
-                end.ring()
-                await end.settled()
-                return {}
-            case requests.Detach():
-                return {"released": await self._backend(request.backend).detach()}
-            case requests.BackendClose():
-                return {"released": await self.close_backend(request.name)}
-            case requests.BackendOpen():
-                return self.open_backend(request, tasks)
-            case requests.QueryBackends():
-                return {"backends": [backend.as_json() for backend in self._backends.values()]}
-            case requests.Attach():
-                return self.attach(request)
-            case _:
-                return self._do_with_devices(request)
+    def handlers(self, tasks: asyncio.TaskGroup) -> Mapping[type, requests.Handler]:
+        """Return what carries out each request that is about something of it; back-ends work in `tasks`."""
+        return {
+            requests.Create: lambda wanted: {"created": self.memories.create(wanted.memory, wanted.size)},
+            requests.Clear: lambda wanted: self.memories.clear(wanted.memory),
+            requests.Write: lambda wanted: self.memories.write(wanted.memory, wanted.parts),
+            requests.Read: self.read,
+            requests.Drop: lambda wanted: self.drop(wanted.memory),
+            requests.ListMemories: lambda _: {"memories": dict(self.memories.names())},
+            requests.Serve: self.serve,
+            requests.QueryIvshmem: lambda _: {"servers": self.servers()},
+            requests.IvshmemReplace: lambda wanted: self.replace(wanted.name, wanted.end, wanted.spec),
+            requests.Ring: self.ring,
+            requests.Close: lambda wanted: self.close_server(wanted.name),
+            requests.BackendOpen: lambda wanted: self.open_backend(wanted, tasks),
+            requests.QueryBackends: lambda _: {
+                "backends": [backend.as_json() for backend in self._backends.values()]
+            },
+            requests.Attach: self.attach,
+            requests.Detach: self.detach,
+            requests.BackendClose: self.close_backend,
+        }
 
-    def _do_with_devices(self, request: Any) -> Mapping[str, Any]:
-        match request:
-            case requests.Serve():
-                return self.serve(request)
-            case requests.QueryIvshmem():
-                return {"servers": self.servers()}
-            case requests.IvshmemReplace():
-                return self.replace(request.name, request.end, request.spec)
-            case requests.Close():
-                self.close_server(request.name)
-            case _:
-                return self._do_with_memory(request)
-        return {}
-
-    def _do_with_memory(self, request: Any) -> Mapping[str, Any]:
-        match request:
-            case requests.Create():
-                return {"created": self.memories.create(request.memory, request.size)}
-            case requests.Clear():
-                self.memories.clear(request.memory)
-            case requests.Write():
-                self.memories.write(request.memory, request.parts)
-            case requests.Read():
-                return {"content": self.memories.read(request.memory, request.offset, request.length).hex()}
-            case requests.Drop():
-                self.drop(request.memory)
-            case requests.ListMemories():
-                return {"memories": dict(self.memories.names())}
-            case _:
-                raise LookupError(f"{type(request).__name__}: nothing does that")
-        return {}
+    def read(self, wanted: requests.Read) -> dict[str, Any]:
+        """Return bytes of a memory."""
+        return {"content": self.memories.read(wanted.memory, wanted.offset, wanted.length).hex()}
 
     def drop(self, memory: str) -> None:
         """Let go of a memory, and end what is served of it. Idempotent."""
@@ -138,6 +112,12 @@ class SharedResources:
             backend.datapath.as_json() for backend in self._backends.values() if backend.datapath is not None
         ]
         return [*(server.as_json() for server in self._servers.values()), *datapaths]
+
+    async def ring(self, wanted: requests.Ring) -> None:
+        """Raise the control interrupt of an end's device, and wait until it is raised or given up."""
+        end = self._server(wanted.name).end(wanted.end)
+        end.ring()
+        await end.settled()
 
     def close_server(self, name: str) -> None:
         """End an ivshmem server; idempotent."""
@@ -200,16 +180,20 @@ class SharedResources:
                 datapath.detach()
         return datapath.as_json()
 
-    async def close_backend(self, name: str) -> bool:
-        """End a front-end, its data path first; True if that one's guest has let go. Idempotent."""
-        backend = self._backends.get(name)
+    async def detach(self, wanted: requests.Detach) -> dict[str, Any]:
+        """Switch off the device that works a front-end's rings; `released` if its guest has let go."""
+        return {"released": await self._backend(wanted.backend).detach()}
+
+    async def close_backend(self, wanted: requests.BackendClose) -> dict[str, Any]:
+        """End a front-end, its data path first; `released` if that one's guest has let go. Idempotent."""
+        backend = self._backends.get(wanted.name)
         if backend is None:
-            return True
+            return {"released": True}
         released = await backend.detach()
-        if self._backends.get(name) is backend:
-            del self._backends[name]
+        if self._backends.get(wanted.name) is backend:
+            del self._backends[wanted.name]
         backend.close()
-        return released
+        return {"released": released}
 
     def _backend(self, name: str) -> Backend:
         if name not in self._backends:  # it belonged to a broker that died

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import inspect
 import os
 import resource
 import shutil
@@ -77,6 +78,7 @@ class Broker:
         self._reapers: dict[str, asyncio.Task[None]] = {}
         self._clients = Clients(self._do, self._report)
         self._resources = SharedResources(self._tell_link, self._may_ask)
+        self._handlers: Mapping[type, requests.Handler] = {}
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -95,6 +97,7 @@ class Broker:
         try:
             async with asyncio.TaskGroup() as group:
                 self._watchers = group
+                self._handlers = {**self._own_handlers(), **self._resources.handlers(group)}
                 for child in known_children(self._rundir):
                     self._watch(child)
                     guarded(partial(self._resources.memories.adopt, child.process.pid), self._report, name="adopt")
@@ -306,34 +309,43 @@ class Broker:
         return not belongs_to(peer_pid(connection), own) and may_ask(connection, self._rundir)
 
     async def _do(self, request: Any) -> Mapping[str, Any]:
-        match request:
-            case requests.Spawn():
-                return self.spawn(
-                    name=request.name,
-                    generation=request.generation,
-                    argv=list(request.argv),
-                    directory=request.directory,
-                    cwd=request.cwd,
-                    memories=request.memories,
-                ).as_json()
-            case requests.ListProcesses():
-                return {"processes": [child.as_json() for child in self._children.values()]}
-            case requests.End():
-                child = self._children.get(request.name)
-                if child is None or child.generation != request.generation:
-                    return {"killed": False}
-                reaper = self._reapers[request.name]
-                killed = await end(child.process, grace=request.grace)
-                await asyncio.wait([reaper])  # the next request about it finds it gone
-                return {"killed": killed}
-            case requests.StopBlocking():
-                child = self._children.get(request.name)
-                return {"connections": stop_blocking(child.process, request.path) if child is not None else 0}
-            case requests.Stop():
-                self._stop.set()
-                return {}
-        assert self._watchers is not None
-        return await self._resources.do(request, self._watchers)
+        outcome = self._handlers[type(request)](request)
+        if inspect.isawaitable(outcome):
+            outcome = await outcome
+        return outcome or {}
+
+    def _own_handlers(self) -> Mapping[type, requests.Handler]:
+        """Return what carries out each request that is about processes."""
+        return {
+            requests.Spawn: self._spawn,
+            requests.ListProcesses: lambda _: {"processes": [child.as_json() for child in self._children.values()]},
+            requests.End: self._end,
+            requests.StopBlocking: self._stop_blocking,
+            requests.Stop: lambda _: self._stop.set(),
+        }
+
+    def _spawn(self, wanted: requests.Spawn) -> Mapping[str, Any]:
+        return self.spawn(
+            name=wanted.name,
+            generation=wanted.generation,
+            argv=list(wanted.argv),
+            directory=wanted.directory,
+            cwd=wanted.cwd,
+            memories=wanted.memories,
+        ).as_json()
+
+    async def _end(self, wanted: requests.End) -> Mapping[str, Any]:
+        child = self._children.get(wanted.name)
+        if child is None or child.generation != wanted.generation:
+            return {"killed": False}
+        reaper = self._reapers[wanted.name]
+        killed = await end(child.process, grace=wanted.grace)
+        await asyncio.wait([reaper])  # the next request about it finds it gone
+        return {"killed": killed}
+
+    def _stop_blocking(self, wanted: requests.StopBlocking) -> Mapping[str, Any]:
+        child = self._children.get(wanted.name)
+        return {"connections": stop_blocking(child.process, wanted.path) if child is not None else 0}
 
 
 def raise_file_limit() -> None:
