@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fakes import vhost_user_messages
 from tests.fakes.ivshmem_host import sealed_memory
 from vpctl.broker.vhost_user import message as vhost_user
 from vpctl.broker.vhost_user.message import MemoryRegion, ProtocolFeature, Request, RingAddress, RingState
@@ -95,7 +96,7 @@ class Frontend:
         self, request: Request, payload: bytes = b"", fds: Sequence[int] = (), *, need_reply: bool = False
     ) -> None:
         """Send a message."""
-        await self.send(vhost_user.request(request, payload, need_reply=need_reply), fds)
+        await self.send(vhost_user_messages.request(request, payload, need_reply=need_reply), fds)
 
     async def send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         """Send bytes, and descriptors beside them."""
@@ -155,7 +156,7 @@ class Frontend:
             self._protocol = protocol & known
             if not self.dialect.slots:
                 self._protocol &= ~ProtocolFeature.CONFIGURE_MEM_SLOTS
-            await self.say(Request.SET_PROTOCOL_FEATURES, vhost_user.number_payload(self._protocol))
+            await self.say(Request.SET_PROTOCOL_FEATURES, vhost_user_messages.number_payload(self._protocol))
             assert await self.number(Request.GET_QUEUE_NUM) >= self.queue_pairs
             if self._protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
                 assert await self.number(Request.GET_MAX_MEM_SLOTS) >= 8
@@ -170,14 +171,14 @@ class Frontend:
     async def say_fd(self, request: Request, ring: int, fd: int) -> None:
         """Give a ring an eventfd."""
         if self.dialect.fds_wait and self._protocol & ProtocolFeature.REPLY_ACK:
-            assert await self.insist(request, vhost_user.number_payload(ring), [fd]) == 0
+            assert await self.insist(request, vhost_user_messages.number_payload(ring), [fd]) == 0
         else:
-            await self.say(request, vhost_user.number_payload(ring), [fd])
+            await self.say(request, vhost_user_messages.number_payload(ring), [fd])
 
     async def enable(self, pairs: int) -> None:
         """Enable the first rings, and disable the others."""
         for ring in range(2 * self.queue_pairs):
-            payload = vhost_user.state_payload(RingState(index=ring, value=int(ring < 2 * pairs)))
+            payload = vhost_user_messages.state_payload(RingState(index=ring, value=int(ring < 2 * pairs)))
             if self.dialect.enable_waits:
                 assert await self.insist(Request.SET_VRING_ENABLE, payload) == 0
             else:
@@ -190,7 +191,7 @@ class Frontend:
             for ring in range(2 * pairs):
                 await self.say_fd(Request.SET_VRING_CALL, ring, self.calls[ring])
         for pair in range(pairs):
-            await self.say(Request.SET_FEATURES, vhost_user.number_payload(self.features))
+            await self.say(Request.SET_FEATURES, vhost_user_messages.number_payload(self.features))
             if pair == 0 or (self.dialect.repeats_memory and self.dialect.slots):
                 assert await self.tell_memory() == 0
             for ring in (2 * pair, 2 * pair + 1):
@@ -199,23 +200,25 @@ class Frontend:
     async def tell_memory(self) -> int:
         """Tell where the RAM is; 0 for success."""
         if not self._protocol & ProtocolFeature.CONFIGURE_MEM_SLOTS:
-            table = vhost_user.table_payload(self.regions)
+            table = vhost_user_messages.table_payload(self.regions)
             return await self.insist(Request.SET_MEM_TABLE, table, [self.ram] * len(self.regions))
         return sum([await self.add(region, self.ram) for region in self.regions])
 
     async def add(self, region: MemoryRegion, fd: int) -> int:
         """Add one region; 0 for success."""
-        return await self.insist(Request.ADD_MEM_REG, vhost_user.region_payload(region), [fd])
+        return await self.insist(Request.ADD_MEM_REG, vhost_user_messages.region_payload(region), [fd])
 
     async def remove(self, region: MemoryRegion) -> int:
         """Take one region away; 0 for success."""
-        return await self.insist(Request.REM_MEM_REG, vhost_user.region_payload(region))
+        return await self.insist(Request.REM_MEM_REG, vhost_user_messages.region_payload(region))
 
     async def start_ring(self, ring: int, *, base: int = 0) -> None:
         """Start one ring."""
-        await self.say(Request.SET_VRING_NUM, vhost_user.state_payload(RingState(index=ring, value=RING_SIZE)))
-        await self.say(Request.SET_VRING_BASE, vhost_user.state_payload(RingState(index=ring, value=base)))
-        await self.say(Request.SET_VRING_ADDR, vhost_user.address_payload(self.address(ring)))
+        await self.say(
+            Request.SET_VRING_NUM, vhost_user_messages.state_payload(RingState(index=ring, value=RING_SIZE))
+        )
+        await self.say(Request.SET_VRING_BASE, vhost_user_messages.state_payload(RingState(index=ring, value=base)))
+        await self.say(Request.SET_VRING_ADDR, vhost_user_messages.address_payload(self.address(ring)))
         await self.say_fd(Request.SET_VRING_KICK, ring, self.kicks[ring])
         if not self.dialect.call_first:
             await self.say_fd(Request.SET_VRING_CALL, ring, self.calls[ring])
@@ -238,7 +241,9 @@ class Frontend:
         """Do what a reset, an unbound driver, a stop of the VM or an unplug do; return the rings' bases."""
         bases = []
         for ring in range(2 * (self.queue_pairs if pairs is None else pairs)):
-            content = await self.ask(Request.GET_VRING_BASE, vhost_user.state_payload(RingState(index=ring, value=0)))
+            content = await self.ask(
+                Request.GET_VRING_BASE, vhost_user_messages.state_payload(RingState(index=ring, value=0))
+            )
             index, base = struct.unpack("<II", content)
             assert index == ring
             bases.append(base)

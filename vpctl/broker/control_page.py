@@ -29,6 +29,9 @@ MAX_QUEUE_PAIRS = 16
 MAX_REGIONS = 16
 MAX_RINGS = 2 * MAX_QUEUE_PAIRS
 
+ACK_SECONDS = 3.0
+"""For a guest to let go of a device; a driver takes about a millisecond, a guest that hangs or has none for ever."""
+
 HOST_ID = 1
 """Under this id the broker listens in every VM: its one interrupt is the guest's acknowledgement."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Annotated, Any
 
 import typer
 
 from vpctl.cli.verb import Context, Result
+from vpctl.cli.view import render
 from vpctl.text import printable
 
 
@@ -38,7 +38,7 @@ async def events(
 
 def show(entry: dict[str, Any], *, as_json: bool) -> None:
     """Print one entry: a JSON line, or a line for people."""
-    print(json.dumps(entry) if as_json else printable(line(entry)), flush=True, file=sys.stdout)
+    render.line(json.dumps(entry) if as_json else printable(line(entry)))
 
 
 def line(entry: dict[str, Any]) -> str:

@@ -23,6 +23,10 @@ class VmState(StrEnum):
     FAILED = "failed"
 
 
+BOOT_STAGES = ("process", "qmp", "kernel", "ssh")
+"""The stages of a boot, in order, as journal entries and `status` name them."""
+
+
 class LinkState(StrEnum):
     """A link's state: `up` means that packets were seen to flow both ways after the last repair."""
 

@@ -1,7 +1,7 @@
 """The control socket: the server side of the QMP wire format (greeting, qmp_capabilities, execute, events).
 
-Clients use qemu.qmp's QMPClient, and any QMP shell can drive it. Long verbs return `{"job": …}` at once; JOB_PROGRESS
-and JOB_DONE events tell the rest. Errors carry `code`, `hint` and `where` beside QMP's `class` and `desc`.
+Clients use qemu.qmp's QMPClient, and any QMP shell can drive it. Long verbs return `{"job": …}` at once; a JOB_DONE
+event tells their outcome. Errors carry `code`, `hint` and `where` beside QMP's `class` and `desc`.
 """
 
 from __future__ import annotations

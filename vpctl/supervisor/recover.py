@@ -120,20 +120,20 @@ class Recoveries:
     async def _examine(self, machine: Machine) -> Incident | None:
         """Look whether a VM that is believed to be well is; links that carry nothing are down from then on."""
         began = time.monotonic()
-        ills = []
+        reasons = []
         found = await examine.unresponsive(machine)
         if found is not None:
             fault, reason = found
-            ills.append(reason)
+            reasons.append(reason)
         else:
             broken = await examine.broken_links(self._state, machine.name)
             if not broken:
                 return None
             fault = Fault.DRIVER_WEDGED
             for name, reason in broken.items():  # whatever was believed of it
-                ills.append(f"{name}: {reason}")
+                reasons.append(f"{name}: {reason}")
                 self._state.links[name].set_state(LinkState.DOWN)
-        attributes = {"fault": str(fault), "generation": machine.generation, "reason": "; ".join(ills)}
+        attributes = {"fault": str(fault), "generation": machine.generation, "reason": "; ".join(reasons)}
         self._state.journal.write("fault", vm=machine.name, attributes=attributes)
         return Incident(fault=fault, at=began, detected_at=time.monotonic())
 

@@ -14,16 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from vpctl.broker import control_page as layout
-from vpctl.broker.control_page import HOST_ID, LARGEST_ID, SLOT, Answer, AnswerState, PeerRing, SlotState
+from vpctl.broker.control_page import ACK_SECONDS, HOST_ID, LARGEST_ID, SLOT, Answer, AnswerState, PeerRing, SlotState
 from vpctl.broker.ivshmem.bells import Bell, Bells
 from vpctl.broker.ivshmem.message import Peer
 from vpctl.broker.ivshmem.peer_server import PeerServer
 from vpctl.broker.ivshmem.peer_server import Tell as TellDevice
 from vpctl.broker.vhost_user.datapath import Eventfd, VringSet
 from vpctl.errors import UsageError
-
-ACK_SECONDS = 3.0
-"""For a guest to let go; a driver takes about a millisecond. The front-end's QEMU waits for it meanwhile."""
 
 CALLS_OF_A_RING = 8
 """Eventfds that each ring may be given as its call, on average, in one session; QEMU alternates between two.
@@ -163,7 +160,7 @@ class IvshmemDatapath:
             else:
                 self._server.ring()
         released = self._released
-        await asyncio.wait([released], timeout=ACK_SECONDS)
+        await asyncio.wait([released], timeout=ACK_SECONDS)  # the front-end's QEMU waits meanwhile
         if not released.done():
             released.set_result(False)
         if self._server is not None:  # an interrupt that is still to be raised must not come after the unplug

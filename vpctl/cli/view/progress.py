@@ -9,9 +9,8 @@ from typing import Any
 
 from vpctl.cli.view import render
 from vpctl.log import Log, Step
+from vpctl.recovery.state import BOOT_STAGES
 from vpctl.text import printable
-
-STAGES = ("process", "qmp", "kernel", "ssh")
 
 
 class LiveLog(Log):
@@ -59,8 +58,6 @@ class Stages:
                 self._say(attributes["target"], f"{attributes['name']}{failed} ({attributes['ms']:.0f} ms)")
         elif "attempt" in attributes:
             self._say(who, f"attempt {attributes['attempt']} of {attributes['of']}: {attributes['error']}")
-        elif "ills" in attributes:
-            self._say(who, "; ".join(attributes["ills"]))
         elif "error" in attributes:
             self._say(who, f"{attributes.get('name', 'step')} failed: {attributes['error']}")
 
@@ -87,7 +84,7 @@ class LiveStages(Stages):
         row = self._rows.setdefault(vm, {})
         if "stage" in attributes:
             stage = str(attributes["stage"])
-            if stage == STAGES[0] and attributes["state"] == "begin":
+            if stage == BOOT_STAGES[0] and attributes["state"] == "begin":
                 row.clear()
             row[stage] = "…" if attributes["state"] == "begin" else f"{attributes['ms'] / 1000:.2f} s"
         else:
@@ -102,11 +99,15 @@ class LiveStages(Stages):
         stream = self._log.stream
         width = render.console(stream).width
         lines = [
-            f"{'':<12}" + "".join(f"{stage:>9}" for stage in STAGES) + f"  {time.monotonic() - self._began:.1f} s"
+            f"{'':<12}"
+            + "".join(f"{stage:>9}" for stage in BOOT_STAGES)
+            + f"  {time.monotonic() - self._began:.1f} s"
         ]
         for name, row in self._rows.items():
             lines.append(
-                f"{name:<12}" + "".join(f"{row.get(stage, ''):>9}" for stage in STAGES) + f"  {row.get('state', '')}"
+                f"{name:<12}"
+                + "".join(f"{row.get(stage, ''):>9}" for stage in BOOT_STAGES)
+                + f"  {row.get('state', '')}"
             )
         up = f"\x1b[{self._drawn}A" if self._drawn else ""
         stream.write(up + "".join(f"\r\x1b[K{printable(line)[: width - 1]}\n" for line in lines))

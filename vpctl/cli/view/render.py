@@ -84,6 +84,11 @@ class Printable:
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
+def line(text: str) -> None:
+    """Print a line of data at once: what follows may be a long time coming."""
+    print(text, flush=True, file=sys.stdout)
+
+
 def error(caught: VpctlError, *, as_json: bool) -> None:
     """Write an error: one sentence, its details, a hint; as JSON to stdout if that was asked for."""
     if as_json:

@@ -11,13 +11,10 @@ from typing import Any
 
 from vpctl.broker import control_page
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import ANSWER, SLOT, SlotState, slot_state
+from vpctl.broker.control_page import ACK_SECONDS, ANSWER, SLOT, SlotState, slot_state
 from vpctl.errors import HotplugError, UsageError
 from vpctl.links.devices import control_memory
 from vpctl.links.kind import Memory, SharedEnd, SharedRegion
-
-ACK_SECONDS = 3.0
-"""For a guest to let go of a device; a driver takes about a millisecond, a guest that hangs or has none for ever."""
 
 
 async def fill(broker: BrokerClient, memory: Memory) -> None:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vpctl.journal import Journal
-
-STAGES = ("process", "qmp", "kernel", "ssh")
+from vpctl.recovery.state import BOOT_STAGES
 
 STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
 """Limits per stage: some thirty times what a boot under TCG on two shared cores takes."""
@@ -19,7 +18,7 @@ class Stages:
     """Of one VM; times are kept until the next boot."""
 
     def __init__(self, vm: str, limits: Mapping[str, float], journal: Journal) -> None:
-        self.present = STAGES[0]
+        self.present = BOOT_STAGES[0]
         """The stage that was begun last."""
         self.timings: list[dict[str, Any]] = []
         self._vm = vm

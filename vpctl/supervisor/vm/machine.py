@@ -27,10 +27,10 @@ from vpctl.process_record import Child, process_name
 from vpctl.qmp.session import QmpRefusedError, Session
 from vpctl.recovery.detect import STATUS_FAULTS
 from vpctl.recovery.faults import Fault, Incident, Signs
-from vpctl.recovery.state import VmState
+from vpctl.recovery.state import BOOT_STAGES, VmState
 from vpctl.rundir import RunDir, read_json
 from vpctl.supervisor.vm.boot_error import boot_error
-from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, STAGES, Stages
+from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, Stages
 from vpctl.supervisor.vm.connections import Connections
 from vpctl.supervisor.vm.exit import VmEnd, describe_end
 from vpctl.supervisor.vm.serial_log import SerialLog
@@ -262,7 +262,7 @@ class Machine:
         self.ended = asyncio.get_running_loop().create_future()
         self._signs = Signs()
         if not adopted:
-            self.stages.forget(*STAGES)
+            self.stages.forget(*BOOT_STAGES)
         try:
             await wait.first(self._stages(broker, adopted=adopted), unless=self._death())
         except VpctlError as error:

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fakes import vhost_user_messages
 from tests.fakes.ivshmem_host import sealed_memory
 from tests.fakes.vhost_user_frontend import GIB, MIB, USER, Dialect, Frontend, frontend
 from tests.unit.broker.datapaths import Remembers
@@ -283,7 +284,7 @@ async def test_rings_without_a_calm_moment_are_not_taken_to_work_yet() -> None:
 
 
 def test_a_ring_that_its_front_end_polls_works_and_its_call_reaches_nobody() -> None:
-    polls = vhost_user.number_payload(0x101)
+    polls = vhost_user_messages.number_payload(0x101)
 
     async def go() -> None:
         async with pair() as both:
@@ -311,7 +312,7 @@ async def test_rings_that_are_polled_from_their_start_work() -> None:
         await both.front.enable(1)
         await both.front.start()
         for ring in (0, 1):
-            await both.front.say(Request.SET_VRING_CALL, vhost_user.number_payload(0x100 | ring))
+            await both.front.say(Request.SET_VRING_CALL, vhost_user_messages.number_payload(0x100 | ring))
         await both.told.exactly("connected", "ready")
 
 
@@ -342,10 +343,10 @@ async def test_a_table_with_a_devices_memory_is_no_new_session_and_one_without_t
         foreign = MemoryRegion(address=4 * GIB, size=MIB, user=USER + GIB, offset=0)
         fd = sealed_memory("foreign", MIB)
         try:
-            table = vhost_user.table_payload([*both.front.regions, foreign])
+            table = vhost_user_messages.table_payload([*both.front.regions, foreign])
             assert await both.front.insist(Request.SET_MEM_TABLE, table, [both.front.ram, fd]) == 0
             assert both.told.events == []
-            table = vhost_user.table_payload([foreign])
+            table = vhost_user_messages.table_payload([foreign])
             assert await both.front.insist(Request.SET_MEM_TABLE, table, [fd]) == 1
         finally:
             os.close(fd)
@@ -375,7 +376,7 @@ async def test_ram_in_two_files_is_refused(second: MemoryRegion, dialect: Dialec
                 await both.front.enable(1)
                 await both.front.start()
             else:
-                table = vhost_user.table_payload([first, second])
+                table = vhost_user_messages.table_payload([first, second])
                 assert await both.front.insist(Request.SET_MEM_TABLE, table, [both.front.ram, fd]) == 1
         finally:
             os.close(fd)
@@ -425,8 +426,8 @@ async def test_a_ring_that_is_not_in_the_ram_does_not_work(part: str, value: int
 
 
 async def test_a_wrong_message_is_refused_to_whoever_asks_and_ends_the_others_connection() -> None:
-    number = vhost_user.number_payload
-    state = vhost_user.state_payload
+    number = vhost_user_messages.number_payload
+    state = vhost_user_messages.state_payload
     wrong = [
         (Request.SET_FEATURES, number(1 << 26), "SET_FEATURES has 0x4000000, which was not offered"),
         (Request.SET_PROTOCOL_FEATURES, number(1 << 16), "SET_PROTOCOL_FEATURES has 0x10000, which was not offered"),
@@ -457,7 +458,7 @@ async def test_a_wrong_message_is_refused_to_whoever_asks_and_ends_the_others_co
 async def test_a_question_that_cannot_be_answered_ends_the_connection_though_it_asks_to_be_told() -> None:
     async with pair() as both:
         await both.ready()
-        payload = vhost_user.state_payload(RingState(index=9, value=0))
+        payload = vhost_user_messages.state_payload(RingState(index=9, value=0))
         await both.front.say(Request.GET_VRING_BASE, payload, need_reply=True)
         gone = await both.told.exactly("refused", "gone")
         assert gone["reason"] == "there is no ring 9 of 2"
@@ -481,7 +482,7 @@ async def test_regions_one_by_one_are_for_those_only_that_may_have_many(many: bo
 async def test_what_is_no_eventfd_is_no_interrupt() -> None:
     async with pair() as both:
         await both.ready()
-        payload = vhost_user.number_payload(0)
+        payload = vhost_user_messages.number_payload(0)
         for request in (Request.SET_VRING_KICK, Request.SET_VRING_CALL):
             assert await both.front.insist(request, payload, [both.front.ram]) == 1
             refused = await both.told.exactly("refused")
@@ -502,7 +503,7 @@ async def test_a_second_front_end_is_sent_away_at_once() -> None:
 async def test_a_front_end_that_reads_no_replies_holds_nobody_up() -> None:
     async with pair() as both, pair() as other:
         await both.front.connect()
-        asked = vhost_user.request(Request.GET_FEATURES)
+        asked = vhost_user_messages.request(Request.GET_FEATURES)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 while True:
@@ -512,7 +513,9 @@ async def test_a_front_end_that_reads_no_replies_holds_nobody_up() -> None:
 
 async def test_a_front_end_that_writes_without_pause_leaves_the_loop_to_others() -> None:
     async with pair() as both:
-        one = vhost_user.request(Request.SET_VRING_NUM, vhost_user.state_payload(RingState(index=0, value=256)))
+        one = vhost_user_messages.request(
+            Request.SET_VRING_NUM, vhost_user_messages.state_payload(RingState(index=0, value=256))
+        )
         flood = asyncio.create_task(asyncio.to_thread(sent_without_pause, both.front.path, one * 64))
         turns, begin = 0, time.monotonic()
         while time.monotonic() - begin < 1.5:
@@ -536,8 +539,8 @@ def sent_without_pause(path: Path, data: bytes) -> None:
 async def test_a_front_end_that_is_refused_again_and_again_is_hung_up_on() -> None:
     async with pair() as both:
         await both.ready()
-        wrong = vhost_user.state_payload(RingState(index=9, value=0))
-        data = vhost_user.request(Request.SET_VRING_NUM, wrong, need_reply=True)
+        wrong = vhost_user_messages.state_payload(RingState(index=9, value=0))
+        data = vhost_user_messages.request(Request.SET_VRING_NUM, wrong, need_reply=True)
         with contextlib.suppress(OSError):
             await both.front.send(data * (MOST_REFUSALS + 100))
 
@@ -709,7 +712,7 @@ def test_whatever_is_said_in_whatever_order_the_back_end_lives_and_keeps_no_desc
                 both.back.attach(1, Remembers())
             else:
                 await both.front.connect()
-                await both.front.say(Request.SET_PROTOCOL_FEATURES, vhost_user.number_payload(int(PROTOCOL)))
+                await both.front.say(Request.SET_PROTOCOL_FEATURES, vhost_user_messages.number_payload(int(PROTOCOL)))
             try:
                 for request, flags, payload, kinds in messages:
                     with made(kinds, both.front.ram) as fds:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fakes import vhost_user_messages
 from vpctl.broker.vhost_user import message as vhost_user
 from vpctl.broker.vhost_user.message import (
     LARGEST_PAYLOAD,
@@ -118,16 +119,16 @@ def test_a_region_that_could_not_be_anywhere_is_refused() -> None:
         MemoryRegion(address=0, size=2, user=(1 << 64) - 1, offset=0),
         MemoryRegion(address=0, size=1 << 63, user=0, offset=1 << 63 | 1),
     ):
-        payload = vhost_user.region_payload(bad)
+        payload = vhost_user_messages.region_payload(bad)
         with pytest.raises(RefusedError, match="has a region of"):
             decode(Message(request=Request.ADD_MEM_REG, flags=1, payload=payload, fds=(1,)))
-    table = vhost_user.table_payload([RAM] * 9)
+    table = vhost_user_messages.table_payload([RAM] * 9)
     with pytest.raises(RefusedError, match="9 regions, more than 8"):
         decode(Message(request=Request.SET_MEM_TABLE, flags=1, payload=table, fds=(1,) * 9))
 
 
 def test_bits_beside_a_rings_number_are_refused() -> None:
-    payload = vhost_user.number_payload(0x200)
+    payload = vhost_user_messages.number_payload(0x200)
     with pytest.raises(RefusedError, match="SET_VRING_KICK has unknown bits: 0x200"):
         decode(Message(request=Request.SET_VRING_KICK, flags=1, payload=payload))
 

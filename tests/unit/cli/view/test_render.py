@@ -161,7 +161,6 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
         {"type": "recovery.step", "vm": "vm1", "attributes": {"attempt": 1, "of": 3, "error": "no"}},
         "attempt 1 of 3: no",
     ),
-    ({"type": "recovery.step", "vm": "vm1", "attributes": {"name": "examine", "ills": ["a", "b"]}}, "vm1 +a; b"),
     (
         {
             "type": "recovery.step",

@@ -13,7 +13,7 @@ import pytest
 from tests.fakes.broker import broker_running, made
 from tests.made import made_run, made_topology
 from vpctl.broker.client import BrokerClient
-from vpctl.broker.control_page import ANSWER, HEADERS_SIZE, REGION_HEADER, SLOT, AnswerState, SlotState
+from vpctl.broker.control_page import ACK_SECONDS, ANSWER, HEADERS_SIZE, REGION_HEADER, SLOT, AnswerState, SlotState
 from vpctl.errors import HotplugError, UsageError
 from vpctl.links.devices import control_memory
 from vpctl.links.kind import SharedEnd, SharedRegion
@@ -209,7 +209,7 @@ async def test_a_guest_that_is_silent_is_named_and_not_waited_for_for_ever(
 
 
 async def test_a_guest_without_the_device_is_not_waited_for(rundir: RunDir) -> None:
-    async with broker(rundir) as client, asyncio.timeout(module.ACK_SECONDS / 2):
+    async with broker(rundir) as client, asyncio.timeout(ACK_SECONDS / 2):
         generation = shared(rundir)
         await serve(client, generation)
         assert await switch_off(client, {0: generation.ends[0]}) == ["vm1"]
@@ -218,7 +218,7 @@ async def test_a_guest_without_the_device_is_not_waited_for(rundir: RunDir) -> N
 
 
 async def test_what_a_broker_took_along_cannot_be_switched_off_but_let_go(rundir: RunDir) -> None:
-    async with broker_running(rundir) as client, asyncio.timeout(module.ACK_SECONDS / 2):
+    async with broker_running(rundir) as client, asyncio.timeout(ACK_SECONDS / 2):
         generation = shared(rundir)  # no page, nothing served: of a broker that died
         assert await switch_off(client, dict(enumerate(generation.ends))) == ["vm1", "vm2"]
         await free(client, generation.ends[0])

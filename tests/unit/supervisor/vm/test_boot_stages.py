@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vpctl.journal import Journal, read
-from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, STAGES, Stages
+from vpctl.recovery.state import BOOT_STAGES
+from vpctl.supervisor.vm.boot_stages import STAGE_SECONDS, Stages
 
 
 def test_a_stage_that_ends_is_timed_and_journalled_and_one_that_fails_has_only_begun(tmp_path: Path) -> None:
@@ -26,10 +27,10 @@ def test_a_stage_that_ends_is_timed_and_journalled_and_one_that_fails_has_only_b
 
 def test_only_what_comes_again_is_forgotten(tmp_path: Path) -> None:
     stages = Stages("vm1", {}, Journal(tmp_path / "journal"))
-    for stage in STAGES:
+    for stage in BOOT_STAGES:
         with stages.timed(stage):
             pass
     stages.forget("ssh")
     assert [entry["stage"] for entry in stages.timings] == ["process", "qmp", "kernel"]
-    stages.forget(*STAGES)
+    stages.forget(*BOOT_STAGES)
     assert stages.timings == []
