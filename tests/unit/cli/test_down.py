@@ -17,22 +17,16 @@ from hypothesis import strategies as st
 
 from tests.fakes.broker import broker_process, made
 from tests.made import made_run, made_topology
+from tests.unit.cli.running import context, made_running
 from vpctl.cli import choose, down
-from vpctl.cli.verb import Common, Context, OutputFormat
 from vpctl.client.running import launching
 from vpctl.errors import HostError, UsageError, VpctlError
 from vpctl.host_identity import this_host
-from vpctl.log import Silent
 from vpctl.plan.run import run_to_json
 from vpctl.process import running
 from vpctl.rundir import OWNER, Directories, Owner, RunDir, read_owner, write_json
 
 FOREIGN = ("notes.txt", "foreign/file", "foreign/broker.lock", "pair/processes.json", "empty/")
-
-
-def context(directories: Directories, topology: str | None = None) -> Context:
-    common = Common(topology=topology, format=OutputFormat.TABLE, verbose=0, quiet=False, debug=False)
-    return Context(common=common, log=Silent(), directories=directories, environ={})
 
 
 @contextmanager
@@ -253,3 +247,19 @@ async def test_a_signal_ends_a_down_that_waits_for_another_command(
         assert "Traceback" not in rest
         assert rundir.state.exists()
     assert directories.topologies() == ["pair"]
+
+
+def test_down_stops_the_one_that_runs_or_asks_which(directories: Directories) -> None:
+    where = context(directories)
+    assert down.names(where, None, every=False) == []
+    assert down.names(where, "gone", every=False) == ["gone"]
+    made(directories, "left-over")
+    assert down.names(where, None, every=False) == ["left-over"]
+    made_running(directories, "one", "vm1")
+    assert down.names(where, None, every=False) == ["one"]
+    made_running(directories, "two", "vm1")
+    with pytest.raises(UsageError, match="2 topologies run"):
+        down.names(where, None, every=False)
+    assert down.names(where, None, every=True) == ["left-over", "one", "two"]
+    with pytest.raises(UsageError, match="exclude each other"):
+        down.names(where, "one", every=True)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from vpctl.__main__ import main, run_work
+from tests.unit.cli.calls import exit_code
+from vpctl.__main__ import run_work
 from vpctl.cli.app import IMAGE_VERBS, VERBS, build_app
 from vpctl.cli.verb import Common, Context, OutputFormat, Result, Verb, Work
 from vpctl.errors import (
@@ -53,13 +54,6 @@ def raising(error: BaseException) -> Verb:
         raise error
 
     return verb
-
-
-def exit_code(*words: str) -> int:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert isinstance(caught.value.code, int)
-    return caught.value.code
 
 
 def test_the_verbs_are_those_of_the_contract_that_work() -> None:
@@ -141,16 +135,6 @@ def test_down_of_nothing_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("down", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"schema_version": 1, "stopped": []}
     assert exit_code("down", "never-was") == 0
-
-
-def test_validate_tells_every_problem_of_every_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    good.write_text("version: 1\nname: good\nvms: {a: }\n")
-    bad.write_text("version: 2\nname: BAD\nvms: {a: }\n")
-    assert exit_code("validate", str(good), str(bad), str(tmp_path / "none.yaml"), "--json") == 2
-    files = json.loads(capsys.readouterr().out)["files"]
-    assert [(entry["ok"], len(entry["problems"])) for entry in files] == [(True, 0), (False, 2), (False, 1)]
-    assert exit_code("validate", str(good)) == 0
 
 
 PROBLEM = Problem(message="m", file="f", line=1, column=2)
@@ -279,32 +263,3 @@ def test_help_imports_our_own_modules_and_what_typer_itself_needs() -> None:
     assert "vpctl" in more
     assert not more - {"vpctl"} - sys.stdlib_module_names
     assert not {"asyncio", "asyncssh", "pydantic", "qemu", "yaml"} & more
-
-
-@pytest.mark.parametrize(
-    ("asked", "hint"),
-    [
-        ("piar.yaml", "did you mean `pair.yaml`?"),
-        (".", "give the path of a topology file"),
-        ("sub", "did you mean `sub/only.yaml`?"),
-        ("sub/zzz", "did you mean `sub/only.yaml`?"),
-        ("nowhere/zzz.yaml", "give the path of a topology file"),
-    ],
-)
-@pytest.mark.parametrize("verb", ["up", "plan", "validate"])
-def test_a_topology_file_that_cannot_be_read_is_told_with_what_may_be_meant(
-    verb: str,
-    asked: str,
-    hint: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name in ("pair.yaml", "chain.yaml", "sub/only.yaml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    monkeypatch.chdir(tmp_path)
-    assert exit_code(verb, asked) == 2
-    told = "".join(capsys.readouterr())  # to validate it is data
-    assert told.startswith(f"error: cannot read {asked}: ")
-    assert f"\nhint: {hint}" in told
