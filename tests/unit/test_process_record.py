@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from contextlib import ExitStack
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fakes.broker import broker_running, made
 from vpctl.process import ProcessId, identify
@@ -61,3 +65,10 @@ async def test_a_first_broker_looks_for_nothing(directories: Directories) -> Non
         async with broker_running(rundir) as client:
             await client.list()
             assert other.is_alive()
+
+
+@given(st.text(), st.integers(), st.integers(), st.integers(), st.text())
+def test_a_child_comes_back_as_it_was(name: str, generation: int, pid: int, start: int, directory: str) -> None:
+    process = ProcessId(pid=pid, start_time=start)
+    child = Child(name=name, generation=generation, process=process, directory=directory)
+    assert Child.from_json(json.loads(json.dumps(child.as_json()))) == child

@@ -18,7 +18,7 @@ import pytest
 from tests.fakes.ivshmem_host import sealed_memory
 from tests.fakes.vhost_user_frontend import MIB
 from tests.unit.broker.datapaths import Remembers
-from tests.unit.broker.vhost_user.test_backend import Pair, leaves_no_descriptor, pair
+from tests.unit.broker.vhost_user.pair import Pair, leaves_no_descriptor, pair
 from vpctl.broker.vhost_user.message import HEADER, NEED_REPLY, REPLIES
 from vpctl.wait import until
 

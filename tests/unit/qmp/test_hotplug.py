@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.qmp_server import Close, Delay, Event, FakeQemu, Model, Mute, Refuse, Reply, serving
+from tests.unit.qmp.devices import ADDS, ASKS, FULL, REMOVES
 from vpctl.errors import HotplugError, QmpLostError
 from vpctl.qmp.hotplug import DevicePlan, HotplugTimes, StepError, plug, present, unplug
 from vpctl.qmp.session import Session, connect
@@ -38,16 +39,7 @@ TIMES = HotplugTimes(
 IMPATIENT = replace(TIMES, unplug=0.6, first_repeat=0.1)
 """For a guest that is not waited for to the end."""
 
-FULL = DevicePlan(
-    objects=({"qom-type": "memory-backend-memfd", "id": "m1", "size": 65536},),
-    chardev={"id": "c1", "backend": {"type": "null", "data": {}}},
-    netdev={"type": "vhost-user", "id": "n1", "chardev": "c1"},
-    device={"driver": "virtio-net-pci", "id": "d1", "netdev": "n1", "bus": "rp1"},
-)
 PARTS = {("object", "m1"), ("chardev", "c1"), ("netdev", "n1"), ("device", "d1")}
-ADDS = ["object-add", "chardev-add", "netdev_add", "human-monitor-command", "device_add"]
-ASKS = "human-monitor-command"  # is the memory of an earlier object still there?
-REMOVES = ["device_del", "netdev_del", "chardev-remove", "object-del"]
 PLUGGED: set[tuple[str, str]] = set(PARTS)
 
 
@@ -88,23 +80,6 @@ async def session(directories: Directories, plugged: FakeQemu) -> AsyncIterator[
 
 
 # Plans
-
-
-def test_plan_lists_its_commands_in_qemus_order() -> None:
-    assert [name for name, _ in FULL.commands()] == [name for name in ADDS if name != ASKS]
-    assert [name for name, _ in FULL.ids().commands()] == REMOVES
-    assert FULL.ids().commands()[0] == ("device_del", {"id": "d1"})
-
-
-def test_objects_are_removed_in_reverse() -> None:
-    plan = replace(FULL, objects=({"id": "m1"}, {"id": "m2"}))
-    assert [arguments["id"] for name, arguments in plan.ids().commands() if name == "object-del"] == ["m2", "m1"]
-
-
-def test_plan_of_a_bare_device_is_one_command_each_way() -> None:
-    plan = DevicePlan(device={"driver": "virtio-rng-pci", "id": "r0"})
-    assert plan.commands() == [("device_add", {"driver": "virtio-rng-pci", "id": "r0"})]
-    assert plan.ids().commands() == [("device_del", {"id": "r0"})]
 
 
 # Plug

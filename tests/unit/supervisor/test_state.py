@@ -22,7 +22,6 @@ from vpctl.errors import HostError, NotFoundError, RecoveryError, VerificationEr
 from vpctl.guest import traffic
 from vpctl.guest.heartbeat import EndState, Heartbeat, LinkEnd
 from vpctl.guest.ssh import connection
-from vpctl.journal import Journal, read
 from vpctl.links import LINK_KINDS
 from vpctl.plan.link import plugged_device
 from vpctl.plan.run import Run
@@ -30,10 +29,9 @@ from vpctl.process import ProcessId
 from vpctl.process_record import Child
 from vpctl.qmp.session import Session, connect
 from vpctl.recovery.plan import plan_repair
-from vpctl.recovery.state import LinkState, LinkView, VmState
+from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories, RunDir, read_json
 from vpctl.supervisor.hotplug.ops import Hands
-from vpctl.supervisor.link import Link
 from vpctl.supervisor.state import MOST_PROBES, TopologyState
 from vpctl.supervisor.vm.machine import Machine
 
@@ -83,16 +81,6 @@ STATUS = exactly(
         ),
     },
 )
-
-
-@pytest.fixture
-def rundir(directories: Directories) -> RunDir:
-    return made(directories)
-
-
-@pytest.fixture
-def state(rundir: RunDir) -> TopologyState:
-    return TopologyState(made_run(made_topology(("lan0", "vm1", "vm2"), ("lan1", "vm2", "vm3"))), rundir)
 
 
 @pytest.mark.parametrize("shown", VmState)
@@ -347,74 +335,6 @@ async def test_many_links_are_probed_a_few_at_a_time_and_those_that_are_late_aga
     assert sorted(state.probed) == sorted([*state.links, *late])
     assert {check["link"] for check in checks} == set(state.links)
     assert (len(checks), {check["ok"] for check in checks}) == (48, {True})
-
-
-def linked(rundir: RunDir) -> Link:
-    return Link("lan0", Journal(rundir.journal), lambda: None)
-
-
-def test_what_may_be_plugged_is_known_before_the_plug_and_until_after_the_unplug(rundir: RunDir) -> None:
-    saved: list[dict[str, Any]] = []
-    link = Link("lan0", Journal(rundir.journal), lambda: saved.append(link.as_json()["plugged"]))
-    link.begin(1)
-    link.plugging("vm1", 1)
-    link.plugging("vm2", 1)
-    link.unplugged("vm1", 1)
-    link.unplugged("vm1", 1)
-    link.plugging("vm1", 2)
-    link.forget("vm2")
-    assert saved[-5:] == [
-        {"vm1": [1]},
-        {"vm1": [1], "vm2": [1]},
-        {"vm1": [], "vm2": [1]},
-        {"vm1": [2], "vm2": [1]},
-        {"vm1": [2]},
-    ]
-    assert link.view() == LinkView(state=LinkState.RECOVERING, generation=1, plugged={"vm1": (2,)})
-
-
-@pytest.mark.parametrize(
-    ("state", "restored"),
-    [
-        (LinkState.UP, LinkState.UP),
-        (LinkState.RECOVERING, LinkState.DOWN),
-        (LinkState.FAILED, LinkState.DOWN),
-        (LinkState.DOWN, LinkState.DOWN),
-    ],
-)
-def test_a_successor_knows_the_devices_and_takes_an_unfinished_repair_for_none(
-    rundir: RunDir, state: LinkState, restored: LinkState
-) -> None:
-    before = linked(rundir)
-    before.begin(7)
-    before.plugging("vm1", 6)
-    before.plugging("vm1", 7)
-    before.set_state(state)
-    after = linked(rundir)
-    after.restore(json.loads(json.dumps(before.as_json())))
-    assert after.view() == LinkView(state=restored, generation=7, plugged={"vm1": (6, 7)})
-
-
-def test_a_successor_knows_by_which_policies_a_repair_was_tried_in_vain(rundir: RunDir) -> None:
-    saved: list[dict[str, Any]] = []
-    before = Link("lan0", Journal(rundir.journal), lambda: saved.append(before.as_json()))
-    before.begin(2)
-    before.policy_failed("resume")
-    after = linked(rundir)
-    after.restore(json.loads(json.dumps(saved[-1])))
-    assert after.view().failed == {"resume"}
-    after.set_state(LinkState.UP)
-    assert after.view().failed == frozenset()
-    del saved[-1]["failed"]  # as an earlier version has written it
-    after.restore(saved[-1])
-    assert after.view().failed == frozenset()
-
-
-def test_a_state_is_journalled_when_it_changes_and_only_then(rundir: RunDir) -> None:
-    link = linked(rundir)
-    for state in (LinkState.DOWN, LinkState.UP, LinkState.UP, LinkState.FAILED):
-        link.set_state(state)
-    assert [entry["attributes"]["state"] for entry in read(rundir.journal)] == ["up", "failed"]
 
 
 class FakeBroker:

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Network
-from itertools import islice
 
 import pytest
 
+from tests.unit.topology.checking import of_links
 from tests.unit.topology.loading import HEAD, KINDS, links, loaded, problems
 from vpctl.topology import check
-from vpctl.topology.resolve import free_subnets
-
-
-def of_links(text: str) -> list[str]:
-    """Return the problems of links without their places."""
-    return [found.split(" ", 1)[1] for found in problems(links(text))]
 
 
 @pytest.mark.parametrize(
@@ -119,41 +112,6 @@ def test_every_overlap_is_reported_at_the_later_link() -> None:
 def test_both_addresses_of_a_31_are_hosts() -> None:
     (link,) = loaded(links("lan0: {kind: wire, endpoints: [vm1, vm2], subnet: 10.1.0.2/31}")).links
     assert [str(end.address) for end in link.endpoints] == ["10.1.0.2/31", "10.1.0.3/31"]
-
-
-def test_chooses_subnets_in_file_order_around_the_given_ones() -> None:
-    topology = loaded(
-        links(
-            "a: {kind: wire, endpoints: [vm1, vm2]}\n"
-            "b: {kind: wire, endpoints: [vm1, vm2], subnet: 10.77.0.4/30}\n"
-            "c: {kind: wire, endpoints: [vm1, vm2]}\n"
-            "d: {kind: wire, endpoints: [vm1, vm2], subnet: 10.77.0.0/31}\n"
-        )
-    )
-    assert [str(link.subnet) for link in topology.links] == [
-        "10.77.0.8/30",
-        "10.77.0.4/30",
-        "10.77.0.12/30",
-        "10.77.0.0/31",
-    ]
-
-
-def test_free_subnets_touch_no_given_one_and_come_in_order() -> None:
-    given = [IPv4Network("10.77.0.16/28"), IPv4Network("10.77.0.0/30"), IPv4Network("10.0.0.0/24")]
-    assert [str(subnet) for subnet in islice(free_subnets(given), 4)] == [
-        "10.77.0.4/30",
-        "10.77.0.8/30",
-        "10.77.0.12/30",
-        "10.77.0.32/30",
-    ]
-    assert len(list(free_subnets([]))) == 1 << 14
-
-
-def test_says_when_no_subnet_is_left() -> None:
-    found = of_links(
-        "a: {kind: wire, endpoints: [vm1, vm2], subnet: 10.77.0.0/16}\nb: {kind: wire, endpoints: [vm1, vm2]}"
-    )
-    assert found == ["link `b`: no subnet is left in `10.77.0.0/16` (give it a `subnet`)"]
 
 
 def test_a_vm_has_a_slot_for_each_of_its_links() -> None:

@@ -9,24 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.topology.loading import loaded
-from vpctl.errors import TopologyError
+from tests.unit.topology.telling import PAIR, problems
 from vpctl.topology import values
-from vpctl.topology.problems import MOST_PROBLEMS, quoted
-
-PAIR = """version: 1
-name: c07
-vms:
-  vm1: {}
-  vm2: {}   # the pair
-links:
-  lan0: {kind: wire, endpoints: [vm1, vm2]}
-"""
-
-
-def problems(text: str) -> list[tuple[int, str, str | None]]:
-    with pytest.raises(TopologyError) as caught:
-        loaded(text)
-    return [(problem.line, problem.message, problem.hint) for problem in caught.value.problems]
+from vpctl.topology.problems import quoted
 
 
 @pytest.mark.parametrize(
@@ -99,13 +84,6 @@ def test_kernel_args_are_what_a_kernel_takes(size: int, fits: bool) -> None:
     else:
         ((line, message, _),) = problems(text)
         assert (line, "1793 bytes" in message) == (4, True)
-
-
-def test_more_problems_than_are_shown_are_said_to_be() -> None:
-    many = "".join(f"  x{number}: {{zzz: 1}}\n" for number in range(MOST_PROBLEMS + 50))
-    found = problems(PAIR.replace("  vm1: {}\n", "  vm1: {}\n" + many))
-    assert len(found) == MOST_PROBLEMS
-    assert "there may be others" in found[-1][1]
 
 
 def test_a_link_whose_subnet_is_wrong_is_told_that_alone() -> None:

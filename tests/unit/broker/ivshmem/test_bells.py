@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.broker.ivshmem.test_pair_server import count_of, rung
+from tests.unit.broker.ivshmem.serving import count_of, rung
 from vpctl.broker.ivshmem import bells as module
 from vpctl.broker.ivshmem.bells import Bells, Hearing
 from vpctl.process import eventfd_id

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.fakes.ivshmem_host import sealed_memory
+from tests.unit.broker.ivshmem.serving import client, count_of, greeted, rung
 from tests.unit.broker.ivshmem.test_bells import block
-from tests.unit.broker.ivshmem.test_pair_server import client, count_of, greeted, rung
 from vpctl.broker import control_page
 from vpctl.broker.control_page import ANSWER, HOST_ID, PEER_REGION, PEER_RING, SLOT, Answer, PeerRegion
 from vpctl.broker.ivshmem.bells import Bells

@@ -1,4 +1,4 @@
-"""x"""
+"""What is shown, as plain text."""
 
 from __future__ import annotations
 

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from tests.fakes.vhost_user_frontend import Frontend
 from tests.unit.supervisor.fronted import (
     LINK,
-    QEMU,
     Ground,
-    answer,
-    following,
     ground_in,
-    link_state,
-    memory,
     plugged,
     served,
 )
 from vpctl.broker.control_page import KIND_VHOST_PCI, SlotState
-from vpctl.broker.vhost_user import ivshmem_datapath
-from vpctl.errors import HotplugError, RecoveryError
+from vpctl.errors import RecoveryError
 from vpctl.journal import read
 from vpctl.recovery import execute
 from vpctl.recovery.faults import Fault
@@ -34,8 +25,6 @@ from vpctl.recovery.report import Recorder
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
 from vpctl.supervisor.hotplug import backends
-from vpctl.supervisor.hotplug.backends import EVERY_FEATURE
-from vpctl.supervisor.link import Link
 from vpctl.wait import until
 
 
@@ -59,23 +48,6 @@ async def test_the_back_end_comes_when_the_rings_are_there_and_is_told_of_them_b
         assert slot["region_size"] == 256 << 20
         assert ground.qemus["vm2"].names()[-3:] == ["chardev-add", "netdev_add", "device_add"]
         assert ground.qemus["vm1"].device_names()[-2:] == ["chardev-add", "device_add"]
-
-
-async def test_a_driver_that_never_starts_its_rings_is_named(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "RINGS_SECONDS", 0.1)
-    ground.link.begin(1)
-    await ground.hands.plug("vm2", ground.repair())
-    with pytest.raises(HotplugError, match="its QEMU has let go of the back-end"):
-        await ground.hands.plug("vm1", ground.repair())
-    frontend = Frontend(Path(ground.vhost_pci_pair(1).virtio_net_end.socket), memory("ram/vm2.g1"), dialect=QEMU)
-    await frontend.connect()
-    await frontend.greet()
-    with pytest.raises(HotplugError, match="no driver has started the rings") as caught:
-        await ground.hands.plug("vm1", ground.repair())
-    assert "vpctl exec vm2" in (caught.value.hint or "")
-    frontend.close()
-    os.close(frontend.ram)
-    assert ground.qemus["vm1"].names() == []
 
 
 async def test_whichever_device_goes_the_back_ends_guest_has_let_go_before(ground: Ground) -> None:
@@ -123,34 +95,6 @@ async def test_no_front_end_is_begun_while_another_qemu_still_maps_the_old_ones_
         assert caught.value.hint == "vpctl recover vm1"
 
 
-async def test_rings_that_stop_and_start_by_themselves_are_followed_and_the_front_end_stays(ground: Ground) -> None:
-    async with plugged(ground) as frontend, following(ground):
-        await frontend.stop()
-        await link_state(ground, LinkState.DOWN)
-        await until(lambda: _nothing_at(ground, "vm1"), timeout=5, what="vm1's device is gone")
-        await frontend.start()
-        await link_state(ground, LinkState.UP)
-        assert ground.link.plugged == {"vm1": [2], "vm2": [1]}
-        slot = await ground.slot()
-        assert (slot["state"], slot["generation"]) == (SlotState.ON, 2)
-    assert "device_del" not in ground.qemus["vm2"].names()
-    assert not [entry for entry in read(ground.state.rundir.journal) if entry["type"] == "fault"]
-
-
-async def _nothing_at(ground: Ground, vm: str) -> bool | None:
-    return not ground.link.plugged[vm] or None
-
-
-async def test_rings_that_began_anew_while_nobody_listened_are_found(ground: Ground) -> None:
-    async with plugged(ground) as frontend:
-        await frontend.stop()
-        await frontend.start()
-        async with following(ground) as vring_watch:
-            vring_watch.look_at_all()
-            await until(lambda: _generation(ground, 2), timeout=5, what="another generation")
-            await link_state(ground, LinkState.UP)
-
-
 async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_that_may_hear_them(
     ground: Ground,
 ) -> None:
@@ -167,57 +111,6 @@ async def test_rings_that_run_again_are_stopped_for_the_unplug_of_the_device_tha
             policy="relink",
         )
         assert (repair.keep, repair.link_down, repair.unplug) == (("vm2",), (("vm2", 1),), (("vm1", 1),))
-
-
-async def _generation(ground: Ground, wanted: int) -> bool | None:
-    return ground.link.generation == wanted or None
-
-
-async def test_a_link_whose_end_is_dead_is_left_to_its_recovery(ground: Ground) -> None:
-    async with plugged(ground) as frontend:
-        ground.state.machines["vm1"].set_state(VmState.CRASHED)
-        async with following(ground) as vring_watch:
-            await frontend.stop()
-            vring_watch.look_at_all()
-            await asyncio.sleep(0.05)
-            assert ground.link.plugged == {"vm1": [1], "vm2": [1]}
-            assert ground.link.generation == 1
-
-
-async def test_a_back_end_that_dies_while_a_follower_asks_is_left_to_its_recovery(ground: Ground) -> None:
-    async with plugged(ground), following(ground) as vring_watch:
-        vring_watch.look("lan0")
-        await asyncio.sleep(0)  # it has asked the broker
-        ground.state.machines["vm1"].set_state(VmState.CRASHED)
-        ground.state.forget("vm1")
-        await asyncio.sleep(0.05)
-        assert (ground.link.generation, ground.link.asked) == (1, None)
-        assert "set_link" not in ground.qemus["vm2"].names()
-
-
-async def test_a_driver_that_refuses_a_feature_has_the_front_end_offered_the_others(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ivshmem_datapath, "ACK_SECONDS", 0.1)  # nobody plays the driver to the end
-    async with plugged(ground), following(ground):
-        (front,) = await ground.broker.query_backends()
-        refused = front["features"] & -front["features"]
-        connection, acknowledge = await answer(ground, 1, front["features"] & ~refused)
-        await until(lambda: _served(ground, "lan0.g2"), timeout=5, what="the virtio-net end's next device")
-        async with ground.rings(2):
-            await link_state(ground, LinkState.UP)
-            (front,) = await ground.broker.query_backends()
-            assert (front["name"], front["features"] & refused) == ("lan0.g2", 0)
-        connection.close()
-        os.close(acknowledge)
-    assert ground.link.as_json()["offer"] == EVERY_FEATURE & ~refused
-    restored = Link("lan0", ground.state.journal, ground.state.save)
-    restored.restore(ground.link.as_json())
-    assert restored.offer == ground.link.offer
-
-
-async def _served(ground: Ground, device: str) -> bool | None:
-    return device in [front["name"] for front in await ground.broker.query_backends()] or None
 
 
 async def test_by_relink_a_surviving_front_end_keeps_its_device_and_has_its_link_down_meanwhile(
