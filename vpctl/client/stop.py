@@ -36,6 +36,7 @@ async def stop(rundir: RunDir) -> None:
 
 
 async def _stop_by_broker(rundir: RunDir) -> None:
+    process = known_broker(rundir)
     async with connect(rundir) as broker:
         await broker.stop()
         await broker.lost.wait()
@@ -44,6 +45,12 @@ async def _stop_by_broker(rundir: RunDir) -> None:
         return None if is_locked(rundir.broker_lock) else True
 
     await wait.until(unlocked, timeout=STOP_SECONDS, what="the broker's end", every=0.01)
+
+    async def gone() -> bool | None:
+        # Its lock is free a moment before it has ended, and a caller may look for processes next.
+        return None if process is not None and process.is_alive() else True
+
+    await wait.until(gone, timeout=STOP_SECONDS, what="the end of the broker's process", every=0.01)
 
 
 async def clean_up(rundir: RunDir) -> None:
