@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support import PATIENCE, isolated_directories, processes_mentioning
+from tests.vm.forked import Forkserver, is_forked
 from vpctl.journal import read
 from vpctl.process import ProcessId, identify
 from vpctl.rundir import Directories, RunDir, is_locked, read_json
@@ -123,7 +125,16 @@ class Vpctl:
 
     def run(self, *words: str, status: int | None = 0, environ: Mapping[str, str] | None = None) -> Done:
         """Run a command to its end, which has to be with this exit code (None: any)."""
-        return self.start(*words, environ=environ).wait(status)
+        if not is_forked(words):
+            return self.start(*words, environ=environ).wait(status)
+        environ = {**self.environ, **(environ or {})}
+        try:
+            ended = forkserver().run(words, env=environ, cwd=self.files, timeout=LIMIT * PATIENCE)
+        except TimeoutError as error:
+            raise AssertionError(f"vpctl {' '.join(words)} hangs\n{error}") from None
+        done = Done(words=words, status=ended.returncode, stdout=ended.stdout, stderr=ended.stderr)
+        assert status is None or done.status == status, done
+        return done
 
     def json(self, *words: str, status: int | None = 0) -> Any:
         """Run a command with `-f json` in front of its arguments; return what it wrote."""
@@ -241,6 +252,12 @@ KEPT = {
     "status.json": 80,
 }
 """How many lines of each file a failure shows."""
+
+
+@functools.cache
+def forkserver() -> Forkserver:
+    """Return the process that commands are forked from: one for all tests of this process."""
+    return Forkserver()
 
 
 def failure_report(
