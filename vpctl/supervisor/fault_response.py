@@ -154,36 +154,36 @@ class FaultResponse:
     def _take_deleted(self, machine: Machine, device: str) -> None:
         """A device has gone that nobody here has asked to go."""
         for spec in self._state.topology.links_of(machine.name):
-            known = self._state.links[spec.name]
-            generations = known.plugged.get(machine.name, ())
+            link = self._state.links[spec.name]
+            generations = link.plugged.get(machine.name, ())
             if device in [device_id(spec.name, generation) for generation in generations]:
                 # Else it is a repair's affair. It is `down` where rings stopped before their device had gone.
-                if (machine.name, device) not in known.leaving and known.state in (LinkState.UP, LinkState.DOWN):
-                    known.lost(machine.name)
+                if (machine.name, device) not in link.leaving and link.state in (LinkState.UP, LinkState.DOWN):
+                    link.lost(machine.name)
                     reason = f"`{device}` was removed by somebody else"
                     self.take_link_fault(machine.name, spec.name, Fault.DEVICE_LOST, reason)
                 return
 
-    def take_link_fault(self, vm: str, link: str, fault: Fault, reason: str, at: float | None = None) -> None:
+    def take_link_fault(self, vm: str, link_name: str, fault: Fault, reason: str, at: float | None = None) -> None:
         """A link has lost something at a VM that lives: it is repaired, and nothing else.
 
         `at`: since when, if that is longer ago than now (CLOCK_MONOTONIC).
         """
-        machine, known = self._state.machines[vm], self._state.links[link]
+        machine, link = self._state.machines[vm], self._state.links[link_name]
         attributes: Mapping[str, Any] = {"fault": str(fault), "reason": reason}
-        self._state.journal.write("fault", vm=vm, link=link, attributes=attributes)
-        if fault is Fault.DEVICE_LOST and self._is_lost_for_good(link):
-            known.give_up(
+        self._state.journal.write("fault", vm=vm, link=link_name, attributes=attributes)
+        if fault is Fault.DEVICE_LOST and self._is_lost_for_good(link_name):
+            link.give_up(
                 f"its devices were removed more than {LOSSES} times within {LOSSES_SECONDS:g} s, at last in `{vm}`:"
                 f" `vpctl recover {vm}` puts them back"
             )
             return
-        known.set_state(LinkState.DOWN)
+        link.set_state(LinkState.DOWN)
         now = time.monotonic()
         if machine.incident is None:
             began = self.injected.pop(vm, now if at is None else at)
             machine.incident = Incident(fault=fault, at=began, detected_at=now)
-        if self._state.topology.link(link).recovery.mode == "auto" and self._state.is_ready(vm):
+        if self._state.topology.link(link_name).recovery.mode == "auto" and self._state.is_ready(vm):
             self._recoveries.start(vm, automatic=True)
 
     def _is_lost_for_good(self, link: str) -> bool:

@@ -140,16 +140,16 @@ class Recoveries:
     async def _verify_after_reboot(self, machine: Machine, recorder: Recorder) -> None:
         """Look which links of a guest that has rebooted carry packets without repair."""
         recorder.boot_ms = machine.boot_ms
-        for link in self._state.topology.links_of(machine.name):
-            known = self._state.links[link.name]
-            if not LINK_KINDS[link.kind].outlives_reset(link, machine.spec.vm):
+        for spec in self._state.topology.links_of(machine.name):
+            link = self._state.links[spec.name]
+            if not LINK_KINDS[spec.kind].outlives_reset(spec, machine.spec.vm):
                 continue  # it is down, and gets a new device
-            async with known.lock:
-                with recorder.step("verify", link.name):
-                    checks = await self._state.probe(link.name, count=1)
+            async with link.lock:
+                with recorder.step("verify", spec.name):
+                    checks = await self._state.probe(spec.name, count=1)
                 if all(check["ok"] for check in checks):
-                    known.set_state(LinkState.UP)
-                    recorder.outages[link.name] = recorder.since_fault()
+                    link.set_state(LinkState.UP)
+                    recorder.outages[spec.name] = recorder.since_fault()
 
     async def _with_retries(
         self, machine: Machine, recorder: Recorder, *, automatic: bool, policy: str | None
@@ -252,10 +252,10 @@ class Recoveries:
             and self._wants_repair(link.name, automatic=automatic)
         ]
 
-    def _wants_repair(self, link: str, *, automatic: bool) -> bool:
+    def _wants_repair(self, link_name: str, *, automatic: bool) -> bool:
         """Whether a link between guests that live is not as it should be; whether one that rests is, a user says."""
-        known = self._state.links[link]
-        return known.state is not LinkState.UP and not (automatic and known.rests)
+        link = self._state.links[link_name]
+        return link.state is not LinkState.UP and not (automatic and link.rests)
 
     def _require_ready(self, machine: Machine) -> None:
         if not self._state.is_ready(machine.name):

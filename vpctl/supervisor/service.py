@@ -139,18 +139,18 @@ class Supervisor:
             hint = f"{state.rundir.status} is damaged or another version's; what it does not tell is looked for"
             state.journal.write("warning", attributes={"warning": "record", "unread": record.unread, "hint": hint})
 
-    async def _look_for_devices(self, link: str) -> None:
+    async def _look_for_devices(self, link_name: str) -> None:
         """Ask the QEMUs that run for a link's devices, of whatever generation."""
-        known = self._state.links[link]
-        for end in self._state.topology.link(link).endpoints:
+        link = self._state.links[link_name]
+        for end in self._state.topology.link(link_name).endpoints:
             machine = self._state.machines[end.vm]
             if machine.process is None:
                 continue
             with contextlib.suppress(VpctlError):  # a QEMU that does not answer is recovered, its devices with it
-                found = device_generations(link, await devices(await machine.qmp()))
-                known.generation = max(known.generation, *found, 0)
+                found = device_generations(link_name, await devices(await machine.qmp()))
+                link.generation = max(link.generation, *found, 0)
                 for generation in found:
-                    known.plugging(end.vm, generation)
+                    link.plugging(end.vm, generation)
 
     async def _adopt(self, entry: Mapping[str, Any], child: Child | None) -> None:
         machine = self._state.machines[entry["name"]]

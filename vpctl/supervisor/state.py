@@ -327,26 +327,26 @@ class TopologyState:
             self.journal.write("check", link=name, attributes=attributes | more)
         return {"schema_version": 1, "ok": all(entry["ok"] for entry in results), "links": results}
 
-    async def _check(self, link: str) -> dict[str, Any]:
-        known = self.links[link]
+    async def _check(self, link_name: str) -> dict[str, Any]:
+        link = self.links[link_name]
 
         async def went_down() -> LinkDownError:
-            await known.until_down()
+            await link.until_down()
             return LinkDownError("the link went down while it was checked")
 
         async def stands_still() -> LinkDownError:
-            paused = " and ".join(f"`{vm}`" for vm in await self.until_paused(link))
+            paused = " and ".join(f"`{vm}`" for vm in await self.until_paused(link_name))
             return LinkDownError(f"{paused} is paused: nothing can be sent; `vpctl qmp VM cont` lets it run")
 
         try:
-            if self.paused(link):
+            if self.paused(link_name):
                 raise await stands_still()
-            work = self.transmit(link)
-            if known.state is LinkState.UP:  # else one wants to know what comes through all the same
+            work = self.transmit(link_name)
+            if link.state is LinkState.UP:  # else one wants to know what comes through all the same
                 work = wait.first(work, unless=went_down())
             return await wait.first(work, unless=stands_still())
         except LinkDownError as error:
-            return {"link": link, "ok": False, "tests": [], "reason": error.message}
+            return {"link": link_name, "ok": False, "tests": [], "reason": error.message}
 
     async def transmit(self, link: str) -> dict[str, Any]:
         """Send all that a check sends over a link, whatever is known of it; an entry of `check`'s `links`.

@@ -63,16 +63,16 @@ class Verification:
         """
         return await wait.first(self._see(link), unless=self._end_gone(link))
 
-    async def _end_gone(self, link: str) -> EndGoneError:
+    async def _end_gone(self, link_name: str) -> EndGoneError:
         """Wait until an end of a link has no device, or no guest."""
-        known, ends = self._state.links[link], self._state.topology.link(link).endpoints
+        link, ends = self._state.links[link_name], self._state.topology.link(link_name).endpoints
         machines = [self._state.machines[end.vm] for end in ends]
         while True:
             changes = [asyncio.ensure_future(machine.changed.wait()) for machine in machines]
             try:
                 for machine in machines:
-                    if not self._state.is_alive(machine.name) or not known.plugged.get(machine.name):
-                        return EndGoneError(f"link `{link}` has lost its end in `{machine.name}`")
+                    if not self._state.is_alive(machine.name) or not link.plugged.get(machine.name):
+                        return EndGoneError(f"link `{link_name}` has lost its end in `{machine.name}`")
                 await asyncio.wait(changes, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for change in changes:

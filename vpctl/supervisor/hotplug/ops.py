@@ -89,19 +89,19 @@ class Hands:
     def link_broken(self, link: str, reason: str) -> None:
         self._state.links[link].set_state(LinkState.FAILED, reason=reason)
 
-    async def repair_of(self, link: str) -> Repair | None:
-        spec, known = self._state.topology.link(link), self._state.links[link]
-        for vm in [vm for vm, there in known.plugged.items() if there and self._comes_back(vm)]:
+    async def repair_of(self, link_name: str) -> Repair | None:
+        spec, link = self._state.topology.link(link_name), self._state.links[link_name]
+        for vm in [vm for vm, there in link.plugged.items() if there and self._comes_back(vm)]:
             await self.until_ready(vm)  # a QEMU that was adopted, whose devices are there: they are taken out first
-        backend = await self.vhost_pci.backend(link)
+        backend = await self.vhost_pci.backend(link_name)
         alive = [end.vm for end in spec.endpoints if self.is_alive(end.vm)]
-        whole = self._is_whole(link, backend)
-        if known.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
+        whole = self._is_whole(link_name, backend)
+        if link.state is LinkState.UP and len(alive) == len(spec.endpoints) and whole:
             return None
-        view = self.vhost_pci.view(link, backend)
-        deaf = await self._hooks(link).unreachable(link)
-        repair = plan_repair(spec, known.view(), alive, view, policy=known.take_policy(), unreachable=deaf)
-        known.begin(repair.generation)
+        view = self.vhost_pci.view(link_name, backend)
+        unreachable = await self._hooks(link_name).unreachable(link_name)
+        repair = plan_repair(spec, link.view(), alive, view, policy=link.take_policy(), unreachable=unreachable)
+        link.begin(repair.generation)
         return repair
 
     def _comes_back(self, vm: str) -> bool:
@@ -135,17 +135,17 @@ class Hands:
 
     async def plug(self, vm: str, repair: Repair) -> None:
         state = self._state
-        spec, machine, known = state.topology.link(repair.link), state.machines[vm], state.links[repair.link]
+        spec, machine, link = state.topology.link(repair.link), state.machines[vm], state.links[repair.link]
         steps = plug_steps(state.run, spec, repair.generation, first=repair.first, rundir=state.rundir)
         (device,) = (step.device for step in steps if step.vm == vm)
         hooks = self._hooks(repair.link)
         bell = hooks.doorbell(vm, repair.link, repair.generation)
         session = await machine.qmp()
         await hooks.before_plug(vm, repair)
-        known.plugging(vm, repair.generation)
+        link.plugging(vm, repair.generation)
         noted = self._stale_interrupts.plugging(machine, session, bell) if bell is not None else nullcontext()
         async with self._hotplug[vm], noted:
-            with known.taking_out(vm, device.ids().device):  # what fails is taken back
+            with link.taking_out(vm, device.ids().device):  # what fails is taken back
                 await hotplug.plug(session, device)
         if vm == steps[0].vm:
             await until_listening(steps)
@@ -154,13 +154,13 @@ class Hands:
         if repair.hold:
             await self.vhost_pci.until_taken_up(repair.link)
 
-    def _is_whole(self, link: str, backend: BackendStatus | None) -> bool:
+    def _is_whole(self, link_name: str, backend: BackendStatus | None) -> bool:
         """Whether both ends of a link are plugged; a device that was kept is of an earlier generation."""
-        spec, known = self._state.topology.link(link), self._state.links[link]
+        spec, link = self._state.topology.link(link_name), self._state.links[link_name]
         if (vm := virtio_net_end(spec)) is None:
-            return all(len(known.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
-        back = known.plugged.get(spec.peer_of(vm).vm)
-        return back == [known.generation] and self.vhost_pci.works(link, backend)
+            return all(len(link.plugged.get(end.vm, ())) == 1 for end in spec.endpoints)
+        back = link.plugged.get(spec.peer_of(vm).vm)
+        return back == [link.generation] and self.vhost_pci.works(link_name, backend)
 
     async def hold(self, vm: str, link: str, generation: int) -> None:
         await self.vhost_pci.hold(link)

@@ -73,45 +73,45 @@ class InterfaceWatch:
             return
         self._seen[machine.name] = beat
         for spec in self._state.topology.links_of(machine.name):
-            known = self._state.links[spec.name]
-            if self._is_undisturbed(known):
-                self._take_end(known, machine, beat.end(spec.name))
+            link = self._state.links[spec.name]
+            if self._is_undisturbed(link):
+                self._take_end(link, machine, beat.end(spec.name))
             else:
                 self._off.pop((spec.name, machine.name), None)
 
-    def _is_undisturbed(self, known: Link) -> bool:
+    def _is_undisturbed(self, link: Link) -> bool:
         """Whether no repair of a link runs, and both of its guests are there and run."""
-        ends = self._state.topology.link(known.name).endpoints
+        ends = self._state.topology.link(link.name).endpoints
         there = all(self._state.is_ready(end.vm) for end in ends)
-        return not known.lock.locked() and there and not self._state.paused(known.name)
+        return not link.lock.locked() and there and not self._state.paused(link.name)
 
-    def _take_end(self, known: Link, machine: Machine, end: LinkEnd) -> None:
-        place = (known.name, machine.name)
+    def _take_end(self, link: Link, machine: Machine, end: LinkEnd) -> None:
+        place = (link.name, machine.name)
         if end.state in OFF:
             self._off[place] = self._off.get(place, 0) + 1
             looks = CARRIER_LOOKS if end.state is EndState.NO_CARRIER else LOOKS
-            if self._off[place] >= looks and known.state is LinkState.UP:
-                known.rest(f"{machine.name} {WORDS[end.state]}")
+            if self._off[place] >= looks and link.state is LinkState.UP:
+                link.rest(f"{machine.name} {WORDS[end.state]}")
             return
         self._off.pop(place, None)
-        if known.rests:
-            if not self._is_off(known.name):
-                self._examine(known, machine, end)
-        elif known.state is LinkState.UP and self._is_silent(machine, end):
-            self._examine(known, machine, end)
-        elif known.state is LinkState.FAILED and self._is_heard(end) and self._may_look_again(known):
+        if link.rests:
+            if not self._is_off(link.name):
+                self._examine(link, machine, end)
+        elif link.state is LinkState.UP and self._is_silent(machine, end):
+            self._examine(link, machine, end)
+        elif link.state is LinkState.FAILED and self._is_heard(end) and self._may_look_again(link):
             # It was given up on, perhaps since a busy host was late, and packets come.
-            self._examine(known, machine, end)
+            self._examine(link, machine, end)
 
-    def _may_look_again(self, known: Link) -> bool:
+    def _may_look_again(self, link: Link) -> bool:
         """Whether it is time to look into a link that has failed: ever more seldom, as one end alone may be heard."""
-        now, generation = time.monotonic(), known.generation
-        due, pause, of = self._again.get(known.name, (0.0, AGAIN_SECONDS, generation))
+        now, generation = time.monotonic(), link.generation
+        due, pause, of = self._again.get(link.name, (0.0, AGAIN_SECONDS, generation))
         if of != generation:
             due, pause = 0.0, AGAIN_SECONDS
         if now < due:
             return False
-        self._again[known.name] = (now + pause, min(2 * pause, LONGEST_AGAIN_SECONDS), generation)
+        self._again[link.name] = (now + pause, min(2 * pause, LONGEST_AGAIN_SECONDS), generation)
         return True
 
     def _is_off(self, link: str) -> bool:
@@ -126,32 +126,32 @@ class InterfaceWatch:
     def _is_heard(end: LinkEnd) -> bool:
         return end.state is EndState.UP and end.silent == 0
 
-    def _examine(self, known: Link, machine: Machine, end: LinkEnd) -> None:
-        if known.name not in self._examined:
-            self._examined.add(known.name)
+    def _examine(self, link: Link, machine: Machine, end: LinkEnd) -> None:
+        if link.name not in self._examined:
+            self._examined.add(link.name)
             since = time.monotonic() - end.silent
-            look = partial(self._look_into, known, machine, since, silent=self._is_silent(machine, end))
-            name = f"examine-{known.name}"
-            self._group.create_task(self._state.contained(look, name=name, link=known.name), name=name)
+            look = partial(self._look_into, link, machine, since, silent=self._is_silent(machine, end))
+            name = f"examine-{link.name}"
+            self._group.create_task(self._state.contained(look, name=name, link=link.name), name=name)
 
-    async def _look_into(self, known: Link, machine: Machine, since: float, *, silent: bool) -> None:
+    async def _look_into(self, link: Link, machine: Machine, since: float, *, silent: bool) -> None:
         """See whether packets flow; if they do, that is what counts, whatever was said."""
         try:
-            generation = known.generation
-            if silent and await self._state.filters(known.name):
+            generation = link.generation
+            if silent and await self._state.filters(link.name):
                 return  # a user loses these packets, and may want to; asked first, as it may be over after the echoes
-            checks = await self._state.probe(known.name, count=0, seconds=PROBE_SECONDS)
-            if known.generation != generation or not self._is_undisturbed(known):
+            checks = await self._state.probe(link.name, count=0, seconds=PROBE_SECONDS)
+            if link.generation != generation or not self._is_undisturbed(link):
                 return  # somebody else's affair by now
             if all(check["ok"] for check in checks):
-                if known.rests or known.state is LinkState.FAILED:
-                    known.set_state(LinkState.UP)
-            elif silent and self._are_deaf(known.name, [check.get("reason") for check in checks]):
+                if link.rests or link.state is LinkState.FAILED:
+                    link.set_state(LinkState.UP)
+            elif silent and self._are_deaf(link.name, [check.get("reason") for check in checks]):
                 seconds = time.monotonic() - since
-                reason = f"nothing has come over `{known.name}` for {seconds:.0f} s, and no echo from either guest"
-                self._take_fault(machine.name, known.name, Fault.DRIVER_WEDGED, reason, since)
+                reason = f"nothing has come over `{link.name}` for {seconds:.0f} s, and no echo from either guest"
+                self._take_fault(machine.name, link.name, Fault.DRIVER_WEDGED, reason, since)
         finally:
-            self._examined.discard(known.name)
+            self._examined.discard(link.name)
 
     def _are_deaf(self, link: str, reasons: list[str | None]) -> bool:
         """Whether both guests have asked each other in vain, by the addresses that they were given."""

@@ -79,48 +79,48 @@ class VringWatch:
                 return
             await wait.pause(pause)
 
-    async def _error_of_look(self, link: str) -> VpctlError | None:
+    async def _error_of_look(self, link_name: str) -> VpctlError | None:
         """Look at a link, and return what kept its repair from being done."""
-        known = self._state.links[link]
+        link = self._state.links[link_name]
         try:
-            async with known.lock:
-                self._pending.discard(link)  # what is told from here on is looked at again
-                if await self._prepare(link):
-                    await execute.repair_held(link, self._hands, self._recorder("follow"))
+            async with link.lock:
+                self._pending.discard(link_name)  # what is told from here on is looked at again
+                if await self._prepare(link_name):
+                    await execute.repair_held(link_name, self._hands, self._recorder("follow"))
         except Exception as raised:
-            error = self._state.foreseen(raised, name="follow", link=link)
+            error = self._state.foreseen(raised, name="follow", link=link_name)
             if isinstance(error, BrokerGoneError):
                 return None  # the next one is looked at as well
-            attributes: dict[str, Any] = {"name": "follow", "target": link, "ok": False, "error": error.message}
-            self._state.journal.write("recovery.step", link=link, attributes=attributes)
-            known.set_state(LinkState.FAILED)
+            attributes: dict[str, Any] = {"name": "follow", "target": link_name, "ok": False, "error": error.message}
+            self._state.journal.write("recovery.step", link=link_name, attributes=attributes)
+            link.set_state(LinkState.FAILED)
             return error
         return None
 
-    async def _prepare(self, link: str) -> bool:
+    async def _prepare(self, link_name: str) -> bool:
         """Let go of rings that are over; return whether the link can be plugged again now."""
-        state, known = self._state, self._state.links[link]
-        spec = state.topology.link(link)
+        state, link = self._state, self._state.links[link_name]
+        spec = state.topology.link(link_name)
         owner = virtio_net_end(spec)
         assert owner is not None
         back_vm = spec.peer_of(owner).vm
-        backend = await self._hands.vhost_pci.backend(link)
-        if not (state.is_alive(owner) and state.is_alive(back_vm) and known.plugged.get(owner)):
+        backend = await self._hands.vhost_pci.backend(link_name)
+        if not (state.is_alive(owner) and state.is_alive(back_vm) and link.plugged.get(owner)):
             return False  # a recovery's affair
         if backend is None or not backend.connected:
-            known.set_state(LinkState.DOWN)
+            link.set_state(LinkState.DOWN)
             if backend is not None:  # else its broker has died, and `_remake` sees to it
-                await self._examine_loss(link, owner, backend)
+                await self._examine_loss(link_name, owner, backend)
             return False
-        if self._hands.vhost_pci.works(link, backend):
-            return self._restrict(link, backend)
-        known.set_state(LinkState.DOWN)
+        if self._hands.vhost_pci.works(link_name, backend):
+            return self._restrict(link_name, backend)
+        link.set_state(LinkState.DOWN)
         if backend.session is not None:
             # They run already, and may ring the old device's interrupts: their link is set down for its unplug.
-            known.asked = RELINK
+            link.asked = RELINK
             return True
-        for generation in sorted(known.plugged.get(back_vm, ()), reverse=True):
-            await self._hands.unplug(back_vm, link, generation)
+        for generation in sorted(link.plugged.get(back_vm, ()), reverse=True):
+            await self._hands.unplug(back_vm, link_name, generation)
         return False
 
     async def _examine_loss(self, link: str, vm: str, backend: BackendStatus) -> None:
@@ -134,16 +134,16 @@ class VringWatch:
             reason = backend.refused or "QEMU lives, and is connected to it no more"
             self._take_fault(vm, link, Fault.BACKEND_LOST, f"`{backend.name}` has no back-end: {reason}")
 
-    def _restrict(self, link: str, backend: BackendStatus) -> bool:
+    def _restrict(self, link_name: str, backend: BackendStatus) -> bool:
         """Take in that the vhost-pci end's driver refuses some of what was negotiated; return whether it does."""
         if backend.accepted is None or not (refused := backend.features & ~backend.accepted):
             return False
-        known = self._state.links[link]
-        known.restrict((known.offer if known.offer is not None else EVERY_FEATURE) & ~refused)
+        link = self._state.links[link_name]
+        link.restrict((link.offer if link.offer is not None else EVERY_FEATURE) & ~refused)
         attributes = {"refused": refused, "negotiated": backend.features}
-        self._state.journal.write("link.offer", link=link, attributes=attributes)
-        known.set_state(LinkState.DOWN)
-        known.asked = REPLUG  # an offer is made to a new device
+        self._state.journal.write("link.offer", link=link_name, attributes=attributes)
+        link.set_state(LinkState.DOWN)
+        link.asked = REPLUG  # an offer is made to a new device
         return True
 
     def _recorder(self, policy: str, died: float | None = None) -> Recorder:
@@ -184,8 +184,8 @@ class VringWatch:
             attributes["error"] = errors[0].message
         self._state.journal.write("recovery.end", attributes=attributes)
 
-    def _is_orphaned(self, link: str) -> bool:
+    def _is_orphaned(self, link_name: str) -> bool:
         """Whether a link has a virtio-net end that works with nobody now, and nobody else who sees to it."""
-        spec, known = self._state.topology.link(link), self._state.links[link]
+        spec, link = self._state.topology.link(link_name), self._state.links[link_name]
         alive = all(self._state.is_alive(end.vm) for end in spec.endpoints)
-        return alive and bool(known.plugged.get(virtio_net_end(spec) or ""))
+        return alive and bool(link.plugged.get(virtio_net_end(spec) or ""))
