@@ -1,4 +1,4 @@
-"""A VM of a world whose QEMU is played."""
+"""A VM whose QEMU is played."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reached(Machine):
 
 @asynccontextmanager
 async def reached(state: TopologyState, vm: str, qemu: FakeQemu) -> AsyncIterator[Reached]:
-    """Have a VM of a world reach this QEMU for as long as the block lasts."""
+    """Have a VM reach this QEMU for as long as the block lasts."""
     machine = state.machines[vm] = Reached(vm, state.run, state.rundir, state.journal, state.save)
     machine.ended = asyncio.get_running_loop().create_future()
     path = state.rundir.qmp_socket(vm)

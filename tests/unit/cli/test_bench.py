@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import xml.etree.ElementTree as ET
-from pathlib import Path
 from typing import Any
 
 from tests.unit.bench.results.made import made_result, made_sample
-from vpctl.bench.results.result import BenchResult, Failure, Skip, read_result
+from vpctl.bench.results.result import BenchResult, Failure, Skip
 from vpctl.cli import bench
 
 
@@ -37,14 +34,3 @@ def test_nothing_measured_at_all_is_an_error_with_the_reason() -> None:
     shown = bench.written(made_result(samples=[], skipped=[skip]), output=None, junit_xml=None)
     assert shown.exit_code == 1
     assert "`vm2` has no `iperf3`" in shown.errors[0].message
-
-
-def test_files_are_written_and_can_be_read_again(tmp_path: Path) -> None:
-    result = made_result(samples=[made_sample()])
-    output, xml = tmp_path / "r.json", tmp_path / "r.xml"
-    shown = bench.written(result, output=output, junit_xml=xml)
-    again = read_result(output)
-    assert again.samples == result.samples
-    assert again.as_json() == json.loads(json.dumps(shown.data))
-    assert (tmp_path / "r.raw.jsonl.gz").exists()
-    assert ET.parse(xml).getroot().tag == "testsuites"

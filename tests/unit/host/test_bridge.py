@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.fakes.broker import made
 from tests.made import made_topology
 from tests.support import IN_CI
-from tests.unit.host.networks import NETWORK, of, unfit
+from tests.unit.host.networks import NETWORK, unfit
 from vpctl.errors import HostError
 from vpctl.host.bridge import check_device, check_privilege, create, creation, interfaces, remove
 from vpctl.links.kind import HostNetwork
@@ -59,22 +57,6 @@ def test_nothing_is_up_before_it_is_silent() -> None:
         assert of_it[-1] == f"link set dev {name} up"
         assert "mtu 9000 addrgenmode none arp off alias vpctl:pair/lan0" in of_it[-2]
     assert lines.index("link set dev b type bridge stp_state 0 mcast_snooping 0") < lines.index("link set dev b up")
-
-
-@given(st.text("abcdefghij-0123456789", min_size=1, max_size=31), st.text("abcdefghij-0123456789", min_size=1))
-def test_names_fit_and_are_this_links_own(topology: str, link: str) -> None:
-    rundir = RunDir(name=topology, run=Path("/run/v") / topology, state=Path("/state"))
-    names = [rundir.interface(link), rundir.interface(link, end=0), rundir.interface(link, end=1)]
-    assert all(len(name) == 15 and name.isalnum() and name.startswith(rundir.interface_prefix) for name in names)
-    assert len({*names, rundir.interface(link + "x")}) == 4
-    other = RunDir(name=topology, run=Path("/run/w") / topology, state=Path("/state"))
-    assert other.interface_prefix != rundir.interface_prefix
-
-
-def test_only_kinds_that_say_so_need_a_host_network(directories: Directories) -> None:
-    rundir = directories.topology("pair")
-    assert host_networks(made_topology(("lan0", "vm1", "vm2")), rundir) == []
-    assert of("pair").devices == ("/dev/net/tun",)
 
 
 # Section: hosts where none can be made

@@ -223,3 +223,13 @@ def assert_at_rest(state: TopologyState) -> None:
             assert all(known.plugged[end.vm] == [known.generation] for end in link.endpoints)
     if any(m.state is VmState.FAILED for m in state.machines.values()):
         assert any(not end["ok"] and end["error"] and end["fault"] for end in ends(state))
+
+
+DEATHS = (
+    Fault.QEMU_EXIT,
+    Fault.GUEST_PANIC,
+    Fault.GUEST_HANG,
+    Fault.QEMU_STOPPED,
+    Fault.QMP_SILENT,
+    Fault.GUEST_POWEROFF,
+)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from tests.fakes.broker import made
 from tests.unit.supervisor.records import LINKS, RUN, VMS
-from vpctl.links.devices import device_generations, device_id
 from vpctl.recovery.faults import Fault, Incident
 from vpctl.recovery.state import LinkState, VmState
 from vpctl.rundir import Directories
@@ -101,8 +100,3 @@ def test_a_link_of_which_too_little_is_known_is_looked_for_and_the_others_are_ta
 
 def test_another_runs_record_is_none() -> None:
     assert read_record({"run_id": "another", "vms": [], "links": []}, run_id=RUN.run_id, vms=VMS, links=LINKS) is None
-
-
-def test_a_links_devices_are_known_by_their_names() -> None:
-    names = ["type", device_id("lan0", 12), device_id("lan0", 3), device_id("lan01", 4), "lan0.gx", "lan0.g"]
-    assert device_generations("lan0", names) == [3, 12]
