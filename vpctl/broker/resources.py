@@ -21,7 +21,10 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 class SharedResources:
-    """All of it, by name. `tell` is told what happens at a link; a device's server tells also whose end it is."""
+    """Memfds, servers and back-ends by their names.
+
+    `tell` is told what happens at a link; a device's server tells also whose end it is.
+    """
 
     def __init__(self, tell: Tell, may_watch: MayWatch = everybody) -> None:
         self.memories = Memfds()

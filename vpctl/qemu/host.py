@@ -28,7 +28,7 @@ LEAST_FILES = 64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that the doctor has looked at."""
 
     name: str
     ok: Literal["ok", "warning", "failed"]

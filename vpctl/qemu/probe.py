@@ -48,7 +48,7 @@ QUESTION_TIMEOUT = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QemuInfo:
-    """What a QEMU answered."""
+    """What a QEMU said of itself when it was asked."""
 
     argv: tuple[str, ...]
     version: tuple[int, int, int]

@@ -23,7 +23,7 @@ Output = Annotated[str, Meta(max_length=1 << 20)]
 
 
 class RunState(TypedDict):
-    """Of `query-status`."""
+    """The reply to `query-status`."""
 
     status: Word
 

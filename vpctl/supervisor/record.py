@@ -34,7 +34,7 @@ class IncidentRecord(Struct, kw_only=True):
 
 
 class VmRecord(Struct, kw_only=True):
-    """Of `Machine.as_json`, what `Machine.restore` takes over."""
+    """A VM in `status.json`: what `Machine.restore` takes over of `Machine.as_json`."""
 
     name: str
     state: VmState
@@ -47,7 +47,7 @@ class VmRecord(Struct, kw_only=True):
 
 
 class LinkRecord(Struct, kw_only=True):
-    """Of `Link.as_json`, what `Link.restore` takes over."""
+    """A link in `status.json`: what `Link.restore` takes over of `Link.as_json`."""
 
     name: str
     state: LinkState

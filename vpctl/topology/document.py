@@ -143,7 +143,7 @@ class SpelledFloat(float):
 
 
 class SpelledInt(int):
-    """The same of `0x10` and `010`."""
+    """A whole number that keeps how it was spelled, such as `0x10` or `010`."""
 
     text: str
 

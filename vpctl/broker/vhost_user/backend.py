@@ -90,7 +90,7 @@ class BackendSpec:
 
 
 class State(Enum):
-    """What a front-end is up to."""
+    """The state of a back-end's conversation with its front-end."""
 
     LISTENING = "listening"
     CONNECTED = "connected"

@@ -33,7 +33,7 @@ _LARGEST = (1 << 64) - 1
 
 
 class Request(IntEnum):
-    """What a front-end asks for."""
+    """The requests of the vhost-user protocol, by their numbers."""
 
     GET_FEATURES = 1
     SET_FEATURES = 2

@@ -15,7 +15,7 @@ STAGE_SECONDS = {"process": 20.0, "qmp": 30.0, "kernel": 90.0, "ssh": 180.0}
 
 
 class Stages:
-    """Of one VM; times are kept until the next boot."""
+    """The stages of one VM's boot; their times are kept until the next one."""
 
     def __init__(self, vm: str, limits: Mapping[str, float], journal: Journal) -> None:
         self.present = BOOT_STAGES[0]

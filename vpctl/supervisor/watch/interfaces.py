@@ -50,7 +50,7 @@ when (CLOCK_MONOTONIC)."""
 
 
 class InterfaceWatch:
-    """Of all links."""
+    """Watches what the guests' agents say of the interfaces of all links."""
 
     def __init__(self, state: TopologyState, group: asyncio.TaskGroup, take_fault: TakeFault) -> None:
         self._state = state
