@@ -57,13 +57,15 @@ def all_of_them(
     """Run every command at once; `out` is a file to write to."""
     for name, text in FILES.items():
         (directory / name).write_text(text, encoding="utf-8")
+    # What this user has running is none of theirs.
+    own = {"VPCTL_RUN_DIR": str(directory / "run"), "VPCTL_STATE_DIR": str(directory / "state")}
     running = {}
     for words in COMMANDS:
         with (out or NULL).open("wb") as stdout:
             running[words] = subprocess.Popen(
                 [sys.executable, "-m", "vpctl", *words],
                 cwd=directory,
-                env={**os.environ, **(environ or {})},
+                env={**os.environ, **own, **(environ or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout if out else subprocess.PIPE,
                 stderr=subprocess.PIPE,
