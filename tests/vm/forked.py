@@ -86,7 +86,7 @@ def _text(stream: Any) -> str:
 
 def serve(requests: socket.socket) -> None:
     """Take requests until the test process is gone; a child watches over each command."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the watchers are nobody's to wait for
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the watchers
     while True:
         message, fds, _, _ = socket.recv_fds(requests, 16, 4)
         if not message:
