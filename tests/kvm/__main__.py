@@ -41,8 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # a nested host is stopped then, too
     words = [*given.arguments] if given.command is None else ["--command", given.command]
     if given.here:
-        sys.argv = ["inside", "--bare", str(given.results / "here"), *_escaped(words)]
-        return inside.main()
+        return inside.main(["--bare", str(given.results / "here"), *_escaped(words)])
     statuses = [run(RELEASES[name], words, given) for name in given.release or RELEASES]
     return next((status for status in reversed(statuses) if status), 0)
 

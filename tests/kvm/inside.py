@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ PATIENCE = 4
 """How many times longer than by TCG on the bare host a guest's boot may take where a TCG emulates the CPU's KVM."""
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run pytest, or another command, under KVM; the exit code is its own, 3 where there is no KVM."""
     parser = argparse.ArgumentParser(prog="tests.kvm.inside", description=__doc__)
     parser.add_argument("results", type=Path)
     parser.add_argument("--bare", action="store_true", help="this host is no nested one: load nothing")
     parser.add_argument("--command", help="a shell command in place of pytest")
     parser.add_argument("arguments", nargs="*", help="of pytest")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     given.results.mkdir(parents=True, exist_ok=True)
     if not given.bare:
         load_modules()

@@ -41,16 +41,12 @@ async def _stop_by_broker(rundir: RunDir) -> None:
         await broker.stop()
         await broker.lost.wait()
 
-    async def unlocked() -> bool | None:
-        return None if is_locked(rundir.broker_lock) else True
+    async def ended() -> bool | None:
+        # Its lock is free a moment before its process has ended, and a caller may look for processes next.
+        lives = is_locked(rundir.broker_lock) or (process is not None and process.is_alive())
+        return None if lives else True
 
-    await wait.until(unlocked, timeout=STOP_SECONDS, what="the broker's end", every=0.01)
-
-    async def gone() -> bool | None:
-        # Its lock is free a moment before it has ended, and a caller may look for processes next.
-        return None if process is not None and process.is_alive() else True
-
-    await wait.until(gone, timeout=STOP_SECONDS, what="the end of the broker's process", every=0.01)
+    await wait.until(ended, timeout=STOP_SECONDS, what="the broker's end", every=0.01)
 
 
 async def clean_up(rundir: RunDir) -> None:

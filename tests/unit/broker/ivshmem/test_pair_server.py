@@ -36,7 +36,7 @@ async def test_a_device_whose_peer_died_is_told_of_the_next_one_and_of_no_end() 
                 path, id_ = ends.paths[1].with_name(f"lan0.{generation}.1"), IDS[1] + 10 * generation
                 ends.server.replace(1, EndSpec(name=f"lan0.g{generation}", path=str(path), id=id_, vectors=3))
                 joined = await greeted(one, 3)
-                assert [number for number, _ in joined] == [id_] * 3, "nobody is told that a peer has left"
+                assert [number for number, _ in joined] == [id_] * 3, "neither end is told that a peer has left"
                 with client(path) as another:
                     said = await greeted(another, 10)
                     expected = [0, id_, *[IDS[0]] * 3, HOST_ID, REGION, *[id_] * 3]
